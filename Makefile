@@ -1,0 +1,55 @@
+# Each target makes .venv by itself when it is missing or older than the pins.
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+PROTOC = $(BIN)/python -m grpc_tools.protoc -I proto proto/kvtier/v1/*.proto
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check proto bench fmt
+
+help:
+	@echo 'make demo    an agent and three workers on this machine, with a real model'
+	@echo 'make test    all tests'
+	@echo 'make check   formatting, lints, types, import rules, generated code'
+	@echo 'make bench   speed of the data path and of the metadata'
+	@echo 'make proto   generate kvtier/v1 from proto/'
+	@echo 'make fmt     format, and fix what can be fixed'
+
+demo: $(STAMP)
+	$(BIN)/kvtier demo
+
+test: $(STAMP)
+	$(BIN)/pytest -q
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
+	$(PROTOC) --python_out="$$fresh" --pyi_out="$$fresh" && \
+	diff -r -x __pycache__ -x __init__.py "$$fresh/kvtier/v1" kvtier/v1 \
+	|| { echo 'kvtier/v1 is not what proto/ generates: run make proto'; exit 1; }
+
+proto: $(STAMP)
+	$(PROTOC) --python_out=. --pyi_out=.
+
+bench: $(STAMP)
+	$(BIN)/kvtier bench host
+	$(BIN)/kvtier bench metadata
+
+fmt: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	|| { echo 'kvtier needs Python 3.11 or newer: make PYTHON=python3.11 ...'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	|| { echo 'This Python makes no environments: apt-get install python3-venv'; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@echo 'Installing into $(VENV) (some minutes the first time)'
+	@$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[dev,transformers]'
+	@touch $@

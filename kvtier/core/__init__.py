@@ -1,0 +1,1 @@
+"""Values and algorithms: no I/O, no asyncio, no logging."""

@@ -1,0 +1,1 @@
+"""Which block goes first when a tier is full."""

@@ -1,0 +1,158 @@
+"""Shared memory as the kernel offers it: memfds, mappings, population, holes.
+
+The one place that calls libc. Mappings are made without Python's `mmap`, which would keep a
+duplicate of the descriptor open for as long as the mapping lives.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import mmap
+import os
+import weakref
+
+import numpy as np
+import numpy.typing as npt
+
+ByteArray = npt.NDArray[np.uint8]
+
+PAGE_BYTES = 4096
+MAX_DESCRIPTORS_PER_MESSAGE = 64
+
+_MADV_DONTFORK = 10
+_MADV_POPULATE_WRITE = 23
+_MAP_NORESERVE = 0x4000
+_FALLOC_FL_KEEP_SIZE = 1
+_FALLOC_FL_PUNCH_HOLE = 2
+_F_ADD_SEALS = 1033
+_SEAL_SEAL, _SEAL_SHRINK, _SEAL_GROW, _SEAL_FUTURE_WRITE = 1, 2, 4, 16
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_FAILED = ctypes.c_void_p(-1).value
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
+]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]
+
+
+def create_memfd(name: str, size_bytes: int) -> int:
+    """A memfd whose size nobody can change. The caller closes it."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, size_bytes)
+        fcntl.fcntl(fd, _F_ADD_SEALS, _SEAL_SHRINK | _SEAL_GROW)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def seal_for_readers(fd: int) -> None:
+    """From now on only mappings that exist already can write."""
+    fcntl.fcntl(fd, _F_ADD_SEALS, _SEAL_FUTURE_WRITE | _SEAL_SEAL)
+
+
+def map_shared(fd: int, size_bytes: int, *, writable: bool, offset: int = 0) -> ByteArray:
+    """Maps a file and returns its bytes; unmapped when the last view of the array is gone.
+
+    The descriptor may be closed afterwards. Forked children do not inherit the mapping.
+    """
+    protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+    flags = mmap.MAP_SHARED | _MAP_NORESERVE
+    address = _libc.mmap(None, size_bytes, protection, flags, fd, offset)
+    if address == _FAILED:
+        _raise_errno("mmap")
+    buffer = (ctypes.c_ubyte * size_bytes).from_address(address)
+    # At exit the kernel unmaps; doing it here would pull memory from under live views.
+    weakref.finalize(buffer, _libc.munmap, address, size_bytes).atexit = False
+    if _libc.madvise(address, size_bytes, _MADV_DONTFORK):
+        _raise_errno("madvise(MADV_DONTFORK)")
+    array = np.frombuffer(buffer, dtype=np.uint8)
+    array.flags.writeable = writable
+    return array
+
+
+def populate(fd: int, memory: ByteArray, offset: int, size_bytes: int) -> None:
+    """Allocates pages of a mapping, charged to this process. Releases the GIL."""
+    if _libc.madvise(memory.ctypes.data + offset, size_bytes, _MADV_POPULATE_WRITE) == 0:
+        return
+    # Kernels before 5.14 do not know it; this allocates too, without the page tables.
+    if _libc.fallocate(fd, 0, offset, size_bytes):
+        _raise_errno("fallocate")
+
+
+def punch_hole(fd: int, offset: int, size_bytes: int) -> None:
+    """Gives pages back to the kernel at once, mapped or not; they read as zeros. Releases the GIL."""
+    if _libc.fallocate(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, offset, size_bytes):
+        _raise_errno("fallocate(FALLOC_FL_PUNCH_HOLE)")
+
+
+def allocated_bytes(fd: int) -> int:
+    """What the kernel counts as allocated."""
+    return os.fstat(fd).st_blocks * 512
+
+
+def keep_large_buffers() -> None:
+    """Makes malloc reuse large buffers: fresh ones would be first touch, 3 times slower, each time."""
+    _libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+    _libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+
+
+def available_bytes() -> int:
+    """Memory that can still be allocated: the system's, or what the cgroup leaves if that is less."""
+    available = _cgroup_headroom()
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        for line in lines:
+            if line.startswith("MemAvailable:"):
+                return min(available, int(line.split()[1]) * 1024)
+    return available
+
+
+def _cgroup_headroom() -> int:
+    """Room below the limits of this process's cgroup (version 2) and of all above it."""
+    headroom = 1 << 62
+    try:
+        with open("/proc/self/cgroup", encoding="ascii") as lines:
+            path = next((line[3:].strip() for line in lines if line.startswith("0::")), "")
+    except OSError:
+        return headroom
+    while path:
+        folder = f"/sys/fs/cgroup{path}"
+        try:
+            limit = _read(f"{folder}/memory.max")
+            if limit != "max":
+                reclaimable = _reclaimable_bytes(f"{folder}/memory.stat")
+                used = int(_read(f"{folder}/memory.current")) - reclaimable
+                headroom = min(headroom, int(limit) - used)
+        except (OSError, ValueError):
+            pass
+        path = path.rpartition("/")[0]
+    return headroom
+
+
+def _reclaimable_bytes(path: str) -> int:
+    for line in _read(path).splitlines():
+        name, _, value = line.partition(" ")
+        if name == "inactive_file":
+            return int(value)
+    return 0
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read().strip()
+
+
+def _raise_errno(call: str) -> None:
+    number = ctypes.get_errno()
+    raise OSError(number, f"{call}: {os.strerror(number)}")

@@ -1,0 +1,195 @@
+"""HOST memory: extents, slots and generations.
+
+Accounting: an arena counts an extent from before its first page is populated until the kernel no
+longer counts a page of it, so that the sum never exceeds the capacity.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Hashable
+
+import numpy as np
+
+from kvtier import memory
+from kvtier.core import slots as layout
+
+_FIRST_EXTENT_SLOTS = 4
+_FIRST_EXTENT_SHARE = 4096
+_MAX_EXTENT_BYTES = 64 << 20
+_MAX_EXTENT_SHARE = 512
+NO_OWNER = -1
+
+
+class SlotTable:
+    """The slots of one namespace: generation, references and owner of each.
+
+    `references` counts the leases, holds and reservations on a slot; `owner` is the row of the block
+    in it, or -1. A slot with neither is free.
+    """
+
+    def __init__(self, name: str) -> None:
+        size_bytes = layout.TABLE_SLOTS * layout.GENERATION_BYTES
+        self.fd = memory.create_memfd(f"kvtier-{name}-generations", size_bytes)
+        self._memory = memory.map_shared(self.fd, size_bytes, writable=True)
+        memory.seal_for_readers(self.fd)
+        self.generations = memoryview(self._memory.data).cast("Q")
+        self.references = array("I")
+        self.owner = array("q")
+        self.extents: list[Extent | None] = []
+
+    def extent_of(self, slot: int) -> Extent:
+        extent = self.extents[slot // layout.SLOTS_PER_PAGE]
+        assert extent is not None, slot
+        return extent
+
+    def allocate_base(self, slots: int) -> int:
+        """The first slot number of a free range of whole table pages."""
+        pages, start, run = layout.table_pages(slots), 0, 0
+        for page, extent in enumerate(self.extents):
+            run = run + 1 if extent is None else 0
+            if run == pages:
+                start = page + 1 - pages
+                break
+        else:
+            start = len(self.extents) - run
+            missing = pages - run
+            self.extents.extend([None] * missing)
+            self.references.extend([0] * (missing * layout.SLOTS_PER_PAGE))
+            self.owner.extend([NO_OWNER] * (missing * layout.SLOTS_PER_PAGE))
+        return start * layout.SLOTS_PER_PAGE
+
+    def install(self, extent: Extent) -> None:
+        self._set_pages(extent, extent)
+
+    def discard(self, extent: Extent) -> None:
+        """Zeroes the generations of an extent, so that late readers fail, and frees its numbers."""
+        offset = extent.base * layout.GENERATION_BYTES
+        memory.punch_hole(self.fd, offset, layout.table_pages(extent.slots) * memory.PAGE_BYTES)
+        self._set_pages(extent, None)
+
+    def _set_pages(self, extent: Extent, value: Extent | None) -> None:
+        first = extent.base // layout.SLOTS_PER_PAGE
+        for page in range(first, first + layout.table_pages(extent.slots)):
+            self.extents[page] = value
+
+    def close(self) -> None:
+        self.generations.release()
+        os.close(self.fd)
+
+
+class Extent:
+    """One memfd of one namespace and size class."""
+
+    def __init__(self, extent_id: int, base: int, slots: int, slot_bytes: int) -> None:
+        self.extent_id = extent_id
+        self.base = base
+        self.slots = slots
+        self.slot_bytes = slot_bytes
+        self.fd = memory.create_memfd(f"kvtier-extent-{extent_id}", slots * slot_bytes)
+        self._memory = memory.map_shared(self.fd, slots * slot_bytes, writable=True)
+        self.cells = self._memory.reshape(slots, slot_bytes)
+        self.populated_slots = 0
+        self.used_slots = 0
+        self.retiring = False
+        #: Attachments that were given the descriptor and may still map the memory.
+        self.holders: set[Hashable] = set()
+
+    @property
+    def footprint_bytes(self) -> int:
+        """Its memory and its pages of the generation table."""
+        return footprint_bytes(self.slots, self.slot_bytes)
+
+    def populate(self, slots: int) -> None:
+        """Allocates the pages of the next slots. Called by a mover."""
+        start = self.populated_slots * self.slot_bytes
+        memory.populate(self.fd, self._memory, start, slots * self.slot_bytes)
+
+    def punch(self) -> None:
+        """Gives all memory back. Called by a mover."""
+        memory.punch_hole(self.fd, 0, self.slots * self.slot_bytes)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+def footprint_bytes(slots: int, slot_bytes: int) -> int:
+    """What an extent of so many slots counts against the capacity."""
+    return slots * slot_bytes + layout.table_pages(slots) * memory.PAGE_BYTES
+
+
+class Arena:
+    """All extents of HOST, within a capacity."""
+
+    def __init__(self, capacity_bytes: int) -> None:
+        self.capacity_bytes = capacity_bytes
+        self._extent_bytes = 0
+        self._next_extent_id = 1
+        self._retired: list[Extent] = []
+
+    @property
+    def allocated_bytes(self) -> int:
+        """What counts against the capacity now."""
+        return self._extent_bytes + self._retired_bytes()
+
+    def free_bytes(self) -> int:
+        return self.capacity_bytes - self.allocated_bytes
+
+    def next_extent_slots(self, slot_bytes: int, class_bytes: int) -> int:
+        """How large the next extent of a size class of so many bytes would be; 0 if none fits."""
+        first = max(_FIRST_EXTENT_SLOTS * slot_bytes, self.capacity_bytes // _FIRST_EXTENT_SHARE)
+        largest = max(_MAX_EXTENT_BYTES, self.capacity_bytes // _MAX_EXTENT_SHARE, slot_bytes)
+        slots = max(1, min(max(first, class_bytes), largest) // slot_bytes)
+        room = self.free_bytes()
+        fitting = min(slots, room // slot_bytes)
+        while fitting > 0 and footprint_bytes(fitting, slot_bytes) > room:
+            fitting -= 1
+        return max(fitting, 0)
+
+    def create_extent(self, table: SlotTable, slots: int, slot_bytes: int) -> Extent:
+        """An extent without pages yet; its bytes count from now on."""
+        extent = Extent(self._next_extent_id, table.allocate_base(slots), slots, slot_bytes)
+        self._next_extent_id += 1
+        self._extent_bytes += extent.footprint_bytes
+        table.install(extent)
+        return extent
+
+    def retire(self, extent: Extent) -> None:
+        """After `punch`: what the kernel still counts keeps counting, until nobody maps it."""
+        self._extent_bytes -= extent.footprint_bytes
+        self._retired.append(extent)
+        self.forget_unmapped()
+
+    def forget_unmapped(self) -> None:
+        """Closes retired extents that no attachment holds any more."""
+        for extent in [each for each in self._retired if not each.holders]:
+            self._retired.remove(extent)
+            extent.close()
+
+    def forget_holder(self, holder: Hashable) -> None:
+        """An attachment has unmapped its retired extents, or is gone."""
+        for extent in self._retired:
+            extent.holders.discard(holder)
+        self.forget_unmapped()
+
+    def _retired_bytes(self) -> int:
+        total = 0
+        for extent in self._retired:
+            left = memory.allocated_bytes(extent.fd)
+            if left:  # a late reader brought pages back
+                extent.punch()
+                left = memory.allocated_bytes(extent.fd)
+            total += left
+        return total
+
+    def close(self) -> None:
+        for extent in self._retired:
+            extent.close()
+        self._retired.clear()
+
+
+def copy_cells(pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Copies cells from (first) to (second). Called by a mover; releases the GIL per cell."""
+    for source, target in pairs:
+        np.copyto(target, source)

@@ -1,0 +1,183 @@
+import datetime
+
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from kvtier.v1 import block_pb2 as _block_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class TierStats(_message.Message):
+    __slots__ = ("tier", "state", "capacity_bytes", "used_bytes", "block_count", "leased_bytes", "hit_count", "miss_count", "evicted_count", "corrupt_count", "queue_depth", "allocated_bytes", "quarantined_bytes", "stored_count", "refused_count")
+    class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        STATE_UNSPECIFIED: _ClassVar[TierStats.State]
+        ACTIVE: _ClassVar[TierStats.State]
+        DEGRADED: _ClassVar[TierStats.State]
+        UNAVAILABLE: _ClassVar[TierStats.State]
+    STATE_UNSPECIFIED: TierStats.State
+    ACTIVE: TierStats.State
+    DEGRADED: TierStats.State
+    UNAVAILABLE: TierStats.State
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_COUNT_FIELD_NUMBER: _ClassVar[int]
+    LEASED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HIT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    MISS_COUNT_FIELD_NUMBER: _ClassVar[int]
+    EVICTED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CORRUPT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_DEPTH_FIELD_NUMBER: _ClassVar[int]
+    ALLOCATED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    QUARANTINED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STORED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    tier: _block_pb2.Tier
+    state: TierStats.State
+    capacity_bytes: int
+    used_bytes: int
+    block_count: int
+    leased_bytes: int
+    hit_count: int
+    miss_count: int
+    evicted_count: int
+    corrupt_count: int
+    queue_depth: int
+    allocated_bytes: int
+    quarantined_bytes: int
+    stored_count: int
+    refused_count: int
+    def __init__(self, tier: _Optional[_Union[_block_pb2.Tier, str]] = ..., state: _Optional[_Union[TierStats.State, str]] = ..., capacity_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., block_count: _Optional[int] = ..., leased_bytes: _Optional[int] = ..., hit_count: _Optional[int] = ..., miss_count: _Optional[int] = ..., evicted_count: _Optional[int] = ..., corrupt_count: _Optional[int] = ..., queue_depth: _Optional[int] = ..., allocated_bytes: _Optional[int] = ..., quarantined_bytes: _Optional[int] = ..., stored_count: _Optional[int] = ..., refused_count: _Optional[int] = ...) -> None: ...
+
+class Stats(_message.Message):
+    __slots__ = ("epoch", "sample_time", "tiers", "session_count", "lease_count", "rejected_count", "version", "uptime", "namespace_count")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_TIME_FIELD_NUMBER: _ClassVar[int]
+    TIERS_FIELD_NUMBER: _ClassVar[int]
+    SESSION_COUNT_FIELD_NUMBER: _ClassVar[int]
+    LEASE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    sample_time: _timestamp_pb2.Timestamp
+    tiers: _containers.RepeatedCompositeFieldContainer[TierStats]
+    session_count: int
+    lease_count: int
+    rejected_count: int
+    version: str
+    uptime: _duration_pb2.Duration
+    namespace_count: int
+    def __init__(self, epoch: _Optional[int] = ..., sample_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[TierStats, _Mapping]]] = ..., session_count: _Optional[int] = ..., lease_count: _Optional[int] = ..., rejected_count: _Optional[int] = ..., version: _Optional[str] = ..., uptime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., namespace_count: _Optional[int] = ...) -> None: ...
+
+class GetStatsRequest(_message.Message):
+    __slots__ = ("namespace",)
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    def __init__(self, namespace: _Optional[str] = ...) -> None: ...
+
+class WatchStatsRequest(_message.Message):
+    __slots__ = ("namespace", "interval")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    interval: _duration_pb2.Duration
+    def __init__(self, namespace: _Optional[str] = ..., interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class EvictBlocksRequest(_message.Message):
+    __slots__ = ("namespace", "keys", "tiers", "validate_only")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    TIERS_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    keys: _block_pb2.BlockKeys
+    tiers: _containers.RepeatedScalarFieldContainer[_block_pb2.Tier]
+    validate_only: bool
+    def __init__(self, namespace: _Optional[str] = ..., keys: _Optional[_Union[_block_pb2.BlockKeys, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[_block_pb2.Tier, str]]] = ..., validate_only: bool = ...) -> None: ...
+
+class EvictBlocksResponse(_message.Message):
+    __slots__ = ("evicted_count", "deferred_count")
+    EVICTED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    DEFERRED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    evicted_count: int
+    deferred_count: int
+    def __init__(self, evicted_count: _Optional[int] = ..., deferred_count: _Optional[int] = ...) -> None: ...
+
+class Session(_message.Message):
+    __slots__ = ("session_id", "namespace", "worker", "pid", "create_time", "lease_count", "leased_bytes", "uid")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    LEASE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    LEASED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    session_id: int
+    namespace: str
+    worker: str
+    pid: int
+    create_time: _timestamp_pb2.Timestamp
+    lease_count: int
+    leased_bytes: int
+    uid: int
+    def __init__(self, session_id: _Optional[int] = ..., namespace: _Optional[str] = ..., worker: _Optional[str] = ..., pid: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lease_count: _Optional[int] = ..., leased_bytes: _Optional[int] = ..., uid: _Optional[int] = ...) -> None: ...
+
+class ListSessionsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListSessionsResponse(_message.Message):
+    __slots__ = ("sessions", "next_page_token")
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    sessions: _containers.RepeatedCompositeFieldContainer[Session]
+    next_page_token: str
+    def __init__(self, sessions: _Optional[_Iterable[_Union[Session, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class NamespaceInfo(_message.Message):
+    __slots__ = ("spec", "layout_digest", "generation_id", "block_count", "used_bytes", "sibling_differences", "session_count")
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    LAYOUT_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_ID_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_COUNT_FIELD_NUMBER: _ClassVar[int]
+    USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SIBLING_DIFFERENCES_FIELD_NUMBER: _ClassVar[int]
+    SESSION_COUNT_FIELD_NUMBER: _ClassVar[int]
+    spec: _block_pb2.NamespaceSpec
+    layout_digest: bytes
+    generation_id: bytes
+    block_count: _containers.RepeatedScalarFieldContainer[int]
+    used_bytes: _containers.RepeatedScalarFieldContainer[int]
+    sibling_differences: _containers.RepeatedScalarFieldContainer[str]
+    session_count: int
+    def __init__(self, spec: _Optional[_Union[_block_pb2.NamespaceSpec, _Mapping]] = ..., layout_digest: _Optional[bytes] = ..., generation_id: _Optional[bytes] = ..., block_count: _Optional[_Iterable[int]] = ..., used_bytes: _Optional[_Iterable[int]] = ..., sibling_differences: _Optional[_Iterable[str]] = ..., session_count: _Optional[int] = ...) -> None: ...
+
+class ListNamespacesRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListNamespacesResponse(_message.Message):
+    __slots__ = ("namespaces", "next_page_token")
+    NAMESPACES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    namespaces: _containers.RepeatedCompositeFieldContainer[NamespaceInfo]
+    next_page_token: str
+    def __init__(self, namespaces: _Optional[_Iterable[_Union[NamespaceInfo, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
