@@ -11,6 +11,7 @@ import fcntl
 import mmap
 import os
 import weakref
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -62,10 +63,18 @@ def seal_for_readers(fd: int) -> None:
     fcntl.fcntl(fd, _F_ADD_SEALS, _SEAL_FUTURE_WRITE | _SEAL_SEAL)
 
 
-def map_shared(fd: int, size_bytes: int, *, writable: bool, offset: int = 0) -> ByteArray:
+def map_shared(
+    fd: int,
+    size_bytes: int,
+    *,
+    writable: bool,
+    offset: int = 0,
+    on_unmap: Callable[[], None] = lambda: None,
+) -> ByteArray:
     """Maps a file and returns its bytes; unmapped when the last view of the array is gone.
 
-    The descriptor may be closed afterwards. Forked children do not inherit the mapping.
+    The descriptor may be closed afterwards. Forked children do not inherit the mapping. `on_unmap`
+    is called after unmapping, by whichever thread dropped the last view.
     """
     protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
     flags = mmap.MAP_SHARED | _MAP_NORESERVE
@@ -74,12 +83,17 @@ def map_shared(fd: int, size_bytes: int, *, writable: bool, offset: int = 0) -> 
         _raise_errno("mmap")
     buffer = (ctypes.c_ubyte * size_bytes).from_address(address)
     # At exit the kernel unmaps; doing it here would pull memory from under live views.
-    weakref.finalize(buffer, _libc.munmap, address, size_bytes).atexit = False
+    weakref.finalize(buffer, _unmap, address, size_bytes, on_unmap).atexit = False
     if _libc.madvise(address, size_bytes, _MADV_DONTFORK):
         _raise_errno("madvise(MADV_DONTFORK)")
-    array = np.frombuffer(buffer, dtype=np.uint8)
+    array: ByteArray = np.frombuffer(buffer, dtype=np.uint8)  # type: ignore[call-overload]
     array.flags.writeable = writable
     return array
+
+
+def _unmap(address: int, size_bytes: int, on_unmap: Callable[[], None]) -> None:
+    _libc.munmap(address, size_bytes)
+    on_unmap()
 
 
 def populate(fd: int, memory: ByteArray, offset: int, size_bytes: int) -> None:
@@ -92,7 +106,7 @@ def populate(fd: int, memory: ByteArray, offset: int, size_bytes: int) -> None:
 
 
 def punch_hole(fd: int, offset: int, size_bytes: int) -> None:
-    """Gives pages back to the kernel at once, mapped or not; they read as zeros. Releases the GIL."""
+    """Gives pages back at once, mapped or not; they read as zeros. Releases the GIL."""
     if _libc.fallocate(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, offset, size_bytes):
         _raise_errno("fallocate(FALLOC_FL_PUNCH_HOLE)")
 
@@ -103,13 +117,13 @@ def allocated_bytes(fd: int) -> int:
 
 
 def keep_large_buffers() -> None:
-    """Makes malloc reuse large buffers: fresh ones would be first touch, 3 times slower, each time."""
+    """Makes malloc reuse large buffers; each fresh one would be first touch, 3 times slower."""
     _libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
     _libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
 
 def available_bytes() -> int:
-    """Memory that can still be allocated: the system's, or what the cgroup leaves if that is less."""
+    """Memory that can still be allocated: the system's, or what the cgroup leaves of it."""
     available = _cgroup_headroom()
     with open("/proc/meminfo", encoding="ascii") as lines:
         for line in lines:

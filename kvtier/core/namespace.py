@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from types import MappingProxyType
 
 from kvtier.errors import InvalidRequestError
@@ -16,6 +17,9 @@ _MAX_TEXT_BYTES = 1024
 _MAX_EXTRA_ENTRIES = 64
 _MAX_GROUPS = 256
 MAX_BLOCK_BYTES = 1 << 30
+#: Tenant, name, layout digest.
+Identity = tuple[str, str, bytes]
+
 _IDENTITY_ONLY = frozenset({"tenant", "name"})
 
 
@@ -88,6 +92,7 @@ class NamespaceSpec:
         values["extra"] = dict(self.extra)
         return {name: value for name, value in values.items() if name not in _IDENTITY_ONLY}
 
+    @cached_property
     def layout_digest(self) -> bytes:
         """SHA-256 over the layout fields as compact JSON with sorted keys."""
         text = json.dumps(self.layout_fields(), sort_keys=True, separators=(",", ":"))
@@ -105,13 +110,18 @@ class NamespaceSpec:
         return names
 
     @property
+    def identity(self) -> Identity:
+        """What tells namespaces apart."""
+        return self.tenant, self.name, self.layout_digest
+
+    @property
     def label(self) -> str:
         """`tenant/name@digest`, the digest cut to 8 hexadecimal digits."""
-        return f"{self.tenant}/{self.name}@{self.layout_digest().hex()[:8]}"
+        return f"{self.tenant}/{self.name}@{self.layout_digest.hex()[:8]}"
 
     def matches(self, selector: str) -> bool:
         """Whether `tenant/name` or `tenant/name@digest-prefix` names this namespace."""
         path, _, digest = selector.partition("@")
-        return path == f"{self.tenant}/{self.name}" and self.layout_digest().hex().startswith(
+        return path == f"{self.tenant}/{self.name}" and self.layout_digest.hex().startswith(
             digest.lower()
         )

@@ -98,17 +98,16 @@ class Residency:
     def parent(self, row: int) -> int:
         return self._parent[row]
 
-    def subtree(self, row: int) -> list[int]:
-        """The row and all that continues it, every child before its parent."""
-        rows = [row]
-        for each in rows:
-            rows.extend(self._siblings(self._first_child[each]))
-        rows.reverse()
-        return rows
+    def first_child(self, row: int) -> int:
+        return self._first_child[row]
 
-    def rows(self) -> list[int]:
-        """Every row, in no order."""
-        return [row for row, slot in enumerate(self.slot) if slot != NONE]
+    def children(self, row: int) -> list[int]:
+        return list(self._siblings(self._first_child[row]))
+
+    @property
+    def row_count(self) -> int:
+        """Rows are below this number; `slot` is -1 for those not in use."""
+        return len(self.slot)
 
     def describe(self, row: int) -> tuple[Lane, bytes]:
         """The lane and the hash of a row."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Hashable
+from collections.abc import Container, Hashable
 
 import numpy as np
 
@@ -92,6 +92,7 @@ class Extent:
         self.cells = self._memory.reshape(slots, slot_bytes)
         self.populated_slots = 0
         self.used_slots = 0
+        self.populating = False
         self.retiring = False
         #: Attachments that were given the descriptor and may still map the memory.
         self.holders: set[Hashable] = set()
@@ -159,19 +160,19 @@ class Arena:
         """After `punch`: what the kernel still counts keeps counting, until nobody maps it."""
         self._extent_bytes -= extent.footprint_bytes
         self._retired.append(extent)
-        self.forget_unmapped()
+        self._forget_unmapped()
 
-    def forget_unmapped(self) -> None:
-        """Closes retired extents that no attachment holds any more."""
+    def forget_holder(self, holder: Hashable, extent_ids: Container[int] | None = None) -> None:
+        """A worker has unmapped these retired extents; None: all that it ever mapped."""
+        for extent in self._retired:
+            if extent_ids is None or extent.extent_id in extent_ids:
+                extent.holders.discard(holder)
+        self._forget_unmapped()
+
+    def _forget_unmapped(self) -> None:
         for extent in [each for each in self._retired if not each.holders]:
             self._retired.remove(extent)
             extent.close()
-
-    def forget_holder(self, holder: Hashable) -> None:
-        """An attachment has unmapped its retired extents, or is gone."""
-        for extent in self._retired:
-            extent.holders.discard(holder)
-        self.forget_unmapped()
 
     def _retired_bytes(self) -> int:
         total = 0

@@ -1,0 +1,46 @@
+"""KV-cache blocks for LLM inference workers: kept in tiers, shared by prefix.
+
+The names below are the public API of a worker; they are imported on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kvtier.client.client import Client
+    from kvtier.client.namespace import Lookup, Namespace
+    from kvtier.client.slots import Loaded, Reservation
+    from kvtier.core.block import BlockStatus, Match, Tier
+    from kvtier.core.namespace import NamespaceSpec
+
+_HOMES = {
+    "BlockStatus": "kvtier.core.block",
+    "Client": "kvtier.client.client",
+    "Loaded": "kvtier.client.slots",
+    "Lookup": "kvtier.client.namespace",
+    "Match": "kvtier.core.block",
+    "Namespace": "kvtier.client.namespace",
+    "NamespaceSpec": "kvtier.core.namespace",
+    "Reservation": "kvtier.client.slots",
+    "Tier": "kvtier.core.block",
+}
+
+__all__ = [
+    "BlockStatus",
+    "Client",
+    "Loaded",
+    "Lookup",
+    "Match",
+    "Namespace",
+    "NamespaceSpec",
+    "Reservation",
+    "Tier",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'kvtier' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

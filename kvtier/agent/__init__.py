@@ -1,0 +1,1 @@
+"""One node's agent: sessions, leases and what moves blocks."""

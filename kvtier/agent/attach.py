@@ -1,0 +1,258 @@
+"""The attach socket: who a worker is, and the descriptors it may have."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from kvtier.agent.sessions import TOKEN_BYTES, AccessRule, Attachment, Sessions, access_of
+from kvtier.core import attach as protocol
+from kvtier.errors import AccessDeniedError, InvalidRequestError, KvtierError
+from kvtier.tiers.arena import Arena, Extent
+
+log = logging.getLogger(__name__)
+
+_PEER_CREDENTIALS = struct.Struct("3i")
+_MAX_QUEUED = 64
+
+
+class AttachServer:
+    """Accepts workers on a SOCK_SEQPACKET socket, on the event loop.
+
+    A connection's end, or its process's, is seen as it happens. Whoever does not read its messages
+    or sends something malformed is cut off.
+    """
+
+    def __init__(
+        self, sessions: Sessions, arena: Arena, rules: Sequence[AccessRule], epoch: int
+    ) -> None:
+        self.sessions = sessions
+        self.arena = arena
+        self.rules = rules
+        self.epoch = epoch
+        self.connections: set[_Connection] = set()
+        self._listener: socket.socket | None = None
+
+    def listen(self, path: Path, mode: int, group_id: int) -> None:
+        """Binds the socket; `group_id` -1 keeps the process's own."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        old_mask = os.umask(0o777 & ~mode)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(old_mask)
+        os.chown(path, -1, group_id)
+        listener.listen(128)
+        self._listener = listener
+        asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    def announce_retired(self, extent: Extent) -> None:
+        """Asks the workers that hold an extent to unmap it."""
+        for connection in self.connections:
+            if connection.attachment in extent.holders:
+                connection.send({"op": "retired", "extents": [extent.extent_id]})
+
+    def forget(self, attachment: Attachment) -> None:
+        """An attachment that can map nothing any more: its process need not be watched."""
+        self.arena.forget_holder(attachment)
+        for connection in list(self.connections):
+            if connection.attachment is attachment:
+                connection.forget_process()
+
+    def close(self) -> None:
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+        for connection in list(self.connections):
+            connection.close()
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            peer, _ = listener.accept()
+        except OSError as error:
+            log.warning("attach: cannot accept: %s", error)
+            return
+        peer.setblocking(False)
+        self.connections.add(_Connection(self, peer))
+
+
+class _Connection:
+    """One worker's connection, from its first message to the end of its process."""
+
+    def __init__(self, server: AttachServer, peer: socket.socket) -> None:
+        self.attachment: Attachment | None = None
+        self._server = server
+        self._peer = peer
+        self._loop = asyncio.get_running_loop()
+        self._pidfd = -1
+        self._outgoing: deque[tuple[bytes, list[int]]] = deque()
+        credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
+        self._pid, self._uid, self._gid = _PEER_CREDENTIALS.unpack(credentials)
+        self._loop.add_reader(peer, self._readable)
+
+    def send(self, message: protocol.Message, descriptors: Sequence[int] = ()) -> None:
+        """Queues a message; a peer that lets them pile up is cut off."""
+        if len(self._outgoing) >= _MAX_QUEUED:
+            self._cut_off("it does not read its messages")
+            return
+        self._outgoing.append((protocol.encode(message), list(descriptors)))
+        self._flush()
+
+    def forget_process(self) -> None:
+        """Stops watching the process of a connection that has ended."""
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        self._server.connections.discard(self)
+
+    def close(self) -> None:
+        """The agent stops: the process itself is not waited for."""
+        self._hang_up()
+        self.forget_process()
+
+    def _readable(self) -> None:
+        try:
+            data, descriptors, flags, _ = socket.recv_fds(self._peer, protocol.MAX_MESSAGE_BYTES, 1)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, descriptors, flags = b"", [], 0
+        try:
+            if not data:
+                self._hang_up()
+            elif flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
+                raise InvalidRequestError("the attach message is too long")
+            else:
+                self._answer(protocol.decode(data), descriptors)
+        except KvtierError as error:
+            self.send({"op": "error", "error": type(error).__name__, "message": str(error)})
+            self._cut_off(str(error))
+        finally:
+            for descriptor in descriptors:
+                if descriptor != self._pidfd:
+                    os.close(descriptor)
+
+    def _answer(self, message: protocol.Message, descriptors: list[int]) -> None:
+        operation = protocol.text(message, "op")
+        if operation == "attach":
+            self._attach(message, descriptors)
+        elif self.attachment is None:
+            raise InvalidRequestError("attach message: the first op must be attach")
+        elif operation == "extents":
+            self._give_extents(message, self.attachment)
+        elif operation == "unmapped":
+            self._note_unmapped(message, self.attachment)
+        else:
+            raise InvalidRequestError(f"attach message: unknown op {operation[:40]!r}")
+
+    def _attach(self, message: protocol.Message, descriptors: list[int]) -> None:
+        if self.attachment is not None:
+            raise InvalidRequestError("attach message: attached already")
+        if message.get("version") != protocol.VERSION:
+            raise InvalidRequestError(f"attach message: version must be {protocol.VERSION}")
+        client_id = protocol.token(message, "client", TOKEN_BYTES)
+        access = access_of(self._server.rules, self._uid, self._gid)
+        if access is None:
+            raise AccessDeniedError(
+                f"uid {self._uid} (gid {self._gid}) may not attach: see `workers` in the agent's "
+                "configuration"
+            )
+        if len(descriptors) != 1 or not _is_pidfd_of(descriptors[0], self._pid):
+            raise InvalidRequestError("attach message: it must carry a pidfd of the sender")
+        self.attachment = self._server.sessions.attach(
+            client_id, self._uid, self._gid, self._pid, access
+        )
+        self._pidfd = descriptors[0]
+        self._loop.add_reader(self._pidfd, self._process_ended)
+        log.info("worker attached: pid %d, uid %d", self._pid, self._uid)
+        self.send(
+            {
+                "op": "attached",
+                "epoch": self._server.epoch,
+                "token": self.attachment.token.hex(),
+            }
+        )
+
+    def _give_extents(self, message: protocol.Message, attachment: Attachment) -> None:
+        session = self._server.sessions.find(protocol.token(message, "session", TOKEN_BYTES))
+        if session.attachment is not attachment:
+            raise AccessDeniedError("attach message: the session belongs to another connection")
+        wanted = set(protocol.numbers(message, "extents", protocol.MAX_EXTENTS_PER_REQUEST))
+        extents = [
+            extent
+            for size_class in session.namespace.classes
+            for extent in size_class.extents
+            if extent.extent_id in wanted
+        ]
+        for extent in extents:
+            extent.holders.add(attachment)
+        table = session.namespace.groups[0].table
+        described = [
+            {
+                "extent": extent.extent_id,
+                "base": extent.base,
+                "slots": extent.slots,
+                "slot_bytes": extent.slot_bytes,
+            }
+            for extent in extents
+        ]
+        descriptors = [table.fd, *(extent.fd for extent in extents)]
+        self.send({"op": "extents", "extents": described}, descriptors)
+
+    def _note_unmapped(self, message: protocol.Message, attachment: Attachment) -> None:
+        wanted = protocol.numbers(message, "extents", protocol.MAX_MESSAGE_BYTES)
+        self._server.arena.forget_holder(attachment, set(wanted))
+
+    def _flush(self) -> None:
+        while self._outgoing:
+            data, descriptors = self._outgoing[0]
+            try:
+                socket.send_fds(self._peer, [data], descriptors)
+            except BlockingIOError:
+                self._loop.add_writer(self._peer, self._flush)
+                return
+            except OSError:
+                self._hang_up()
+                return
+            self._outgoing.popleft()
+        self._loop.remove_writer(self._peer)
+
+    def _cut_off(self, reason: str) -> None:
+        log.warning("attach: pid %d, uid %d cut off: %s", self._pid, self._uid, reason)
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        """The connection has ended; the process is still watched, for its quarantine's sake."""
+        if self._peer.fileno() < 0:
+            return
+        self._loop.remove_reader(self._peer)
+        self._loop.remove_writer(self._peer)
+        self._peer.close()
+        self._outgoing.clear()
+        if self.attachment is None:
+            self._server.connections.discard(self)
+            return
+        log.info("worker disconnected: pid %d", self._pid)
+        self._server.sessions.disconnect(self.attachment)
+
+    def _process_ended(self) -> None:
+        assert self.attachment is not None
+        self._hang_up()
+        self._server.sessions.process_gone(self.attachment)
+
+
+def _is_pidfd_of(descriptor: int, pid: int) -> bool:
+    """Whether a descriptor is a pidfd of that process; 0 stands for one of a foreign PID namespace."""
+    with suppress(OSError, ValueError), open(f"/proc/self/fdinfo/{descriptor}") as lines:
+        for line in lines:
+            if line.startswith("Pid:"):
+                return int(line.split()[1]) == pid
+    return False

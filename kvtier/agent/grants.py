@@ -1,0 +1,172 @@
+"""Leases over slots: granting, bounding, ending."""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from kvtier.agent.namespaces import Namespace
+from kvtier.agent.sessions import Session
+from kvtier.core.block import BlockStatus, Lane
+from kvtier.core.lease import Lease, LeaseKind, LeasePart, LeaseTable
+from kvtier.tiers.host import HostTier
+from kvtier.tiers.size_class import SizeClass
+
+#: References that keep blocks from eviction for the length of one call.
+Guards = list[tuple[SizeClass, "array[int]"]]
+
+
+@dataclass(slots=True)
+class Granted:
+    """Statuses of a batch and, where OK, where to find the slot; one entry per key."""
+
+    lease: Lease
+    statuses: list[int] = field(default_factory=list)
+    extents: list[int] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)
+    generations: list[int] = field(default_factory=list)
+
+    def add(self, status: BlockStatus) -> None:
+        """An entry without a slot."""
+        self.statuses.append(status)
+        self.extents.append(0)
+        self.slots.append(0)
+        self.generations.append(0)
+
+    def add_slot(self, size_class: SizeClass, slot: int) -> None:
+        """An entry that is OK."""
+        table = size_class.table
+        extent = table.extent_of(slot)
+        self.statuses.append(BlockStatus.OK)
+        self.extents.append(extent.extent_id)
+        self.slots.append(slot - extent.base)
+        self.generations.append(table.generations[slot])
+
+
+@dataclass(frozen=True)
+class LeaseLimits:
+    """Times in seconds; `max_share` is the part of HOST that one session may keep from reuse."""
+
+    default_seconds: float = 10.0
+    max_seconds: float = 60.0
+    max_hold_seconds: float = 10.0
+    max_share: float = 0.5
+
+
+class Grants:
+    """Ties leases to slots: whatever a lease lists has a reference, until it is released here."""
+
+    def __init__(self, host: HostTier, leases: LeaseTable, limits: LeaseLimits) -> None:
+        self.leases = leases
+        self.limits = limits
+        self._host = host
+        self._timer: asyncio.TimerHandle | None = None
+
+    def grant(self, kind: LeaseKind, session: Session, wanted_seconds: float) -> Lease:
+        """A lease without slots; it lasts as long as wanted, within the limits (0: the default)."""
+        seconds = self._seconds(kind, wanted_seconds)
+        lease = self.leases.grant(kind, session.session_id, session.namespace.namespace_id, seconds)
+        self._schedule()
+        return lease
+
+    def _seconds(self, kind: LeaseKind, wanted_seconds: float) -> float:
+        limits = self.limits
+        longest = limits.max_hold_seconds if kind is LeaseKind.HOLD else limits.max_seconds
+        return min(wanted_seconds or limits.default_seconds, longest)
+
+    def room(self, session: Session, size_class: SizeClass) -> int:
+        """Slots that a session may still lease, hold or reserve."""
+        limit = int(self.limits.max_share * self._host.arena.capacity_bytes)
+        left = limit - self.leases.session_bytes(session.session_id)
+        return max(0, left // size_class.slot_bytes)
+
+    def refer(self, size_class: SizeClass, lease: Lease, lane: Lane, rows: list[int]) -> int:
+        """Adds blocks to a lease; the caller keeps within `room`. Returns how many."""
+        if rows:
+            slots = size_class.acquire(rows)
+            self.leases.extend(lease, LeasePart(lane, slots, size_class.slot_bytes))
+        return len(rows)
+
+    def release(self, lease: Lease) -> None:
+        """Ends a lease of any kind and gives its slots back."""
+        if self.leases.drop(lease):
+            self.release_slots(lease)
+
+    def release_by_id(self, session: Session, lease_id: int) -> None:
+        """Ends a lease of this session, or a hold of its namespace; unknown ids are ended already."""
+        lease = self.leases.find(session.session_id, lease_id)
+        lease = lease or self.leases.hold(session.namespace.namespace_id, lease_id)
+        if lease is not None:
+            self.release(lease)
+
+    def renew(
+        self, session: Session, lease_ids: Sequence[int], wanted_seconds: float
+    ) -> list[Lease]:
+        """Extends these leases and reservations (none: all of the session); those that live."""
+        if lease_ids:
+            found = [self.leases.find(session.session_id, lease_id) for lease_id in lease_ids]
+        else:
+            found = list(self.leases.of_session(session.session_id))
+        alive = [
+            lease
+            for lease in found
+            if lease and lease.kind in (LeaseKind.LOAD, LeaseKind.RESERVATION)
+        ]
+        for lease in alive:
+            self.leases.renew(lease, self._seconds(lease.kind, wanted_seconds))
+        return alive
+
+    def release_slots(self, lease: Lease) -> None:
+        """Gives back the slots of a lease that the table has dropped."""
+        for part in lease.parts:
+            size_class = self._host.size_class(lease.namespace_id, part.slot_bytes)
+            size_class.release([slot for slot in part.slots if slot >= 0])
+
+    def take_over(self, namespace: Namespace, hold_id: int, lanes: Collection[Lane]) -> Guards:
+        """Turns the part of a hold that a load is about to lease into guards of the caller."""
+        hold = self.leases.hold(namespace.namespace_id, hold_id)
+        if hold is None:
+            return []
+        parts = self.leases.take_lanes(hold, lanes)
+        if not hold.parts:
+            self.leases.drop(hold)
+        return [
+            (self._host.size_class(namespace.namespace_id, part.slot_bytes), part.slots)
+            for part in parts
+        ]
+
+    def drop_oldest_hold(self, namespace: Namespace) -> bool:
+        """Makes the oldest hold of a namespace yield; False if there is none."""
+        hold = self.leases.oldest_hold(namespace.namespace_id)
+        if hold is None:
+            return False
+        self.release(hold)
+        return True
+
+    def expire(self) -> None:
+        """Ends what is past its deadline. Called when the next deadline is due."""
+        for lease in self.leases.expire():
+            self.release_slots(lease)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        """A timer for the next deadline; an earlier one stands."""
+        deadline = self.leases.next_deadline()
+        loop = asyncio.get_running_loop()
+        if self._timer is not None and not self._timer.cancelled():
+            if deadline is None or self._timer.when() <= deadline:
+                if self._timer.when() > loop.time():
+                    return
+            self._timer.cancel()
+        self._timer = None if deadline is None else loop.call_at(deadline, self.expire)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+def release_guards(guards: Iterable[tuple[SizeClass, array[int]]]) -> None:
+    for size_class, slots in guards:
+        size_class.release(slots)

@@ -1,0 +1,162 @@
+"""Lookup, load and touch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kvtier.agent.grants import Granted, Grants, release_guards
+from kvtier.agent.sessions import Session
+from kvtier.agent.turns import READ_SLICE, slices
+from kvtier.core.block import BlockKeys, BlockStatus, Lane, Match, Tier
+from kvtier.core.lease import Lease, LeaseKind
+from kvtier.tiers.size_class import SizeClass
+
+
+@dataclass(slots=True)
+class Found:
+    """A lookup's answer for one entry of keys: the leading blocks found, and which are present."""
+
+    matched: int
+    presence: list[bool]
+
+
+class Loading:
+    """The reading verbs. Each cuts its batch into slices and lets other work have its turn between
+    them; the books are right at every such point. A cancelled call gives back what it took."""
+
+    def __init__(self, grants: Grants) -> None:
+        self._grants = grants
+
+    async def lookup(
+        self,
+        session: Session,
+        entries: Sequence[BlockKeys],
+        *,
+        match: Match = Match.PREFIX,
+        tiers: frozenset[Tier] = frozenset(),
+        shards: Sequence[int] = (),
+        hold_seconds: float = 0.0,
+    ) -> tuple[list[Found], int]:
+        """What is cached, per entry, and the id of the hold (0 if none was asked or granted)."""
+        hold = None
+        if hold_seconds > 0:
+            hold = self._grants.grant(LeaseKind.HOLD, session, hold_seconds)
+        answers = []
+        try:
+            for keys in entries:
+                lanes = [Lane(keys.lane.group, shard) for shard in shards] or [keys.lane]
+                found: list[bool] = []
+                if not tiers or Tier.HOST in tiers:
+                    found = await self._present(session, keys, lanes, match, hold)
+                found += [False] * (len(keys.hashes) - len(found))
+                answers.append(Found((found + [False]).index(False), found))
+        except BaseException:
+            if hold is not None:
+                self._grants.release(hold)
+            raise
+        if hold is not None and not hold.parts:
+            self._grants.release(hold)
+            hold = None
+        return answers, hold.lease_id if hold else 0
+
+    async def _present(
+        self,
+        session: Session,
+        keys: BlockKeys,
+        lanes: list[Lane],
+        match: Match,
+        hold: Lease | None,
+    ) -> list[bool]:
+        """Which keys every lane has; only up to the first gap if a prefix is asked."""
+        size_class = session.namespace.groups[keys.lane.group]
+        found: list[bool] = []
+        async for part in slices(len(keys.hashes), READ_SLICE):
+            columns = [size_class.find_many(lane, keys.hashes[part]) for lane in lanes]
+            lowest = columns[0] if len(columns) == 1 else [min(rows) for rows in zip(*columns)]
+            if match is Match.PREFIX and -1 in lowest:
+                lowest = lowest[: lowest.index(-1)]
+            if hold is not None:
+                self._hold(session, size_class, hold, lanes, columns, lowest)
+            found += [row >= 0 for row in lowest]
+            if len(found) < part.stop:
+                break
+        return found
+
+    def _hold(
+        self,
+        session: Session,
+        size_class: SizeClass,
+        hold: Lease,
+        lanes: list[Lane],
+        columns: list[list[int]],
+        lowest: list[int],
+    ) -> None:
+        """Keeps the blocks of each lane where every lane has one."""
+        for lane, rows in zip(lanes, columns, strict=True):
+            here = [row for row, low in zip(rows, lowest, strict=False) if low >= 0]
+            here = here[: self._grants.room(session, size_class)]
+            self._grants.refer(size_class, hold, lane, here)
+
+    async def load(
+        self,
+        session: Session,
+        entries: Sequence[BlockKeys],
+        *,
+        stop_at_gap: bool = False,
+        ttl_seconds: float = 0.0,
+        hold_id: int = 0,
+    ) -> Granted:
+        """Leases what is in HOST; REFUSED is what the session may not lease beside what it has."""
+        granted = Granted(self._grants.grant(LeaseKind.LOAD, session, ttl_seconds))
+        lanes = {keys.lane for keys in entries}
+        guards = self._grants.take_over(session.namespace, hold_id, lanes)
+        try:
+            for keys in entries:
+                await self._load_entry(session, keys, granted, stop_at_gap=stop_at_gap)
+        except BaseException:
+            self._grants.release(granted.lease)
+            raise
+        finally:
+            release_guards(guards)
+        if not granted.lease.parts:
+            self._grants.release(granted.lease)
+        return granted
+
+    async def _load_entry(
+        self, session: Session, keys: BlockKeys, granted: Granted, *, stop_at_gap: bool
+    ) -> None:
+        size_class = session.namespace.groups[keys.lane.group]
+        stopped = False
+        async for part in slices(len(keys.hashes), READ_SLICE // 4):
+            rows = size_class.find_many(keys.lane, keys.hashes[part])
+            if stop_at_gap and (stopped or -1 in rows):
+                gap = 0 if stopped else rows.index(-1)
+                rows[gap:] = [-1] * (len(rows) - gap)
+                stopped = True
+            present = [row for row in rows if row >= 0]
+            size_class.touch(present)
+            leased = present[: self._grants.room(session, size_class)]
+            self._grants.refer(size_class, granted.lease, keys.lane, leased)
+            _describe(size_class, granted, rows, len(leased))
+            size_class.counters.hits += len(leased)
+            size_class.counters.misses += rows.count(-1)
+
+    async def touch(self, session: Session, keys: BlockKeys) -> None:
+        """Marks cached blocks as used."""
+        size_class = session.namespace.groups[keys.lane.group]
+        async for part in slices(len(keys.hashes), READ_SLICE):
+            rows = size_class.find_many(keys.lane, keys.hashes[part])
+            size_class.touch([row for row in rows if row >= 0])
+
+
+def _describe(size_class: SizeClass, granted: Granted, rows: list[int], leased: int) -> None:
+    """Writes the answer for some keys, of which the first `leased` present ones were leased."""
+    for row in rows:
+        if row < 0:
+            granted.add(BlockStatus.ABSENT)
+        elif leased > 0:
+            granted.add_slot(size_class, size_class.slot_of(row))
+            leased -= 1
+        else:
+            granted.add(BlockStatus.REFUSED)

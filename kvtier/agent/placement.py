@@ -1,0 +1,198 @@
+"""Making room in HOST: growing, evicting, and taking extents from colder size classes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from kvtier import memory
+from kvtier.agent.mover import Mover
+from kvtier.agent.turns import WRITE_SLICE
+from kvtier.tiers.arena import Extent, copy_cells
+from kvtier.tiers.host import HostTier
+from kvtier.tiers.size_class import SizeClass
+
+log = logging.getLogger(__name__)
+
+_POPULATE_BYTES = 8 << 20
+_MOVE_BYTES = 16 << 20
+
+
+class Placement:
+    """Runs what HostTier decides. Nothing polls: work starts when a store needs room.
+
+    `on_retired` is told of extents whose memory is gone, so that workers unmap them.
+    """
+
+    def __init__(
+        self,
+        mover: Mover,
+        *,
+        capacity_bytes: int,
+        policy: str = "lru",
+        memory_reserve_bytes: int = 0,
+        available_bytes: Callable[[], int] = memory.available_bytes,
+    ) -> None:
+        self.host = HostTier(capacity_bytes, policy=policy, on_idle=self._discard_soon)
+        self.on_retired: Callable[[Extent], None] = lambda extent: None
+        self._mover = mover
+        self._memory_reserve_bytes = memory_reserve_bytes
+        self._available_bytes = available_bytes
+        self._growing: set[SizeClass] = set()
+        self._trading: set[SizeClass] = set()
+        self._trade_after: dict[SizeClass, int] = {}
+        self._discards: dict[Extent, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        self._short_of_memory = False
+
+    async def make_room(self, size_class: SizeClass, wanted: int) -> None:
+        """Returns when that many slots are free, or nothing more can be done now.
+
+        It waits for pages to be populated and for blocks to be moved, never for a lease. The caller
+        holds no slots while it waits.
+        """
+        while (missing := wanted - size_class.free_slots) > 0:
+            changed = self._changed
+            if not self._grow(size_class):
+                enough = await self._evict(size_class, missing) == missing
+                trading = self._trade(size_class, even_if_asked_lately=not enough)
+                if enough or not trading:
+                    return
+            if not changed.is_set():
+                await changed.wait()
+
+    def grow_ahead(self, size_class: SizeClass) -> None:
+        """Populates ahead of need, from memory that no class has yet."""
+        slots = size_class.extent_bytes // size_class.slot_bytes
+        if size_class.free_slots * 4 < slots:
+            self._grow(size_class)
+
+    async def close(self) -> None:
+        """Ends background work; what is in a mover's hands completes."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _evict(self, size_class: SizeClass, count: int) -> int:
+        for done in range(count):
+            if not size_class.evict_one():
+                return done
+            if done % WRITE_SLICE == WRITE_SLICE - 1:
+                await asyncio.sleep(0)
+        return count
+
+    # Growing.
+
+    def _grow(self, size_class: SizeClass) -> bool:
+        """Whether the class is growing now."""
+        if size_class in self._growing:
+            return True
+        if not self._has_memory(size_class.slot_bytes):
+            return False
+        extent = self.host.grow(size_class)
+        if extent is None:
+            return False
+        self._growing.add(size_class)
+        self._spawn(self._populate(size_class, extent))
+        return True
+
+    async def _populate(self, size_class: SizeClass, extent: Extent) -> None:
+        extent.populating = True
+        try:
+            while extent.populated_slots < extent.slots and self._has_memory(_POPULATE_BYTES):
+                count = max(1, _POPULATE_BYTES // extent.slot_bytes)
+                count = min(count, extent.slots - extent.populated_slots)
+                await self._mover.run(extent.populate, count)
+                size_class.publish(extent, count)
+                self._notify()
+        finally:
+            extent.populating = False
+            self._growing.discard(size_class)
+
+    def _has_memory(self, size_bytes: int) -> bool:
+        short = self._available_bytes() - size_bytes < self._memory_reserve_bytes
+        if short and not self._short_of_memory:
+            log.warning("available memory is down to memory_reserve: HOST stops growing")
+        self._short_of_memory = short
+        return not short
+
+    # Trading.
+
+    def _trade(self, taker: SizeClass, *, even_if_asked_lately: bool) -> bool:
+        """Whether an extent is being taken from another class for this one.
+
+        Looking for a donor visits every class, so a class that has blocks of its own to evict looks
+        only after each sixteenth of its slots that it evicted.
+        """
+        if taker in self._trading:
+            return True
+        evicted = taker.counters.evicted
+        if not even_if_asked_lately and evicted < self._trade_after.get(taker, 0):
+            return False
+        self._trade_after[taker] = evicted + taker.extent_bytes // taker.slot_bytes // 16
+        donor = self.host.donor(taker)
+        extent = self.host.extent_to_retire(donor) if donor else None
+        if donor is None or extent is None:
+            return False
+        self._trading.add(taker)
+        self._spawn(self._take_extent(taker, donor, extent))
+        return True
+
+    async def _take_extent(self, taker: SizeClass, donor: SizeClass, extent: Extent) -> None:
+        """Evicts the donor's coldest blocks, moves what is left out of the extent, gives it back."""
+        try:
+            live = donor.withdraw(extent)
+            await self._evict(donor, len(live) - donor.free_slots)
+            batch = max(1, _MOVE_BYTES // donor.slot_bytes)
+            while live := donor.live_slots(extent)[:batch]:
+                if not await self._move(donor, live):
+                    donor.restore(extent)
+                    return
+            if extent in self._discards:
+                await asyncio.shield(self._discards[extent])
+        finally:
+            self._trading.discard(taker)
+
+    async def _move(self, size_class: SizeClass, sources: list[int]) -> bool:
+        """Moves blocks to other slots of their class; False if there is none."""
+        owner = size_class.table.owner
+        targets = size_class.take(len(sources))
+        moves = [(owner[a], a, b) for a, b in zip(sources, targets, strict=False)]
+        try:
+            cells = [(size_class.cell(a), size_class.cell(b)) for _, a, b in moves]
+            await self._mover.run(copy_cells, cells)
+            for row, source, target in moves:
+                size_class.move(row, source, target)
+        finally:
+            size_class.release(targets)
+        return bool(targets)
+
+    def _discard_soon(self, size_class: SizeClass, extent: Extent) -> None:
+        self._discards[extent] = self._spawn(self._discard(size_class, extent))
+
+    async def _discard(self, size_class: SizeClass, extent: Extent) -> None:
+        self.host.discard(size_class, extent)
+        await self._mover.run(extent.punch)
+        self.host.arena.retire(extent)
+        self.on_retired(extent)
+        del self._discards[extent]
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._notify()
+        if not task.cancelled() and task.exception():
+            log.error("making room failed", exc_info=task.exception())
+
+    def _notify(self) -> None:
+        """Wakes everybody who waits for room."""
+        self._changed.set()
+        self._changed = asyncio.Event()

@@ -1,0 +1,230 @@
+"""Reserve and commit."""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+import xxhash
+
+from kvtier.agent.grants import Granted, Grants, Guards, release_guards
+from kvtier.agent.mover import Mover
+from kvtier.agent.namespaces import Namespace
+from kvtier.agent.placement import Placement
+from kvtier.agent.sessions import Session
+from kvtier.agent.turns import READ_SLICE, WRITE_SLICE, slices
+from kvtier.core.block import BlockKeys, BlockStatus
+from kvtier.core.lease import Lease, LeaseKind, LeasePart
+from kvtier.errors import InvalidRequestError
+from kvtier.memory import ByteArray
+from kvtier.tiers.size_class import SizeClass
+
+DIGEST_BYTES = 16
+_NOTHING = np.empty(0, dtype=np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reserved:
+    """One key of a reservation."""
+
+    part: LeasePart
+    index: int
+
+    @property
+    def slot(self) -> int:
+        return self.part.slots[self.index]
+
+
+class Storing:
+    """The writing verbs, in slices as in `loading`. A slot becomes a block only at commit."""
+
+    def __init__(self, grants: Grants, placement: Placement, mover: Mover) -> None:
+        self._grants = grants
+        self._placement = placement
+        self._mover = mover
+
+    async def reserve(
+        self,
+        session: Session,
+        entries: Sequence[BlockKeys],
+        *,
+        ttl_seconds: float = 0.0,
+        patience_seconds: float | None = None,
+    ) -> Granted:
+        """Slots for what is not cached yet, as many as there is room for, from the first key on.
+
+        It waits for room to be made for at most `patience_seconds` (None: as long as that takes),
+        never for a lease to end. What is here already of a sequence is not evicted to make room for
+        the rest of it.
+        """
+        guards: Guards = []
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience_seconds):
+                    for keys in entries:
+                        await self._make_room(session, keys, guards)
+            granted = Granted(self._grants.grant(LeaseKind.RESERVATION, session, ttl_seconds))
+            try:
+                for keys in entries:
+                    await self._reserve_entry(session, keys, granted)
+            except BaseException:
+                self._grants.release(granted.lease)
+                raise
+        finally:
+            release_guards(guards)
+        if not granted.lease.size_bytes:
+            self._grants.release(granted.lease)
+        return granted
+
+    async def _make_room(self, session: Session, keys: BlockKeys, guards: Guards) -> None:
+        size_class = session.namespace.groups[keys.lane.group]
+        missing = 0
+        async for part in slices(len(keys.hashes), READ_SLICE):
+            rows = size_class.find_many(keys.lane, keys.hashes[part])
+            missing += rows.count(-1)
+            if part.start == 0 and keys.parent:
+                rows.insert(0, size_class.residency.find(keys.lane, keys.parent))
+            present = [row for row in rows if row >= 0]
+            size_class.touch(present)
+            guards.append((size_class, size_class.acquire(present)))
+        missing = min(missing, self._grants.room(session, size_class))
+        if missing > 0:
+            await self._placement.make_room(size_class, missing)
+            while size_class.free_slots < missing:
+                if not self._grants.drop_oldest_hold(session.namespace):
+                    break
+                await self._placement.make_room(size_class, missing)
+
+    async def _reserve_entry(self, session: Session, keys: BlockKeys, granted: Granted) -> None:
+        size_class = session.namespace.groups[keys.lane.group]
+        reserved = LeasePart(keys.lane, array("q"), size_class.slot_bytes, keys)
+        room = self._grants.room(session, size_class)
+        self._grants.leases.extend(granted.lease, reserved)
+        async for part in slices(len(keys.hashes), WRITE_SLICE):
+            rows = size_class.find_many(keys.lane, keys.hashes[part])
+            missing = rows.count(-1)
+            slots = size_class.take(min(missing, room))
+            room = room - len(slots) if len(slots) == missing else 0
+            size_class.counters.refused += missing - len(slots)
+            self._grants.leases.add_slots(
+                granted.lease, reserved, _describe(size_class, granted, rows, slots)
+            )
+        self._placement.grow_ahead(size_class)
+
+    async def commit(
+        self,
+        session: Session,
+        reservation_id: int,
+        indexes: Sequence[int] = (),
+        digests: Sequence[bytes] = (),
+    ) -> list[BlockStatus]:
+        """Makes reserved slots blocks; one status per index (per reserved key if none is named).
+
+        A reservation that has ended answers EXPIRED for each index, once if none is named. Slots
+        whose status is another one are the agent's again. Raises InvalidRequestError for indexes
+        beyond the reservation, and for digests that are not one per answer.
+        """
+        leases = self._grants.leases
+        lease = leases.find(session.session_id, reservation_id)
+        if lease is None or lease.kind is not LeaseKind.RESERVATION:
+            return [BlockStatus.EXPIRED] * (len(indexes) or 1)
+        chosen = _chosen(lease, indexes)
+        genuine = await self._verify(session.namespace, chosen, digests)
+        statuses: list[BlockStatus] = []
+        done: defaultdict[SizeClass, list[int]] = defaultdict(list)
+        try:
+            async for part in slices(len(chosen), WRITE_SLICE):
+                for each, is_genuine in zip(chosen[part], genuine[part], strict=True):
+                    size_class = _size_class(session.namespace, each.part)
+                    if each.slot < 0 or lease.kind is not LeaseKind.RESERVATION:
+                        statuses.append(_without_slot(size_class, each))
+                        continue
+                    slot = leases.take_slot(lease, each.part, each.index)
+                    done[size_class].append(slot)
+                    statuses.append(
+                        _commit_slot(size_class, each, slot)
+                        if is_genuine
+                        else BlockStatus.DIGEST_MISMATCH
+                    )
+        finally:
+            for size_class, slots in done.items():
+                size_class.release(slots)
+        if not lease.size_bytes:
+            leases.drop(lease)
+        return statuses
+
+    async def _verify(
+        self, namespace: Namespace, chosen: list[_Reserved], digests: Sequence[bytes]
+    ) -> list[bool]:
+        """Whether each slot's bytes match its digest; a mover reads them."""
+        if not digests:
+            return [True] * len(chosen)
+        if len(digests) != len(chosen):
+            raise InvalidRequestError(
+                f"digests: {len(digests)} for {len(chosen)} blocks; send one for each, or none"
+            )
+        cells = []
+        for each in chosen:
+            cell = _size_class(namespace, each.part).cell(each.slot) if each.slot >= 0 else _NOTHING
+            cells.append(cell[: namespace.spec.block_bytes[each.part.lane.group]])
+        return await self._mover.run(_match_digests, cells, list(digests))
+
+
+def _describe(
+    size_class: SizeClass, granted: Granted, rows: list[int], slots: list[int]
+) -> list[int]:
+    """Writes the answer for some keys; returns the slot of each, -1 where it got none."""
+    remaining, reserved = iter(slots), []
+    for row in rows:
+        slot = next(remaining, -1) if row < 0 else -1
+        reserved.append(slot)
+        if row >= 0:
+            granted.add(BlockStatus.PRESENT)
+        elif slot >= 0:
+            granted.add_slot(size_class, slot)
+        else:
+            granted.add(BlockStatus.REFUSED)
+    return reserved
+
+
+def _chosen(lease: Lease, indexes: Sequence[int]) -> list[_Reserved]:
+    """The keys of a reservation that a commit means."""
+    keys = [_Reserved(part, index) for part in lease.parts for index in range(len(part.slots))]
+    if not indexes:
+        return [each for each in keys if each.slot >= 0]
+    if max(indexes) >= len(keys):
+        raise InvalidRequestError(
+            f"indexes: {max(indexes)} is beyond the reservation, which has {len(keys)} keys"
+        )
+    return [keys[index] for index in indexes]
+
+
+def _size_class(namespace: Namespace, part: LeasePart) -> SizeClass:
+    return namespace.groups[part.lane.group]
+
+
+def _commit_slot(size_class: SizeClass, reserved: _Reserved, slot: int) -> BlockStatus:
+    keys, index = reserved.part.keys, reserved.index
+    assert keys is not None
+    parent = keys.hashes[index - 1] if index else keys.parent
+    return size_class.commit(keys.lane, keys.hashes[index], parent, keys.position + index, slot)
+
+
+def _without_slot(size_class: SizeClass, reserved: _Reserved) -> BlockStatus:
+    """A key whose slot is no longer the worker's: committed earlier, by it or another, or not."""
+    keys = reserved.part.keys
+    assert keys is not None
+    row = size_class.residency.find(keys.lane, keys.hashes[reserved.index])
+    return BlockStatus.EXPIRED if row < 0 else BlockStatus.PRESENT
+
+
+def _match_digests(cells: list[ByteArray], digests: list[bytes]) -> list[bool]:
+    return [
+        xxhash.xxh3_128_digest(cell.data) == digest
+        for cell, digest in zip(cells, digests, strict=True)
+    ]

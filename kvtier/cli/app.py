@@ -1,0 +1,32 @@
+"""The command line's tree."""
+
+from __future__ import annotations
+
+import typer
+
+from kvtier.cli import agent, bench, config, demo, evict, namespaces, sessions, stats, version
+
+HELP = """A KV-cache agent for LLM inference workers.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 agent not reached.
+"""
+
+app = typer.Typer(
+    name="kvtier",
+    help=HELP,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command("agent")(agent.agent)
+app.command("stats")(stats.stats)
+app.command("namespaces")(namespaces.namespaces)
+app.command("sessions")(sessions.sessions)
+app.command("evict")(evict.evict)
+app.add_typer(config.app, name="config")
+app.add_typer(bench.app, name="bench")
+app.command("demo")(demo.demo)
+app.command("version")(version.version)

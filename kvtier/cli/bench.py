@@ -1,0 +1,62 @@
+"""`kvtier bench`: how fast the data path and the metadata are on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import typer
+
+from kvtier.cli.document import print_json
+from kvtier.cli.options import JsonOption
+from kvtier.cli.text import console, number, table
+
+app = typer.Typer(help="Measure this machine.", no_args_is_help=True)
+
+SecondsOption = Annotated[
+    float, typer.Option("--seconds", min=0.1, metavar="SECONDS", help="For each measurement.")
+]
+
+
+@app.command("host")
+def host(
+    block_bytes: Annotated[
+        str, typer.Option("--block-bytes", metavar="SIZE", help="Such as 2MiB.")
+    ] = "2MiB",
+    batch: Annotated[
+        int, typer.Option("--batch", min=1, max=8192, metavar="COUNT", help="Blocks of one call.")
+    ] = 16,
+    seconds: SecondsOption = 2.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure stores and loads through shared memory."""
+    from kvtier.bench.host import run
+    from kvtier.config import parse_size
+
+    try:
+        size_bytes = parse_size(block_bytes)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--block-bytes") from error
+    _print(run(block_bytes=size_bytes, batch=batch, seconds=seconds), as_json)
+
+
+@app.command("metadata")
+def metadata(
+    blocks: Annotated[
+        int, typer.Option("--blocks", min=1000, metavar="COUNT", help="Blocks in the index.")
+    ] = 1_000_000,
+    seconds: SecondsOption = 2.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the index: memory, inserts, lag of the loop."""
+    from kvtier.bench.metadata import run
+
+    _print(run(blocks=blocks, seconds=seconds), as_json)
+
+
+def _print(measured: Mapping[str, object], as_json: bool) -> None:
+    if as_json:
+        print_json(measured)
+        return
+    rows = ((name, number(value)) for name, value in measured.items())
+    console().print(table(("measured", "value"), rows))

@@ -1,0 +1,69 @@
+"""`kvtier namespaces`: whose blocks the agent holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from kvtier.cli.connection import admin
+from kvtier.cli.document import as_document, print_json
+from kvtier.cli.options import (
+    DEFAULT_ADDRESS,
+    DEFAULT_TIMEOUT_SECONDS,
+    AddressOption,
+    JsonOption,
+    TimeoutOption,
+)
+from kvtier.cli.text import console, human_bytes, table
+
+if TYPE_CHECKING:
+    from kvtier.v1.cache_admin_pb2 import NamespaceInfo
+
+_COLUMNS = ("namespace", "model", "dtype", "block", "blocks", "used", "sessions")
+
+
+def namespaces(
+    as_json: JsonOption = False,
+    address: AddressOption = DEFAULT_ADDRESS,
+    timeout_seconds: TimeoutOption = DEFAULT_TIMEOUT_SECONDS,
+) -> None:
+    """List namespaces, their blocks and bytes.
+
+    Where namespaces of one name have several layouts, the fields that differ are named.
+    """
+    with admin(address, timeout_seconds) as client:
+        found = client.list_namespaces()
+    if as_json:
+        print_json({"namespaces": [as_document(info) for info in found]})
+        return
+    out = console()
+    out.print(table(_COLUMNS, (row(info) for info in found), left=3))
+    for line in differences(found):
+        out.print(line)
+
+
+def _label(info: NamespaceInfo) -> str:
+    return f"{info.spec.tenant}/{info.spec.name}@{info.layout_digest.hex()[:8]}"
+
+
+def row(info: NamespaceInfo) -> tuple[str, ...]:
+    """The cells of one line of the table."""
+    sizes = "+".join(human_bytes(size) for size in info.spec.block_bytes)
+    return (
+        _label(info),
+        info.spec.model or "-",
+        info.spec.dtype or "-",
+        f"{info.spec.block_tokens} tokens, {sizes}",
+        f"{sum(info.block_count):,}",
+        human_bytes(sum(info.used_bytes)),
+        f"{info.session_count:,}",
+    )
+
+
+def differences(found: list[NamespaceInfo]) -> Iterator[str]:
+    """A line for each namespace that shares its name with another layout."""
+    for info in found:
+        if info.sibling_differences:
+            yield f"{_label(info)} differs from others of its name in " + ", ".join(
+                info.sibling_differences
+            )

@@ -1,0 +1,55 @@
+"""`kvtier sessions`: which workers are connected."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from kvtier.cli.connection import admin
+from kvtier.cli.document import as_document, print_json
+from kvtier.cli.options import (
+    DEFAULT_ADDRESS,
+    DEFAULT_TIMEOUT_SECONDS,
+    AddressOption,
+    JsonOption,
+    TimeoutOption,
+)
+from kvtier.cli.text import console, human_bytes, human_seconds, table
+
+if TYPE_CHECKING:
+    from kvtier.v1.cache_admin_pb2 import Session
+
+_COLUMNS = ("session", "namespace", "worker", "pid", "uid", "age", "leases", "leased")
+
+
+def sessions(
+    as_json: JsonOption = False,
+    address: AddressOption = DEFAULT_ADDRESS,
+    timeout_seconds: TimeoutOption = DEFAULT_TIMEOUT_SECONDS,
+) -> None:
+    """List connected workers, and what each leases.
+
+    Leased bytes are all that a session leases, holds, reserves, or has in quarantine.
+    """
+    with admin(address, timeout_seconds) as client:
+        found = client.list_sessions()
+    if as_json:
+        print_json({"sessions": [as_document(session) for session in found]})
+        return
+    now = datetime.now(UTC)
+    console().print(table(_COLUMNS, (row(session, now) for session in found), left=3))
+
+
+def row(session: Session, now: datetime) -> tuple[str, ...]:
+    """The cells of one line of the table."""
+    age = now - session.create_time.ToDatetime(tzinfo=UTC)
+    return (
+        f"{session.session_id:x}",
+        session.namespace,
+        session.worker or "-",
+        str(session.pid),
+        str(session.uid),
+        human_seconds(max(0.0, age.total_seconds())),
+        f"{session.lease_count:,}",
+        human_bytes(session.leased_bytes),
+    )

@@ -1,0 +1,107 @@
+"""`kvtier stats`: what each tier holds and how it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kvtier.cli.connection import admin
+from kvtier.cli.document import as_document, print_json
+from kvtier.cli.options import (
+    DEFAULT_ADDRESS,
+    DEFAULT_TIMEOUT_SECONDS,
+    AddressOption,
+    JsonOption,
+    TimeoutOption,
+)
+from kvtier.cli.text import console, human_bytes, human_seconds, percent, table
+from kvtier.v1 import block_pb2
+from kvtier.v1.cache_admin_pb2 import Stats, TierStats
+
+if TYPE_CHECKING:
+    from rich.console import Console, Group
+
+    from kvtier.client.admin import AdminClient
+
+
+def stats(
+    as_json: JsonOption = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on, once a second, until interrupted.")
+    ] = False,
+    namespace: Annotated[
+        str, typer.Option(metavar="NAMESPACE", help="Only what belongs to tenant/name[@digest].")
+    ] = "",
+    address: AddressOption = DEFAULT_ADDRESS,
+    timeout_seconds: TimeoutOption = DEFAULT_TIMEOUT_SECONDS,
+) -> None:
+    """Show what each tier holds, and how it serves."""
+    with admin(address, timeout_seconds) as client:
+        if watch:
+            _watch(client, namespace, as_json)
+        elif as_json:
+            print_json(as_document(client.get_stats(namespace)))
+        else:
+            console().print(overview(client.get_stats(namespace)))
+
+
+def _watch(client: AdminClient, namespace: str, as_json: bool) -> None:
+    samples = client.watch_stats(namespace)
+    try:
+        if as_json:
+            for sample in samples:
+                print_json(as_document(sample))
+        else:
+            _redraw(samples, console())
+    except KeyboardInterrupt:
+        raise typer.Exit from None
+
+
+def _redraw(samples: Iterator[Stats], out: Console) -> None:
+    from rich.live import Live
+
+    if not out.is_terminal:
+        for sample in samples:
+            out.print(overview(sample))
+        return
+    with Live(console=out, auto_refresh=False) as live:
+        for sample in samples:
+            live.update(overview(sample), refresh=True)
+
+
+def overview(sample: Stats) -> Group:
+    """A heading, and a column for each tier."""
+    from rich.console import Group
+
+    heading = (
+        f"kvtier {sample.version}, epoch {sample.epoch:016x}, "
+        f"up {human_seconds(sample.uptime.ToTimedelta().total_seconds())}\n"
+        f"{sample.namespace_count:,} namespaces, {sample.session_count:,} sessions, "
+        f"{sample.lease_count:,} leases, {sample.rejected_count:,} calls rejected"
+    )
+    tiers = [_tier(tier) for tier in sample.tiers]
+    names = [block_pb2.Tier.Name(tier.tier).removeprefix("TIER_") for tier in sample.tiers]
+    rows = [(row, *(tier[row] for tier in tiers)) for row in (tiers[0] if tiers else ())]
+    return Group(heading, table(("", *names), rows))
+
+
+def _tier(tier: TierStats) -> dict[str, str]:
+    used = human_bytes(tier.used_bytes)
+    return {
+        "state": TierStats.State.Name(tier.state).lower(),
+        "used": f"{used} of {human_bytes(tier.capacity_bytes)}",
+        "allocated": human_bytes(tier.allocated_bytes),
+        "leased": human_bytes(tier.leased_bytes),
+        "quarantined": human_bytes(tier.quarantined_bytes),
+        "blocks": f"{tier.block_count:,}",
+        "stored": f"{tier.stored_count:,}",
+        "refused": f"{tier.refused_count:,}",
+        "evicted": f"{tier.evicted_count:,}",
+        "hits": f"{tier.hit_count:,}",
+        "misses": f"{tier.miss_count:,}",
+        "hit rate": percent(tier.hit_count, tier.hit_count + tier.miss_count),
+        "corrupt": f"{tier.corrupt_count:,}",
+        "queue": f"{tier.queue_depth:,}",
+    }

@@ -1,0 +1,164 @@
+"""A worker's connection to its node's agent, kept alive."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import secrets
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+
+from kvtier.client.connection import Connection
+from kvtier.client.namespace import Namespace
+from kvtier.core.namespace import NamespaceSpec
+from kvtier.errors import (
+    AgentUnavailableError,
+    DeadlineExceededError,
+    KvtierError,
+    SessionLostError,
+)
+from kvtier.sockets import WORKER_SOCKET, default_address
+
+log = logging.getLogger(__name__)
+
+_CLIENT_ID_BYTES = 16
+_FIRST_DELAY_SECONDS = 0.05
+_LONGEST_DELAY_SECONDS = 1.0
+#: After these the connection is suspended: it may be gone, and the next call would wait too.
+_SUSPENDING = (AgentUnavailableError, DeadlineExceededError, SessionLostError)
+
+
+class Client:
+    """Attaches to an agent and attaches again when it comes back. Thread-safe.
+
+    An agent that is missing, dying or hung costs one call one timeout. From then on calls fail at
+    once with AgentUnavailableError, while a thread of the client's own asks for the agent with
+    growing, jittered delays of at most 1 s; it ends when the agent answers. Making a client never
+    fails for lack of an agent.
+
+    `address` is `unix:` and the path of worker.sock (default: `KVTIER_ADDRESS`, else where an agent
+    of this user listens); `worker` a name for logs. A client does not survive a fork.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        worker: str = "",
+        timeout_seconds: float = 1.0,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        self.address = (
+            address or environ.get("KVTIER_ADDRESS") or default_address(environ, WORKER_SOCKET)
+        )
+        self.worker = worker or f"pid {os.getpid()}"
+        self.timeout_seconds = timeout_seconds
+        self._client_id = secrets.token_bytes(_CLIENT_ID_BYTES)
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._restorer: threading.Thread | None = None
+        self._connection: Connection | None = None
+        self._suspended: Connection | None = None
+        self._reason = "not connected yet"
+        try:
+            self._connection = Connection(self.address, self._client_id, timeout_seconds)
+        except _SUSPENDING as error:
+            self._suspend(None, error)
+
+    def namespace(self, spec: NamespaceSpec) -> Namespace:
+        """The verbs on one namespace; it is registered with the agent at the first call."""
+        return Namespace(self, spec)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether calls are sent to an agent now."""
+        return self._connection is not None
+
+    def close(self) -> None:
+        """Ends the connection. Arrays of loaded blocks stay readable."""
+        self._closing.set()
+        with self._lock:
+            restorer, self._restorer = self._restorer, None
+        if restorer is not None:
+            restorer.join()
+        for connection in (self._connection, self._suspended):
+            if connection is not None:
+                connection.close()
+        self._connection = self._suspended = None
+        self._reason = "the client is closed"
+
+    @contextmanager
+    def connected(self, wanted: Connection | None = None) -> Iterator[Connection]:
+        """The connection for one call; with `wanted`, only that one.
+
+        Raises AgentUnavailableError at once when there is none. A call that ends as if the agent
+        were gone suspends the connection.
+        """
+        connection = self._connection
+        if connection is None or wanted not in (None, connection):
+            raise AgentUnavailableError(f"no agent at {self.address}: {self._reason}")
+        if os.getpid() != self._pid:
+            raise AgentUnavailableError("this client was made before a fork: make one after it")
+        try:
+            yield connection
+        except _SUSPENDING as error:
+            self._suspend(connection, error)
+            raise
+
+    def _suspend(self, connection: Connection | None, error: KvtierError) -> None:
+        with self._lock:
+            if self._closing.is_set() or self._connection is not connection:
+                return
+            self._connection, self._suspended = None, connection
+            self._reason = str(error)
+            self._restorer = threading.Thread(
+                target=self._restore, name="kvtier-client", daemon=True
+            )
+            self._restorer.start()
+        log.warning("kvtier: the agent at %s does not answer: %s", self.address, error)
+
+    def _restore(self) -> None:
+        """Asks until the agent answers, then ends."""
+        delay = 0.0
+        while not self._closing.wait(delay * random.uniform(0.5, 1.0)):
+            try:
+                connection = self._revive()
+            except KvtierError as error:
+                self._reason = str(error)
+                delay = min(max(2 * delay, _FIRST_DELAY_SECONDS), _LONGEST_DELAY_SECONDS)
+                continue
+            with self._lock:
+                self._connection, self._suspended, self._restorer = connection, None, None
+            log.warning("kvtier: the agent at %s answers again", self.address)
+            return
+
+    def _revive(self) -> Connection:
+        """The suspended connection if it works after all, else a new one."""
+        suspended = self._suspended
+        if suspended is not None:
+            try:
+                suspended.probe(self.timeout_seconds)
+                return suspended
+            except DeadlineExceededError:
+                raise
+            except KvtierError:
+                if suspended.writing:
+                    raise AgentUnavailableError("slots of the old connection are being written")
+                suspended.close()
+                self._suspended = None
+        return Connection(self.address, self._client_id, self.timeout_seconds)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

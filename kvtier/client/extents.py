@@ -1,0 +1,174 @@
+"""The attach connection, and the agent's memory as this process maps it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections import deque
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kvtier import errors, memory
+from kvtier.core import attach as protocol
+from kvtier.core import slots as layout
+from kvtier.memory import ByteArray
+
+_UNMAPPED_PER_MESSAGE = 1024
+
+
+@dataclass(frozen=True)
+class MappedExtent:
+    """An extent: `cells` is [slots, slot_bytes], `generations` one u64 per slot."""
+
+    extent_id: int
+    cells: ByteArray
+    generations: npt.NDArray[np.uint64]
+
+
+class Extents:
+    """Attaches to an agent and maps extents on demand. Thread-safe.
+
+    Raises AgentUnavailableError when the agent does not answer in time or has gone, and what the
+    agent says otherwise. Memory stays mapped for as long as an array of it lives; an extent that the
+    agent has retired is dropped from here at the next `poll`.
+    """
+
+    def __init__(self, path: str, client_id: bytes, timeout_seconds: float) -> None:
+        self._lock = threading.Lock()
+        self._extents: dict[int, MappedExtent] = {}
+        self._unmapped: deque[int] = deque()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._socket.settimeout(timeout_seconds)
+            self._socket.connect(path)
+            answer = self._attach(client_id)
+        except OSError as error:
+            self._socket.close()
+            raise errors.AgentUnavailableError(f"cannot attach at {path}: {error}") from error
+        except errors.KvtierError:
+            self._socket.close()
+            raise
+        self.epoch = int(answer["epoch"])
+        self.token = bytes.fromhex(answer["token"])
+
+    def _attach(self, client_id: bytes) -> protocol.Message:
+        hello = {"op": "attach", "version": protocol.VERSION, "client": client_id.hex()}
+        pidfd = os.pidfd_open(os.getpid())
+        try:
+            socket.send_fds(self._socket, [protocol.encode(hello)], [pidfd])
+        finally:
+            os.close(pidfd)
+        return self._receive("attached")[0]
+
+    def poll(self) -> None:
+        """Handles what the agent has said meanwhile, without waiting.
+
+        Raises AgentUnavailableError if it has closed the connection.
+        """
+        if self._lock.acquire(blocking=False):  # whoever holds it reads for all
+            try:
+                self._socket.settimeout(0)
+                self._receive("")
+            except BlockingIOError:
+                self._tell_unmapped()
+            except OSError as error:
+                raise errors.AgentUnavailableError(f"the attach socket failed: {error}") from error
+            finally:
+                self._lock.release()
+
+    def get(
+        self, session_token: bytes, extent_ids: Collection[int], timeout_seconds: float
+    ) -> dict[int, MappedExtent]:
+        """These extents, mapped; without those that the agent has retired."""
+        missing = [each for each in extent_ids if each not in self._extents]
+        if missing:
+            with self._lock:
+                try:
+                    self._socket.settimeout(timeout_seconds)
+                    self._request(session_token, missing)
+                except OSError as error:
+                    raise errors.AgentUnavailableError(
+                        f"no extents from the attach socket: {error}"
+                    ) from error
+        known = self._extents
+        return {each: known[each] for each in extent_ids if each in known}
+
+    def _request(self, session_token: bytes, extent_ids: list[int]) -> None:
+        step = protocol.MAX_EXTENTS_PER_REQUEST
+        for start in range(0, len(extent_ids), step):
+            wanted = extent_ids[start : start + step]
+            request = {"op": "extents", "session": session_token.hex(), "extents": wanted}
+            self._socket.send(protocol.encode(request))
+            answer, descriptors = self._receive("extents")
+            try:
+                for described, fd in zip(answer["extents"], descriptors[1:], strict=True):
+                    self._map(described, descriptors[0], fd)
+            finally:
+                for fd in descriptors:
+                    os.close(fd)
+
+    def _map(self, described: dict[str, int], table_fd: int, fd: int) -> None:
+        extent_id, slots, unmapped = described["extent"], described["slots"], self._unmapped
+        cells = memory.map_shared(
+            fd,
+            slots * described["slot_bytes"],
+            writable=True,
+            on_unmap=lambda: unmapped.append(extent_id),
+        )
+        table = memory.map_shared(
+            table_fd,
+            layout.table_pages(slots) * memory.PAGE_BYTES,
+            writable=False,
+            offset=described["base"] * layout.GENERATION_BYTES,
+        )
+        self._extents[extent_id] = MappedExtent(
+            extent_id, cells.reshape(slots, -1), table.view("<u8")[:slots]
+        )
+
+    def _receive(self, wanted: str) -> tuple[protocol.Message, list[int]]:
+        """The next message of this kind; handles others on the way."""
+        while True:
+            data, descriptors, flags, _ = socket.recv_fds(
+                self._socket,
+                protocol.MAX_MESSAGE_BYTES,
+                memory.MAX_DESCRIPTORS_PER_MESSAGE,
+                socket.MSG_CMSG_CLOEXEC,
+            )
+            if not data:
+                raise errors.AgentUnavailableError("the agent closed the attach connection")
+            if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
+                for fd in descriptors:
+                    os.close(fd)
+                raise errors.AgentUnavailableError("an attach message was cut off")
+            message = protocol.decode(data)
+            if message["op"] == wanted:
+                return message, descriptors
+            self._handle(message)
+
+    def _handle(self, message: protocol.Message) -> None:
+        if message["op"] == "error":
+            kind = getattr(errors, str(message["error"]), errors.KvtierError)
+            raise kind(str(message["message"]))
+        if message["op"] == "retired":
+            for extent_id in message["extents"]:
+                if self._extents.pop(extent_id, None) is None:
+                    self._unmapped.append(extent_id)
+
+    def _tell_unmapped(self) -> None:
+        """Lets the agent close what this process maps no more; not worth waiting for."""
+        gone: list[int] = []
+        while self._unmapped and len(gone) < _UNMAPPED_PER_MESSAGE:
+            gone.append(self._unmapped.popleft())
+        if gone:
+            with suppress(BlockingIOError):
+                self._socket.send(protocol.encode({"op": "unmapped", "extents": gone}))
+
+    def close(self) -> None:
+        """Ends the connection; what callers still look at stays mapped."""
+        self._socket.close()
+        self._extents = {}

@@ -1,0 +1,303 @@
+"""The verbs of a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kvtier.client.arrays import rows_of
+from kvtier.client.connection import Connection
+from kvtier.client.slots import GrantedSlots, Loaded, Reservation, Statuses, copy_out
+from kvtier.core.block import BlockStatus, Match, Tier
+from kvtier.core.namespace import NamespaceSpec
+from kvtier.errors import InvalidRequestError, KvtierError
+from kvtier.v1 import block_cache_pb2 as pb
+from kvtier.v1 import block_pb2
+
+if TYPE_CHECKING:
+    from kvtier.client.client import Client
+
+#: A load or store of more is cut, so that no lease or reservation is held for long.
+_PART_BYTES = 256 << 20
+_COPY_TTL_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """What is cached of a sequence.
+
+    `matched` counts the leading blocks that are; `runs` says in which tier they are, as (tier,
+    count); `present` has one entry per key if `match` was PRESENCE. `hold_id` goes to `load`.
+    """
+
+    matched: int
+    runs: tuple[tuple[Tier, int], ...] = ()
+    present: tuple[bool, ...] = ()
+    hold_id: int = 0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a batch of keys stands: its KV group and shard, and what comes before the first one."""
+
+    group: int = 0
+    shard: int = 0
+    parent: bytes = b""
+    position: int = 0
+
+
+START = Place()
+
+
+class Namespace:
+    """One namespace of an agent, for one worker. Thread-safe.
+
+    Keys are block hashes of consecutive blocks of one sequence; `place` says where they stand in it.
+    A call that fails raises a KvtierError within the client's timeout: AgentUnavailableError,
+    DeadlineExceededError or OverloadedError where the caller should go on without the cache,
+    InvalidRequestError where it should be mended. After the first lost call further ones fail at
+    once until the agent answers again.
+    """
+
+    def __init__(self, client: Client, spec: NamespaceSpec) -> None:
+        self._client = client
+        self.spec = spec
+
+    def lookup(
+        self,
+        hashes: Sequence[bytes],
+        *,
+        place: Place = START,
+        match: Match = Match.PREFIX,
+        shards: Sequence[int] = (),
+        hold_seconds: float = 0.0,
+    ) -> Lookup:
+        """How much of a sequence is cached; changes nothing.
+
+        With `hold_seconds`, what was found is kept until it is loaded, for at most so long. With
+        `shards`, a block counts if all of them have it.
+        """
+        if not hashes:
+            return Lookup(0)
+        request = pb.LookupPrefixRequest(
+            keys=[_keys(hashes, place)],
+            match=int(match),
+            shards=shards,  # type: ignore[arg-type]
+        )
+        if hold_seconds > 0:
+            request.hold.FromNanoseconds(int(hold_seconds * 1e9))
+        answer = self._call("LookupPrefix", request)
+        found = answer.found[0]
+        bits = np.frombuffer(found.presence, np.uint8)
+        present = np.unpackbits(bits, bitorder="little")[: len(hashes)].astype(bool).tolist()
+        runs = tuple((Tier(run.tier), run.count) for run in found.runs)
+        return Lookup(found.matched_count, runs, tuple(present), answer.hold_id)
+
+    def load(
+        self,
+        hashes: Sequence[bytes],
+        *,
+        place: Place = START,
+        hold_id: int = 0,
+        ttl_seconds: float = 0.0,
+    ) -> Loaded:
+        """Leases blocks and returns views of them in shared memory; see `Loaded`."""
+        with self._client.connected() as connection:
+            token = self._session(connection)
+            slots, lease = self._lease(connection, token, hashes, place, hold_id, ttl_seconds)
+        return Loaded(
+            slots,
+            lease.ttl.ToNanoseconds() / 1e9,
+            lambda: connection.release_later(token, lease.lease_id),
+        )
+
+    def load_into(
+        self,
+        hashes: Sequence[bytes],
+        out: Any,
+        *,
+        place: Place = START,
+        hold_id: int = 0,
+    ) -> Statuses:
+        """Copies blocks into the caller's arrays or CPU tensors; one BlockStatus per key.
+
+        `out` is one contiguous array of [blocks, block_bytes] bytes in all, of any type, or a
+        sequence of arrays, one per block. Only entries that are OK hold a block; others may have
+        been written to. Stops asking at the first part of which nothing was there.
+        """
+        rows = rows_of(out, len(hashes), self._block_bytes(place))
+        statuses = np.full(len(hashes), BlockStatus.ABSENT, np.uint8)
+        with self._client.connected() as connection:
+            token = self._session(connection)
+            for part in self._parts(len(hashes), place):
+                slots, lease = self._lease(
+                    connection,
+                    token,
+                    hashes[part],
+                    _shifted(place, hashes, part.start),
+                    hold_id if part.stop == len(hashes) else 0,
+                    _COPY_TTL_SECONDS,
+                )
+                copy_out(slots, rows[part])
+                connection.release_later(token, lease.lease_id)
+                statuses[part] = slots.statuses
+                if BlockStatus.OK not in slots.statuses:
+                    break
+        return statuses
+
+    def store(self, hashes: Sequence[bytes], blocks: Any, *, place: Place = START) -> Statuses:
+        """Copies blocks in, as `load_into` copies out; one BlockStatus per key.
+
+        OK was stored, PRESENT was there already, REFUSED found no room. What follows a refused
+        block is not stored.
+        """
+        rows = rows_of(blocks, len(hashes), self._block_bytes(place))
+        statuses = np.full(len(hashes), BlockStatus.REFUSED, np.uint8)
+        for part in self._parts(len(hashes), place):
+            with self.reserve(
+                hashes[part], place=_shifted(place, hashes, part.start)
+            ) as reservation:
+                reservation.write(rows[part])
+                statuses[part] = reservation.commit()
+            if not np.isin(statuses[part], (BlockStatus.OK, BlockStatus.PRESENT)).all():
+                break
+        return statuses
+
+    def reserve(
+        self, hashes: Sequence[bytes], *, place: Place = START, ttl_seconds: float = 0.0
+    ) -> Reservation:
+        """Slots for the blocks that are not cached yet, to be written in place."""
+        with self._client.connected() as connection:
+            token = self._session(connection)
+            request = pb.ReserveBlocksRequest(
+                keys=[_keys(hashes, place)], release=connection.releases(token)
+            )
+            request.ttl.FromNanoseconds(int(ttl_seconds * 1e9))
+            answer = connection.call("ReserveBlocks", token, request, self._client.timeout_seconds)
+            grantor = _Grantor(self._client, connection, token, answer.reservation.lease_id)
+            try:
+                slots = self._granted(connection, token, answer, place)
+            except KvtierError:
+                grantor.give_back()
+                raise
+        return Reservation(slots, answer.reservation.ttl.ToNanoseconds() / 1e9, grantor)
+
+    def prefetch(self, hashes: Sequence[bytes], *, place: Place = START) -> int:
+        """Asks for a prefix to be in HOST; how many leading blocks are, or will be."""
+        answer = self._call("PrefetchPrefix", pb.PrefetchPrefixRequest(keys=_keys(hashes, place)))
+        accepted: int = answer.accepted_count
+        return accepted
+
+    def touch(self, hashes: Sequence[bytes], *, place: Place = START) -> None:
+        """Says that blocks were used which the engine had itself."""
+        self._call("TouchBlocks", pb.TouchBlocksRequest(keys=_keys(hashes, place)))
+
+    def renew(self, ttl_seconds: float = 0.0) -> int:
+        """Extends every lease and reservation of this worker in the namespace; how many live."""
+        request = pb.RenewLeasesRequest()
+        request.ttl.FromNanoseconds(int(ttl_seconds * 1e9))
+        return len(self._call("RenewLeases", request).leases)
+
+    def _call(self, method: str, request: Any) -> Any:
+        with self._client.connected() as connection:
+            token = self._session(connection)
+            return connection.call(method, token, request, self._client.timeout_seconds)
+
+    def _session(self, connection: Connection) -> bytes:
+        return connection.session(self.spec, self._client.worker, self._client.timeout_seconds)
+
+    def _lease(
+        self,
+        connection: Connection,
+        token: bytes,
+        hashes: Sequence[bytes],
+        place: Place,
+        hold_id: int,
+        ttl_seconds: float,
+    ) -> tuple[GrantedSlots, block_pb2.Lease]:
+        request = pb.LoadBlocksRequest(
+            keys=[_keys(hashes, place)],
+            wait=pb.LoadBlocksRequest.ALL,
+            hold_id=hold_id,
+            release=connection.releases(token),
+        )
+        request.ttl.FromNanoseconds(int(ttl_seconds * 1e9))
+        answer = connection.call("LoadBlocks", token, request, self._client.timeout_seconds)
+        return self._granted(connection, token, answer, place), answer.lease
+
+    def _granted(
+        self, connection: Connection, token: bytes, answer: Any, place: Place
+    ) -> GrantedSlots:
+        return connection.slots(
+            token,
+            answer.status,
+            answer.slots,
+            self._block_bytes(place),
+            self._client.timeout_seconds,
+        )
+
+    def _block_bytes(self, place: Place) -> int:
+        if not 0 <= place.group < len(self.spec.block_bytes):
+            raise InvalidRequestError(
+                f"place.group is {place.group}; the namespace has {len(self.spec.block_bytes)}"
+            )
+        return self.spec.block_bytes[place.group]
+
+    def _parts(self, count: int, place: Place) -> list[slice]:
+        step = max(1, _PART_BYTES // self._block_bytes(place))
+        return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+
+
+class _Grantor:
+    """Commits or gives back one reservation; until then its connection counts it as being written."""
+
+    def __init__(
+        self, client: Client, connection: Connection, token: bytes, reservation_id: int
+    ) -> None:
+        self._client = client
+        self._connection = connection
+        self._token = token
+        self._reservation_id = reservation_id
+        self._committed = False
+        connection.writing_started()
+
+    def commit(self, indexes: list[int]) -> list[int]:
+        request = pb.CommitBlocksRequest(reservation_id=self._reservation_id, indexes=indexes)
+        with self._client.connected(self._connection) as connection:
+            answer = connection.call(
+                "CommitBlocks", self._token, request, self._client.timeout_seconds
+            )
+        statuses: list[int] = list(answer.status)
+        self._committed = BlockStatus.EXPIRED not in statuses
+        return statuses
+
+    def give_back(self) -> None:
+        self._connection.writing_ended()
+        if self._reservation_id and not self._committed:
+            # With the next call: slots of an ended reservation are in quarantine until then.
+            self._connection.release_later(self._token, self._reservation_id)
+
+
+def _keys(hashes: Sequence[bytes], place: Place) -> block_pb2.BlockKeys:
+    size = len(hashes[0]) if hashes else 0
+    packed = b"".join(hashes)
+    if len(packed) != size * len(hashes):
+        raise InvalidRequestError("hashes have different lengths; all of a call have the same")
+    return block_pb2.BlockKeys(
+        hash_bytes=size,
+        hashes=packed,
+        group=place.group,
+        shard=place.shard,
+        parent_hash=place.parent,
+        position=place.position,
+    )
+
+
+def _shifted(place: Place, hashes: Sequence[bytes], start: int) -> Place:
+    """The place of the part of a batch that begins at `start`."""
+    if not start:
+        return place
+    return Place(place.group, place.shard, hashes[start - 1], place.position + start)

@@ -1,0 +1,36 @@
+"""The agent's configuration: what can be set, and where each value came from."""
+
+from __future__ import annotations
+
+from kvtier.config.load import LoadedConfig, load_config
+from kvtier.config.schema import (
+    AgentConfig,
+    HostConfig,
+    LayoutConflict,
+    LeaseConfig,
+    LimitsConfig,
+    LogConfig,
+    LogFormat,
+    LogLevel,
+    TiersConfig,
+    WorkerRule,
+)
+from kvtier.config.size import Size, format_size, parse_size
+
+__all__ = [
+    "AgentConfig",
+    "HostConfig",
+    "LayoutConflict",
+    "LeaseConfig",
+    "LimitsConfig",
+    "LoadedConfig",
+    "LogConfig",
+    "LogFormat",
+    "LogLevel",
+    "Size",
+    "TiersConfig",
+    "WorkerRule",
+    "format_size",
+    "load_config",
+    "parse_size",
+]

@@ -1,0 +1,148 @@
+"""Every key of the agent's configuration, with its default and its bounds."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
+
+from kvtier.config.size import Size
+from kvtier.sockets import (
+    ADMIN_SOCKET,
+    ATTACH_SOCKET,
+    MAX_SOCKET_PATH_BYTES,
+    WORKER_SOCKET,
+    default_socket_dir,
+)
+
+LayoutConflict = Literal["warn", "reject"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
+
+Count = Annotated[int, Strict(), Field(ge=1)]
+PosixId = Annotated[int, Strict(), Field(ge=0, lt=2**32 - 1)]
+Positive = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
+Seconds = Positive
+Share = Annotated[Positive, Field(le=1)]
+
+_TENANT: Final = re.compile(r"\*|[a-z0-9][a-z0-9._-]{0,62}")
+
+
+class Section(BaseModel):
+    """Immutable, and strict about what it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class WorkerRule(Section):
+    """Which tenants' namespaces the workers of one uid, or of one gid, may open."""
+
+    uid: PosixId | None = None
+    gid: PosixId | None = None
+    tenants: tuple[str, ...] = ("*",)
+
+    @field_validator("tenants")
+    @classmethod
+    def _tenants_have_names(cls, tenants: tuple[str, ...]) -> tuple[str, ...]:
+        if not tenants or not all(map(_TENANT.fullmatch, tenants)):
+            raise ValueError(f"write a list of names, each {_TENANT.pattern}")
+        return tenants
+
+    @model_validator(mode="after")
+    def _names_one_identity(self) -> WorkerRule:
+        if (self.uid is None) == (self.gid is None):
+            raise ValueError("a rule has either uid or gid")
+        return self
+
+
+class LimitsConfig(Section):
+    """Beyond these, calls are refused before any work is done."""
+
+    max_batch_blocks: Annotated[Count, Field(le=65536)] = 8192
+    max_sessions: Count = 1024
+    max_namespaces: Count = 1024
+    max_calls: Count = 256
+    """Calls in flight, of all workers together."""
+
+
+class LeaseConfig(Section):
+    """How long, and how much, a session may keep from reuse."""
+
+    default_seconds: Seconds = 10.0
+    max_seconds: Seconds = 60.0
+    max_hold_seconds: Seconds = 10.0
+    max_share: Share = 0.5
+    """Of HOST's capacity: leased, held, reserved and quarantined slots of one session."""
+
+    @model_validator(mode="after")
+    def _default_is_allowed(self) -> LeaseConfig:
+        if self.default_seconds > self.max_seconds:
+            raise ValueError(
+                f"default_seconds ({self.default_seconds:g}) may not exceed "
+                f"max_seconds ({self.max_seconds:g})"
+            )
+        return self
+
+
+class HostConfig(Section):
+    """The arena in host memory."""
+
+    capacity: Annotated[Size, Field(ge=2**20)] = 2**30
+    policy: Literal["lru"] = "lru"
+    memory_reserve: Annotated[Size, Field(ge=0)] = 512 * 2**20
+    """Populating stops while available memory, or the cgroup's headroom, is below this."""
+
+
+class TiersConfig(Section):
+    """One section for each tier."""
+
+    host: HostConfig = HostConfig()
+
+
+class LogConfig(Section):
+    """The agent's log, on stderr."""
+
+    level: LogLevel = "info"
+    format: LogFormat = "text"
+
+
+class AgentConfig(Section):
+    """The configuration of one agent."""
+
+    socket_dir: Path = Field(default_factory=lambda: default_socket_dir(os.environ))
+    socket_group: int | str | None = None
+    """May use the workers' sockets too; by name or gid."""
+    workers: tuple[WorkerRule, ...] = ()
+    """Empty: only workers of the agent's own uid, all tenants."""
+    layout_conflict: LayoutConflict = "warn"
+    limits: LimitsConfig = LimitsConfig()
+    leases: LeaseConfig = LeaseConfig()
+    movers: Annotated[Count, Field(le=64)] = 2
+    tiers: TiersConfig = TiersConfig()
+    log: LogConfig = LogConfig()
+
+    @field_validator("socket_group", mode="before")
+    @classmethod
+    def _group_has_name_or_gid(cls, group: object) -> object:
+        named = isinstance(group, str) and group
+        numbered = isinstance(group, int) and not isinstance(group, bool) and group >= 0
+        if group is None or named or numbered:
+            return group
+        raise ValueError("write a group's name, its gid, or null")
+
+    @field_validator("socket_dir")
+    @classmethod
+    def _sockets_have_room(cls, socket_dir: Path) -> Path:
+        if not socket_dir.is_absolute():
+            raise ValueError("write an absolute path")
+        longest = max((WORKER_SOCKET, ATTACH_SOCKET, ADMIN_SOCKET), key=len)
+        excess = len(os.fsencode(socket_dir / longest)) - MAX_SOCKET_PATH_BYTES
+        if excess > 0:
+            raise ValueError(
+                f"a Unix socket's path has at most {MAX_SOCKET_PATH_BYTES} bytes; "
+                f"this directory is {excess} too long for {longest}"
+            )
+        return socket_dir

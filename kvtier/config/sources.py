@@ -1,0 +1,106 @@
+"""Settings as each source gives them, before anyone judges their values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import yaml
+
+from kvtier.errors import ConfigError
+
+ENVIRONMENT_PREFIX: Final = "KVTIER_"
+
+RESERVED_VARIABLES: Final = frozenset(
+    {"KVTIER_ADDRESS", "KVTIER_ADMIN_ADDRESS", "KVTIER_CONFIG", "KVTIER_TRACES"}
+)
+
+# Kubernetes sets these in every pod beside a Service called kvtier or kvtier-something.
+_SERVICE_LINK: Final = re.compile(
+    r"KVTIER_(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT(_\d+_(TCP|UDP|SCTP)\w*)?)"
+)
+
+
+class Setting(NamedTuple):
+    """One key with its value: `origin` names the source, `where` also the place in it."""
+
+    key: str
+    value: object
+    origin: str
+    where: str
+
+
+def file_settings(path: Path, sections: Collection[str]) -> Iterator[Setting]:
+    """The leaves of a YAML mapping; `sections` are the keys that hold other keys."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        loaded = yaml.safe_load(text)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if root is None or loaded is None:
+        return
+    if not isinstance(root, yaml.MappingNode):
+        raise ConfigError(f"{path}: the file must be a mapping of keys to values")
+    yield from _leaves(root, loaded, "", path, sections)
+
+
+def _leaves(
+    node: yaml.MappingNode,
+    loaded: Mapping[object, object],
+    prefix: str,
+    path: Path,
+    sections: Collection[str],
+) -> Iterator[Setting]:
+    seen: set[str] = set()
+    for (key_node, value_node), name in zip(node.value, _names(node), strict=True):
+        key = f"{prefix}{name}"
+        where = f"{path}, line {key_node.start_mark.line + 1}"
+        if name in seen:
+            raise ConfigError(f"{where}: {key} is given twice")
+        seen.add(name)
+        value = loaded.get(name)
+        if key in sections and isinstance(value_node, yaml.MappingNode):
+            assert isinstance(value, Mapping)
+            yield from _leaves(value_node, value, f"{key}.", path, sections)
+        elif key not in sections or value is not None:
+            yield Setting(key, value, f"file {path}", where)
+
+
+def _names(node: yaml.MappingNode) -> list[str]:
+    return [str(key_node.value) for key_node, _ in node.value]
+
+
+def environment_settings(environ: Mapping[str, str], keys: Collection[str]) -> Iterator[Setting]:
+    """`KVTIER_TIERS__HOST__CAPACITY` is `tiers.host.capacity`; others' variables are skipped."""
+    for variable, text in sorted(environ.items()):
+        if not variable.startswith(ENVIRONMENT_PREFIX):
+            continue
+        key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
+        if key in keys or not _is_foreign(variable):
+            yield Setting(key, _parse(text, variable), variable, variable)
+
+
+def _is_foreign(variable: str) -> bool:
+    return variable in RESERVED_VARIABLES or _SERVICE_LINK.fullmatch(variable) is not None
+
+
+def override_settings(overrides: Sequence[str]) -> Iterator[Setting]:
+    """Each of `a.b=c`, with the value written as in YAML."""
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        where = f"--set {override}"
+        if not equals or not key.strip():
+            raise ConfigError(f"{where}: write --set KEY=VALUE, as in --set log.level=debug")
+        yield Setting(key.strip(), _parse(text, where), "--set", where)
+
+
+def _parse(text: str, where: str) -> object:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: {text!r} is not a YAML value") from error

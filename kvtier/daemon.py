@@ -1,0 +1,221 @@
+"""Puts the parts of an agent together and runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import gc
+import grp
+import logging
+import os
+import resource
+import secrets
+import signal
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from kvtier import memory
+from kvtier.agent import logs
+from kvtier.agent.attach import AttachServer
+from kvtier.agent.grants import Grants, LeaseLimits
+from kvtier.agent.loading import Loading
+from kvtier.agent.mover import Mover
+from kvtier.agent.namespaces import LayoutConflict, Namespaces
+from kvtier.agent.placement import Placement
+from kvtier.agent.sessions import AccessRule, Sessions
+from kvtier.agent.storing import Storing
+from kvtier.config import AgentConfig
+from kvtier.core.lease import LeaseTable
+from kvtier.errors import ConfigError
+from kvtier.rpc.block_cache import BlockCacheService, Identity
+from kvtier.rpc.cache_admin import CacheAdminService
+from kvtier.rpc.server import Gate, Server
+from kvtier.sockets import ADMIN_SOCKET, ATTACH_SOCKET, WORKER_SOCKET
+from kvtier.v1 import block_cache_pb2, cache_admin_pb2
+
+log = logging.getLogger(__name__)
+
+_DESCRIPTORS = 16384
+_STOP_GRACE_SECONDS = 1.0
+
+
+def run(config: AgentConfig) -> int:
+    """Runs an agent until SIGTERM or SIGINT; returns the exit status."""
+    logs.configure(config.log.level, config.log.format)
+    memory.keep_large_buffers()
+    _raise_descriptor_limit()
+    # Movers wait at most this long for the interpreter after each call.
+    sys.setswitchinterval(0.0005)
+    asyncio.run(_serve(config))
+    return 0
+
+
+async def _serve(config: AgentConfig) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    directory = SocketDirectory(config.socket_dir, config.socket_group)
+    agent = Agent(config)
+    try:
+        await agent.start(directory)
+        gc.collect()
+        gc.freeze()
+        await stop.wait()
+        log.info("stopping")
+    finally:
+        await agent.stop()
+        directory.close()
+
+
+class SocketDirectory:
+    """The directory of an agent's sockets, locked against a second agent."""
+
+    def __init__(self, path: Path, group: str | int | None) -> None:
+        self.path = path
+        self.group_id = _group_id(group)
+        self.has_group = group is not None
+        path.mkdir(parents=True, exist_ok=True)
+        os.chmod(path, 0o750 if self.has_group else 0o700)
+        os.chown(path, -1, self.group_id)
+        self._lock = os.open(path / "agent.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._lock)
+            raise ConfigError(
+                f"socket_dir {path}: another agent is running there; stop it or choose another one"
+            ) from error
+
+    @property
+    def worker_mode(self) -> int:
+        return 0o660 if self.has_group else 0o600
+
+    def close(self) -> None:
+        """Removes the sockets; the lock file stays, or two agents could hold locks on two files."""
+        for name in (WORKER_SOCKET, ATTACH_SOCKET, ADMIN_SOCKET):
+            (self.path / name).unlink(missing_ok=True)
+        os.close(self._lock)
+
+
+class Agent:
+    """One node's agent. Its parts are attributes, for tests and for `kvtier bench`."""
+
+    def __init__(self, config: AgentConfig) -> None:
+        self.config = config
+        self.identity = Identity(
+            epoch=secrets.randbits(64) or 1,
+            version=version("kvtier"),
+            max_batch_blocks=config.limits.max_batch_blocks,
+            attach_socket=ATTACH_SOCKET,
+        )
+        self.mover = Mover(config.movers)
+        self.placement = Placement(
+            self.mover,
+            capacity_bytes=config.tiers.host.capacity,
+            policy=config.tiers.host.policy,
+            memory_reserve_bytes=config.tiers.host.memory_reserve,
+        )
+        self.host = self.placement.host
+        self.leases = LeaseTable(time.monotonic)
+        self.grants = Grants(self.host, self.leases, _lease_limits(config))
+        self.namespaces = Namespaces(
+            self.host,
+            limit=config.limits.max_namespaces,
+            layout_conflict=LayoutConflict(config.layout_conflict),
+        )
+        self.sessions = Sessions(
+            self.namespaces,
+            self.leases,
+            limit=config.limits.max_sessions,
+            wall_clock=time.time,
+            release=self.grants.release_slots,
+            on_gone=lambda attachment: self.attach.forget(attachment),
+        )
+        self.loading = Loading(self.grants)
+        self.storing = Storing(self.grants, self.placement, self.mover)
+        self.attach = AttachServer(
+            self.sessions, self.host.arena, _access_rules(config), self.identity.epoch
+        )
+        self.placement.on_retired = self.attach.announce_retired
+        self._servers: list[Server] = []
+
+    async def start(self, directory: SocketDirectory) -> None:
+        """Listens on all sockets and serves."""
+        gate = Gate(self.config.limits.max_calls)
+        data = BlockCacheService(
+            self.identity, self.sessions, self.grants, self.loading, self.storing
+        )
+        admin = CacheAdminService(
+            self.identity,
+            gate,
+            self.host,
+            self.namespaces,
+            self.sessions,
+            self.leases,
+            self.mover,
+        )
+        worker_server, admin_server = Server(gate), Server(Gate(self.config.limits.max_calls))
+        worker_server.add(block_cache_pb2.DESCRIPTOR.services_by_name["BlockCache"], data)
+        admin_server.add(cache_admin_pb2.DESCRIPTOR.services_by_name["CacheAdmin"], admin)
+        self._servers = [worker_server, admin_server]
+        mode, group_id = directory.worker_mode, directory.group_id
+        (directory.path / ATTACH_SOCKET).unlink(missing_ok=True)
+        self.attach.listen(directory.path / ATTACH_SOCKET, mode, group_id)
+        await worker_server.listen(directory.path / WORKER_SOCKET, mode, group_id)
+        await admin_server.listen(directory.path / ADMIN_SOCKET, 0o600, -1)
+        log.info(
+            "serving on %s; HOST %.2f GiB; epoch %016x",
+            directory.path,
+            self.config.tiers.host.capacity / 2**30,
+            self.identity.epoch,
+        )
+
+    async def stop(self) -> None:
+        """Lets calls in flight end for a moment, then closes everything."""
+        await asyncio.gather(*(server.stop(_STOP_GRACE_SECONDS) for server in self._servers))
+        await self.placement.close()
+        self.attach.close()
+        self.grants.close()
+        self.mover.close()
+        self.host.close()
+
+
+def _lease_limits(config: AgentConfig) -> LeaseLimits:
+    return LeaseLimits(
+        default_seconds=config.leases.default_seconds,
+        max_seconds=config.leases.max_seconds,
+        max_hold_seconds=config.leases.max_hold_seconds,
+        max_share=config.leases.max_share,
+    )
+
+
+def _access_rules(config: AgentConfig) -> list[AccessRule]:
+    if not config.workers:
+        return [AccessRule(tenants=("*",), uid=os.geteuid())]
+    return [AccessRule(tuple(rule.tenants), rule.uid, rule.gid) for rule in config.workers]
+
+
+def _group_id(group: str | int | None) -> int:
+    if group is None:
+        return -1
+    if isinstance(group, int):
+        return group
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError as error:
+        raise ConfigError(f"socket_group: there is no group {group!r}") from error
+
+
+def _raise_descriptor_limit() -> None:
+    """Extents are descriptors: a large HOST has some hundreds."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    elif wanted < 4096:
+        raise ConfigError(
+            f"RLIMIT_NOFILE is at most {hard}; the agent needs 4096: raise `ulimit -n`"
+        )

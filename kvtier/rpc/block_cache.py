@@ -1,0 +1,228 @@
+"""The BlockCache service: what a worker calls on the request path."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from kvtier.agent.grants import Granted, Grants
+from kvtier.agent.loading import Loading
+from kvtier.agent.sessions import Session, Sessions
+from kvtier.agent.storing import DIGEST_BYTES, Storing
+from kvtier.core.block import BlockKeys, Match, Tier
+from kvtier.core.lease import Lease
+from kvtier.errors import InvalidRequestError, UnauthenticatedError
+from kvtier.rpc import conversion as convert
+from kvtier.rpc.server import Context
+from kvtier.v1 import block_cache_pb2 as pb
+from kvtier.v1 import block_pb2
+
+SESSION_METADATA = "kvtier-session-bin"
+_MAX_WORKER_BYTES = 256
+_WAITS = {
+    pb.LoadBlocksRequest.BEST_EFFORT,
+    pb.LoadBlocksRequest.ALL,
+    pb.LoadBlocksRequest.BREAK_EVEN,
+}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What GetCapabilities answers."""
+
+    epoch: int
+    version: str
+    max_batch_blocks: int
+    attach_socket: str
+
+
+class BlockCacheService:
+    """Translates; the verbs are in `agent.loading` and `agent.storing`."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        sessions: Sessions,
+        grants: Grants,
+        loading: Loading,
+        storing: Storing,
+    ) -> None:
+        self._identity = identity
+        self._sessions = sessions
+        self._grants = grants
+        self._loading = loading
+        self._storing = storing
+
+    async def GetCapabilities(
+        self, request: pb.GetCapabilitiesRequest, context: Context
+    ) -> pb.GetCapabilitiesResponse:
+        return pb.GetCapabilitiesResponse(
+            epoch=self._identity.epoch,
+            max_batch_blocks=self._identity.max_batch_blocks,
+            max_lease_ttl=convert.duration(self._grants.limits.max_seconds),
+            attach_socket=self._identity.attach_socket,
+            tiers=[block_pb2.TIER_HOST],
+            version=self._identity.version,
+        )
+
+    async def OpenSession(
+        self, request: pb.OpenSessionRequest, context: Context
+    ) -> pb.OpenSessionResponse:
+        if len(request.worker.encode()) > _MAX_WORKER_BYTES:
+            raise InvalidRequestError(f"worker is longer than {_MAX_WORKER_BYTES} bytes")
+        spec = convert.spec_from(request.namespace)
+        session, differences = self._sessions.open(request.attach_token, spec, request.worker)
+        return pb.OpenSessionResponse(
+            session_token=session.token,
+            epoch=self._identity.epoch,
+            layout_digest=session.namespace.spec.layout_digest,
+            sibling_differences=differences,
+        )
+
+    async def LookupPrefix(
+        self, request: pb.LookupPrefixRequest, context: Context
+    ) -> pb.LookupPrefixResponse:
+        session = self._session(context)
+        entries = self._entries(session, request.keys)
+        for shard in request.shards:
+            convert.check_shard(shard, session.namespace, "shards")
+        if request.match not in (0, *Match):
+            raise InvalidRequestError(f"match is {request.match}; it must be PREFIX or PRESENCE")
+        match = Match(request.match or Match.PREFIX)
+        found, hold_id = await self._loading.lookup(
+            session,
+            entries,
+            match=match,
+            tiers=convert.tiers_from(request.tiers, "tiers"),
+            shards=list(dict.fromkeys(request.shards)),
+            hold_seconds=convert.seconds_from(request.hold, "hold"),
+        )
+        response = pb.LookupPrefixResponse(hold_id=hold_id)
+        for each in found:
+            answer = response.found.add(matched_count=each.matched)
+            if each.matched:
+                answer.runs.add(start=0, count=each.matched, tier=block_pb2.TIER_HOST)
+            if match is Match.PRESENCE:
+                answer.presence = convert.presence_bits(each.presence)
+        return response
+
+    async def LoadBlocks(
+        self, request: pb.LoadBlocksRequest, context: Context
+    ) -> pb.LoadBlocksResponse:
+        session = self._session(context)
+        self._release(session, request.release)
+        if request.wait not in _WAITS:
+            raise InvalidRequestError("wait is unset; it must be BEST_EFFORT, ALL or BREAK_EVEN")
+        granted = await self._loading.load(
+            session,
+            self._entries(session, request.keys),
+            stop_at_gap=request.stop_at_gap,
+            ttl_seconds=convert.seconds_from(request.ttl, "ttl"),
+            hold_id=request.hold_id,
+        )
+        return pb.LoadBlocksResponse(
+            lease=self._granted_lease(granted),
+            status=granted.statuses,  # type: ignore[arg-type]
+            slots=convert.slots_message(granted),
+            source=[Tier.HOST if slot else 0 for slot in granted.generations],  # type: ignore[misc]
+        )
+
+    async def ReserveBlocks(
+        self, request: pb.ReserveBlocksRequest, context: Context
+    ) -> pb.ReserveBlocksResponse:
+        session = self._session(context)
+        self._release(session, request.release)
+        entries = self._entries(session, request.keys)
+        convert.check_parents(entries)
+        total = sum(len(keys.hashes) for keys in entries)
+        if any(index >= total for index in request.breakpoints):
+            raise InvalidRequestError(f"breakpoints names an index beyond the {total} keys")
+        granted = await self._storing.reserve(
+            session,
+            entries,
+            ttl_seconds=convert.seconds_from(request.ttl, "ttl"),
+            patience_seconds=_patience_seconds(context),
+        )
+        return pb.ReserveBlocksResponse(
+            reservation=self._granted_lease(granted),
+            status=granted.statuses,  # type: ignore[arg-type]
+            slots=convert.slots_message(granted),
+        )
+
+    async def CommitBlocks(
+        self, request: pb.CommitBlocksRequest, context: Context
+    ) -> pb.CommitBlocksResponse:
+        statuses = await self._storing.commit(
+            self._session(context),
+            request.reservation_id,
+            request.indexes,
+            convert.digests_from(request.digests, DIGEST_BYTES),
+        )
+        return pb.CommitBlocksResponse(status=statuses)  # type: ignore[arg-type]
+
+    async def RenewLeases(
+        self, request: pb.RenewLeasesRequest, context: Context
+    ) -> pb.RenewLeasesResponse:
+        session = self._session(context)
+        seconds = convert.seconds_from(request.ttl, "ttl")
+        renewed = self._grants.renew(session, list(request.lease_ids), seconds)
+        return pb.RenewLeasesResponse(leases=[self._lease(each) for each in renewed])
+
+    async def ReleaseLeases(
+        self, request: pb.ReleaseLeasesRequest, context: Context
+    ) -> pb.ReleaseLeasesResponse:
+        self._release(self._session(context), request.lease_ids)
+        return pb.ReleaseLeasesResponse()
+
+    async def PrefetchPrefix(
+        self, request: pb.PrefetchPrefixRequest, context: Context
+    ) -> pb.PrefetchPrefixResponse:
+        session = self._session(context)
+        if request.target not in (block_pb2.TIER_UNSPECIFIED, block_pb2.TIER_HOST):
+            raise InvalidRequestError("target must be TIER_HOST: this agent has no other tier")
+        found, _ = await self._loading.lookup(session, self._entries(session, [request.keys]))
+        return pb.PrefetchPrefixResponse(accepted_count=found[0].matched)
+
+    async def TouchBlocks(
+        self, request: pb.TouchBlocksRequest, context: Context
+    ) -> pb.TouchBlocksResponse:
+        session = self._session(context)
+        for keys in self._entries(session, [request.keys]):
+            await self._loading.touch(session, keys)
+        return pb.TouchBlocksResponse()
+
+    def _session(self, context: Context) -> Session:
+        for key, value in context.invocation_metadata() or ():
+            if key == SESSION_METADATA and isinstance(value, bytes):
+                return self._sessions.find(value)
+        raise UnauthenticatedError(
+            f"metadata {SESSION_METADATA} is missing: call OpenSession, and send its session_token"
+        )
+
+    def _entries(self, session: Session, keys: Sequence[block_pb2.BlockKeys]) -> list[BlockKeys]:
+        return convert.entries_from(keys, session.namespace, self._identity.max_batch_blocks)
+
+    def _release(self, session: Session, lease_ids: Iterable[int]) -> None:
+        for lease_id in lease_ids:
+            self._grants.release_by_id(session, lease_id)
+
+    def _granted_lease(self, granted: Granted) -> block_pb2.Lease | None:
+        return self._lease(granted.lease) if granted.lease.size_bytes else None
+
+    def _lease(self, lease: Lease) -> block_pb2.Lease:
+        seconds = self._grants.leases.remaining_seconds(lease)
+        return block_pb2.Lease(
+            lease_id=lease.lease_id,
+            epoch=self._identity.epoch,
+            ttl=convert.duration(seconds),
+            expire_time=convert.timestamp(time.time() + seconds),
+        )
+
+
+def _patience_seconds(context: Context) -> float | None:
+    """How long a call may wait so that its answer still arrives before the caller's deadline."""
+    remaining = context.time_remaining()
+    if remaining is None:
+        return None
+    return max(0.0, remaining * 0.8 - 0.02)

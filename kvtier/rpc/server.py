@@ -1,0 +1,135 @@
+"""A gRPC server on Unix sockets: admission, parsing and errors, the same for every method."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health
+
+from kvtier.core.status import CODES
+from kvtier.errors import InternalError, InvalidRequestError, KvtierError, OverloadedError
+
+log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_OPTIONS = [
+    ("grpc.max_receive_message_length", 16 << 20),
+    ("grpc.so_reuseport", 0),
+]
+
+
+class Gate:
+    """Admits so many calls at a time; the rest is refused before any work is done."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._in_flight = 0
+        self.rejected_count = 0
+
+    def __enter__(self) -> None:
+        if self._in_flight >= self._limit:
+            self.rejected_count += 1
+            raise OverloadedError(
+                f"{self._limit} calls are in flight, as many as limits.max_calls allows"
+            )
+        self._in_flight += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._in_flight -= 1
+
+
+class Server:
+    """Serves services on one Unix socket.
+
+    A servicer has a coroutine `Method(request, context)` for each method of its service, an async
+    generator for those that stream. KvtierErrors become their status code; anything else is a bug,
+    logged under an id that the caller is told.
+    """
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._server = grpc.aio.server(options=_OPTIONS)
+        self._health = health.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+
+    def add(self, service: ServiceDescriptor, servicer: object) -> None:
+        handlers = {
+            method.name: self._handler(method, getattr(servicer, method.name))
+            for method in service.methods
+        }
+        generic = grpc.method_handlers_generic_handler(service.full_name, handlers)
+        self._server.add_generic_rpc_handlers((generic,))
+
+    async def listen(self, path: Path, mode: int, group_id: int) -> None:
+        """Binds the socket, with this mode from its first moment on, and serves."""
+        path.unlink(missing_ok=True)
+        old_mask = os.umask(0o777 & ~mode)
+        try:
+            self._server.add_insecure_port(f"unix:{path}")
+            await self._server.start()
+        finally:
+            os.umask(old_mask)
+        os.chown(path, -1, group_id)
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Takes no new calls; those in flight have this long to end."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace_seconds)
+
+    def _handler(
+        self, method: MethodDescriptor, behaviour: Callable[[Any, Context], Any]
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        request_class: type[Message] = GetMessageClass(method.input_type)
+
+        async def call(data: bytes, context: Context) -> Message:
+            try:
+                with self._gate:
+                    result: Message = await behaviour(_parse(request_class, data), context)
+                    return result
+            except Exception as error:
+                code, message = _status(method, error)
+            return await context.abort(code, message)
+
+        async def stream(data: bytes, context: Context) -> AsyncIterator[Message]:
+            try:
+                async for message in behaviour(_parse(request_class, data), context):
+                    yield message
+            except Exception as error:
+                code, message = _status(method, error)
+            else:
+                return
+            await context.abort(code, message)
+
+        serialize = GetMessageClass(method.output_type).SerializeToString
+        if method.server_streaming:
+            return grpc.unary_stream_rpc_method_handler(stream, response_serializer=serialize)
+        return grpc.unary_unary_rpc_method_handler(call, response_serializer=serialize)
+
+
+def _parse(request_class: type[Message], data: bytes) -> Message:
+    try:
+        request: Message = request_class.FromString(data)
+        return request
+    except DecodeError as error:
+        raise InvalidRequestError(f"not a {request_class.DESCRIPTOR.name}: {error}") from error
+
+
+def _status(method: MethodDescriptor, error: Exception) -> tuple[grpc.StatusCode, str]:
+    if not isinstance(error, KvtierError):
+        incident = secrets.token_hex(4)
+        log.error("%s failed (incident %s)", method.full_name, incident, exc_info=error)
+        error = InternalError(f"a bug in kvtier; the agent's log has it as incident {incident}")
+    return grpc.StatusCode[CODES[type(error)]], str(error)

@@ -1,0 +1,7 @@
+"""Doubles and tools for testing against kvtier; users may import them too."""
+
+from kvtier.testing.agent_process import AgentProcess
+from kvtier.testing.clock import ManualClock
+from kvtier.testing.payload import is_payload_for, payload_for
+
+__all__ = ["AgentProcess", "ManualClock", "is_payload_for", "payload_for"]

@@ -1,0 +1,151 @@
+"""The HOST tier: size classes that share one arena."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+from kvtier.core import slots as layout
+from kvtier.core.policies.base import Evictable, Policy
+from kvtier.core.policies.lru import Lru
+from kvtier.tiers.arena import Arena, Extent, SlotTable
+from kvtier.tiers.size_class import SizeClass
+
+POLICIES: dict[str, Callable[[Evictable, Iterator[int]], Policy]] = {"lru": Lru}
+
+#: How much older, as a share of its own age, another class's coldest block must be before a class
+#: takes an extent from it: without it two busy classes would trade extents for ever.
+_TRADE_MARGIN = 0.125
+
+
+class HostTier:
+    """Blocks in shared host memory, never more than `capacity_bytes` of it.
+
+    It decides and keeps the books, at once and without waiting; populating, moving and punching,
+    which take time, are left to its caller (`agent.placement`) between two calls. The event loop
+    owns it.
+    """
+
+    def __init__(
+        self,
+        capacity_bytes: int,
+        *,
+        policy: str = "lru",
+        on_idle: Callable[[SizeClass, Extent], None],
+    ) -> None:
+        self.arena = Arena(capacity_bytes)
+        self._tables: dict[int, SlotTable] = {}
+        self._classes: dict[tuple[int, int], SizeClass] = {}
+        self._ticks = itertools.count(1)
+        self._generations = itertools.count(1)
+        self._new_policy = POLICIES[policy]
+        self._on_idle = on_idle
+
+    def size_class(self, namespace_id: int, block_bytes: int) -> SizeClass:
+        """The class for a namespace's blocks of this size; made at the first call."""
+        key = (namespace_id, layout.slot_bytes(block_bytes))
+        if key not in self._classes:
+            table = self._tables.get(namespace_id)
+            if table is None:
+                table = self._tables[namespace_id] = SlotTable(f"namespace-{namespace_id}")
+            self._classes[key] = SizeClass(
+                table,
+                key[1],
+                lambda evictable: self._new_policy(evictable, self._ticks),
+                self._generations.__next__,
+                self._on_idle,
+            )
+        return self._classes[key]
+
+    @property
+    def classes(self) -> list[SizeClass]:
+        return list(self._classes.values())
+
+    def table(self, namespace_id: int) -> SlotTable | None:
+        return self._tables.get(namespace_id)
+
+    def used_bytes(self) -> int:
+        """Slots that hold a block or are referred to."""
+        return sum(each.used_slots * each.slot_bytes for each in self._classes.values())
+
+    # Growing.
+
+    def grow(self, size_class: SizeClass) -> Extent | None:
+        """An extent whose pages are still to be populated; None if the capacity forbids."""
+        for extent in size_class.extents:
+            if extent.populated_slots < extent.slots and not extent.retiring:
+                return extent
+        slots = self.arena.next_extent_slots(size_class.slot_bytes, size_class.extent_bytes)
+        if slots < 1:
+            return None
+        extent = self.arena.create_extent(size_class.table, slots, size_class.slot_bytes)
+        size_class.extents.append(extent)
+        return extent
+
+    # Taking an extent from one class for another.
+
+    def donor(self, taker: SizeClass) -> SizeClass | None:
+        """The class to take from: the one with an extent to spare, or with the coldest block, if
+        that is older than the taker's own."""
+        own, now = taker.coldest_rank(), next(self._ticks)
+        coldest = now if own is None else now - (now - own) * (1 + _TRADE_MARGIN)
+        donor = None
+        for each in self._classes.values():
+            if each is taker or not each.extents or any(e.retiring for e in each.extents):
+                continue
+            rank = 0 if self._has_spare_extent(each) else each.coldest_rank()
+            if rank is not None and rank < coldest:
+                coldest, donor = rank, each
+        return donor
+
+    def _has_spare_extent(self, size_class: SizeClass) -> bool:
+        """Whether an extent can be emptied without evicting anything."""
+        return size_class.free_slots >= min(each.slots for each in size_class.extents)
+
+    def extent_to_retire(self, donor: SizeClass) -> Extent | None:
+        """The extent that costs least to empty: nobody refers to it, fewest blocks, smallest.
+
+        None if the donor could not find room for the blocks in it.
+        """
+        candidates = [
+            extent
+            for extent in donor.extents
+            if not extent.populating and not donor.has_references(extent)
+        ]
+        extent = min(candidates, key=lambda each: (each.used_slots, each.slots), default=None)
+        if extent is None or extent.used_slots == 0:
+            return extent
+        free_elsewhere = donor.free_slots - (extent.populated_slots - extent.used_slots)
+        evictable = donor.used_slots - donor.referenced_slots
+        return extent if extent.used_slots - free_elsewhere <= evictable else None
+
+    def discard(self, size_class: SizeClass, extent: Extent) -> None:
+        """Before an idle extent is punched: late readers fail from now on."""
+        size_class.extents.remove(extent)
+        size_class.table.discard(extent)
+
+    def drop_namespace(self, namespace_id: int) -> None:
+        """Forgets a namespace that holds no extent."""
+        for key in [key for key in self._classes if key[0] == namespace_id]:
+            assert not self._classes[key].extents, key
+            del self._classes[key]
+        table = self._tables.pop(namespace_id, None)
+        if table is not None:
+            table.close()
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError if books disagree or more than the capacity is allocated."""
+        for each in self._classes.values():
+            each.check_integrity()
+        assert self.arena.allocated_bytes <= self.arena.capacity_bytes
+
+    def close(self) -> None:
+        """Closes every descriptor; the memory goes with the last mapping."""
+        for size_class in self._classes.values():
+            for extent in size_class.extents:
+                extent.close()
+        for table in self._tables.values():
+            table.close()
+        self.arena.close()
+        self._classes.clear()
+        self._tables.clear()

@@ -1,0 +1,268 @@
+"""The blocks of one namespace and slot size in HOST."""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from kvtier.core.block import BlockStatus, Lane
+from kvtier.core.policies.base import Evictable, Policy
+from kvtier.core.residency import NONE, Residency
+from kvtier.memory import ByteArray
+from kvtier.tiers.arena import NO_OWNER, Extent, SlotTable
+
+PolicyFactory = Callable[[Evictable], Policy]
+
+
+@dataclass(slots=True)
+class Counters:
+    """Blocks, since the agent's start."""
+
+    stored: int = 0
+    hits: int = 0
+    misses: int = 0
+    evicted: int = 0
+    refused: int = 0
+
+
+class SizeClass:
+    """Slots of one size: which are free, which hold which block, who refers to them.
+
+    A slot holds a block (`owner`), or is referred to by leases, holds and reservations
+    (`references`), or both; with neither it is free, and only then it is handed out again, with a
+    new generation. So a block may be forgotten while somebody still reads it.
+
+    The event loop owns it; movers touch only the memory of slots. Methods are O(log n) a block.
+    """
+
+    def __init__(
+        self,
+        table: SlotTable,
+        slot_bytes: int,
+        new_policy: PolicyFactory,
+        next_generation: Callable[[], int],
+        on_idle: Callable[[SizeClass, Extent], None],
+    ) -> None:
+        self.table = table
+        self.slot_bytes = slot_bytes
+        self.residency = Residency()
+        self.policy = new_policy(self._is_evictable)
+        self.extents: list[Extent] = []
+        self.counters = Counters()
+        self.used_slots = 0
+        self.referenced_slots = 0
+        self._next_generation = next_generation
+        self._on_idle = on_idle
+        self._free: list[int] = []
+
+    @property
+    def extent_bytes(self) -> int:
+        return sum(extent.slots for extent in self.extents) * self.slot_bytes
+
+    @property
+    def free_slots(self) -> int:
+        return len(self._free)
+
+    # Finding and reading.
+
+    def find_many(self, lane: Lane, hashes: Iterable[bytes]) -> list[int]:
+        """Rows, -1 where absent."""
+        return self.residency.find_many(lane, hashes)
+
+    def slot_of(self, row: int) -> int:
+        return self.residency.slot[row]
+
+    def acquire(self, rows: Iterable[int]) -> array[int]:
+        """One more reference on each block; returns their slots."""
+        slot_of, references = self.residency.slot, self.table.references
+        slots = array("q", [slot_of[row] for row in rows])
+        for slot in slots:
+            if not references[slot]:
+                self.referenced_slots += 1
+            references[slot] += 1
+        return slots
+
+    def release(self, slots: Sequence[int]) -> None:
+        """One reference less on each; the beginning of a prefix comes first in `slots`."""
+        references, owner = self.table.references, self.table.owner
+        for slot in reversed(slots):
+            references[slot] -= 1
+            if references[slot]:
+                continue
+            self.referenced_slots -= 1
+            row = owner[slot]
+            if row == NO_OWNER:
+                self._put_back(slot)
+            else:
+                self.policy.release(row)
+
+    def touch(self, rows: Sequence[int]) -> None:
+        """Marks blocks as used; the beginning of a prefix comes first in `rows`."""
+        for row in reversed(rows):
+            self.policy.touch(row)
+
+    # Writing.
+
+    def take(self, count: int) -> list[int]:
+        """Up to `count` slots, each with a reference and a new generation; evicts what it must."""
+        for _ in range(count - len(self._free)):
+            if not self.evict_one():
+                break
+        free, table = self._free, self.table
+        slots = [heapq.heappop(free) for _ in range(min(count, len(free)))]
+        for slot in slots:
+            table.generations[slot] = self._next_generation()
+            table.references[slot] = 1
+            table.extent_of(slot).used_slots += 1
+        self.used_slots += len(slots)
+        self.referenced_slots += len(slots)
+        return slots
+
+    def commit(
+        self, lane: Lane, block_hash: bytes, parent_hash: bytes, position: int, slot: int
+    ) -> BlockStatus:
+        """Makes a taken slot a block; the reference on it stays. PRESENT if somebody was first."""
+        if self.residency.find(lane, block_hash) != NONE:
+            return BlockStatus.PRESENT
+        row = self.residency.insert(lane, block_hash, parent_hash, position, slot)
+        self.table.owner[slot] = row
+        self.policy.insert(row)
+        self.counters.stored += 1
+        return BlockStatus.OK
+
+    # Evicting and moving.
+
+    def evict_one(self) -> bool:
+        """Makes one slot free, if any may be."""
+        row = self.policy.victim()
+        if row == NONE:
+            return False
+        self.forget(row)
+        return True
+
+    def evict_below(self, row: int, limit: int) -> tuple[int, int]:
+        """Forgets what continues a block, ends first, and the block last; at most `limit` of them.
+
+        Returns how many are gone, and how many of those were in use.
+        """
+        residency, current, gone, in_use = self.residency, row, 0, 0
+        while gone < limit:
+            while (child := residency.first_child(current)) != NONE:
+                current = child
+            parent = residency.parent(current)
+            gone += 1
+            in_use += self.is_referenced(current)
+            self.forget(current)
+            if current == row:
+                break
+            current = parent
+        return gone, in_use
+
+    def is_referenced(self, row: int) -> bool:
+        return self.table.references[self.residency.slot[row]] > 0
+
+    def forget(self, row: int) -> None:
+        """Removes a block; its slot is free at once, or when the last reference goes."""
+        slot = self.residency.slot[row]
+        parent = self.residency.remove(row)
+        self.policy.remove(row)
+        self.table.owner[slot] = NO_OWNER
+        self.counters.evicted += 1
+        if not self.table.references[slot]:
+            self._put_back(slot)
+        if parent != NONE:
+            self.policy.release(parent)
+
+    def coldest_rank(self) -> int | None:
+        """The rank of what would go next; None if nothing may go."""
+        row = self.policy.victim()
+        return None if row == NONE else self.policy.rank(row)
+
+    def move(self, row: int, source: int, target: int) -> bool:
+        """Lets a block live in `target` (taken, filled with its bytes), unless it is gone."""
+        if self.table.owner[source] != row or self.residency.slot[row] != source:
+            return False
+        self.residency.slot[row] = target
+        self.table.owner[target] = row
+        self.table.owner[source] = NO_OWNER
+        if not self.table.references[source]:
+            self._put_back(source)
+        return True
+
+    # Extents.
+
+    def publish(self, extent: Extent, count: int) -> None:
+        """The next `count` slots of an extent have their pages and may be handed out."""
+        start = extent.base + extent.populated_slots
+        extent.populated_slots += count
+        if not extent.retiring:
+            for slot in range(start, start + count):
+                heapq.heappush(self._free, slot)
+
+    def withdraw(self, extent: Extent) -> list[int]:
+        """No slot of the extent is handed out any more; returns the slots that hold blocks."""
+        extent.retiring = True
+        slots = range(extent.base, extent.base + extent.slots)
+        self._free = [slot for slot in self._free if slot not in slots]
+        heapq.heapify(self._free)
+        if not extent.used_slots:
+            self._on_idle(self, extent)
+        return self.live_slots(extent)
+
+    def live_slots(self, extent: Extent) -> list[int]:
+        """Slots of an extent that hold blocks."""
+        owner = self.table.owner[extent.base : extent.base + extent.slots]
+        return [extent.base + index for index, row in enumerate(owner) if row != NO_OWNER]
+
+    def cell(self, slot: int) -> ByteArray:
+        """The memory of a slot."""
+        extent = self.table.extent_of(slot)
+        cell: ByteArray = extent.cells[slot - extent.base]
+        return cell
+
+    def restore(self, extent: Extent) -> None:
+        """Takes `withdraw` back."""
+        extent.retiring = False
+        table = self.table
+        for slot in range(extent.base, extent.base + extent.populated_slots):
+            if table.owner[slot] == NO_OWNER and not table.references[slot]:
+                heapq.heappush(self._free, slot)
+
+    def has_references(self, extent: Extent) -> bool:
+        return any(self.table.references[extent.base : extent.base + extent.slots])
+
+    def _put_back(self, slot: int) -> None:
+        extent = self.table.extent_of(slot)
+        extent.used_slots -= 1
+        self.used_slots -= 1
+        if not extent.retiring:
+            heapq.heappush(self._free, slot)
+        elif not extent.used_slots:
+            self._on_idle(self, extent)
+
+    def _is_evictable(self, row: int) -> bool:
+        slot = self.residency.slot[row]
+        return slot != NONE and not self.table.references[slot] and self.residency.is_leaf(row)
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError if books disagree."""
+        table = self.table
+        self.residency.check_integrity(lambda slot, row: table.owner[slot] == row)
+        free = set(self._free)
+        assert len(free) == len(self._free)
+        used = referenced = 0
+        for extent in self.extents:
+            in_extent = 0
+            for slot in range(extent.base, extent.base + extent.slots):
+                busy = table.references[slot] > 0 or table.owner[slot] != NO_OWNER
+                referenced += table.references[slot] > 0
+                in_extent += busy
+                populated = slot < extent.base + extent.populated_slots
+                assert busy <= populated, slot
+                assert (slot in free) == (populated and not busy and not extent.retiring), slot
+            assert in_extent == extent.used_slots, extent.extent_id
+            used += in_extent
+        assert used == self.used_slots, (used, self.used_slots)
+        assert referenced == self.referenced_slots, (referenced, self.referenced_slots)

@@ -1,0 +1,1 @@
+"""Generated from `proto/kvtier/v1`; see `make proto`."""

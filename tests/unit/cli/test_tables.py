@@ -1,0 +1,78 @@
+"""What the tables of `stats`, `namespaces` and `sessions` say."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from rich.console import Console, RenderableType
+
+from kvtier.cli import namespaces, sessions
+from kvtier.cli.stats import overview
+from kvtier.v1 import block_pb2
+from kvtier.v1.cache_admin_pb2 import NamespaceInfo, Session, Stats, TierStats
+
+
+def printed(drawing: RenderableType) -> list[str]:
+    out = io.StringIO()
+    Console(file=out, width=80).print(drawing)
+    return [" ".join(line.split()) for line in out.getvalue().splitlines()]
+
+
+def test_stats_show_a_column_for_each_tier() -> None:
+    host = TierStats(
+        tier=block_pb2.TIER_HOST,
+        state=TierStats.ACTIVE,
+        capacity_bytes=2**30,
+        used_bytes=3 * 2**28,
+        hit_count=9,
+        miss_count=1,
+    )
+    sample = Stats(epoch=0xAB, version="1.2", uptime=Duration(seconds=61), tiers=[host])
+    lines = printed(overview(sample))
+    assert lines[0] == "kvtier 1.2, epoch 00000000000000ab, up 1 min 1 s"
+    assert "HOST" in lines
+    assert "state active" in lines
+    assert "used 768 MiB of 1.00 GiB" in lines
+    assert "hit rate 90.0 %" in lines
+
+
+def test_stats_without_tiers_still_have_a_heading() -> None:
+    assert printed(overview(Stats(version="1.2")))[0].startswith("kvtier 1.2")
+
+
+def test_namespaces_have_the_digest_that_commands_take() -> None:
+    info = NamespaceInfo(
+        spec=block_pb2.NamespaceSpec(
+            tenant="a", name="b", model="m", dtype="bf16", block_tokens=16, block_bytes=[2**21]
+        ),
+        layout_digest=bytes.fromhex("0123abcd00"),
+        block_count=[0, 12, 3, 0],
+        used_bytes=[0, 2**21, 2**21, 0],
+        sibling_differences=["dtype", "revision"],
+    )
+    assert namespaces.row(info) == (
+        *("a/b@0123abcd", "m", "bf16"),
+        *("16 tokens, 2.00 MiB", "15", "4.00 MiB", "0"),
+    )
+    [line] = namespaces.differences([info])
+    assert line == "a/b@0123abcd differs from others of its name in dtype, revision"
+
+
+def test_sessions_have_an_age() -> None:
+    session = Session(
+        session_id=255,
+        namespace="a/b@0123abcd",
+        pid=12,
+        uid=1000,
+        lease_count=2,
+        leased_bytes=2**20,
+        create_time=Timestamp(seconds=1_000_000),
+    )
+    now = datetime.fromtimestamp(1_000_185, UTC)
+    assert sessions.row(session, now) == (
+        *("ff", "a/b@0123abcd", "-", "12", "1000"),
+        *("3 min 5 s", "2", "1.00 MiB"),
+    )

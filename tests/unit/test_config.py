@@ -1,0 +1,179 @@
+"""Behaviour of `kvtier.config`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvtier.config import AgentConfig, format_size, load_config, parse_size
+from kvtier.config.load import config_keys
+from kvtier.errors import ConfigError
+
+
+@pytest.fixture
+def agent_yaml(tmp_path: Path) -> Path:
+    path = tmp_path / "agent.yaml"
+    path.write_text("")
+    return path
+
+
+def refusal(path: Path, environ: dict[str, str] | None = None, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, environ or {}, overrides)
+    return str(caught.value)
+
+
+def test_an_empty_file_leaves_every_default(agent_yaml: Path) -> None:
+    loaded = load_config(agent_yaml, {"XDG_RUNTIME_DIR": "/run/user/7"}, ())
+    assert loaded.config.tiers.host.capacity == 2**30
+    assert set(loaded.origin.values()) == {"default"}
+    assert tuple(loaded.origin) == config_keys()
+
+
+def test_later_sources_win_and_are_named(agent_yaml: Path) -> None:
+    agent_yaml.write_text("movers: 3\nlog: {level: debug, format: json}\ntiers:\n")
+    environ = {"KVTIER_MOVERS": "4", "KVTIER_LOG__LEVEL": "error"}
+    loaded = load_config(agent_yaml, environ, ["movers=5"])
+    assert loaded.config.movers == 5
+    assert loaded.origin["movers"] == "--set"
+    assert loaded.config.log.level == "error"
+    assert loaded.origin["log.level"] == "KVTIER_LOG__LEVEL"
+    assert loaded.config.log.format == "json"
+    assert loaded.origin["log.format"] == f"file {agent_yaml}"
+
+
+def test_the_environment_names_the_file(agent_yaml: Path) -> None:
+    agent_yaml.write_text("movers: 7")
+    assert load_config(None, {"KVTIER_CONFIG": str(agent_yaml)}, ()).config.movers == 7
+
+
+def test_variables_of_others_are_skipped(agent_yaml: Path) -> None:
+    environ = {
+        "KVTIER_ADDRESS": "unix:/x",
+        "KVTIER_PORT_50051_TCP_ADDR": "10.0.0.1",
+        "KVTIER_AGENT_SERVICE_HOST": "10.0.0.1",
+        "PATH": "/bin",
+    }
+    assert set(load_config(agent_yaml, environ, ()).origin.values()) == {"default"}
+
+
+def test_lists_are_written_as_yaml_in_the_environment(agent_yaml: Path) -> None:
+    environ = {"KVTIER_WORKERS": "[{uid: 1000, tenants: [team-a]}, {gid: 7}]"}
+    first, second = load_config(agent_yaml, environ, ()).config.workers
+    assert (first.uid, first.tenants) == (1000, ("team-a",))
+    assert (second.gid, second.tenants) == (7, ("*",))
+
+
+def test_an_unknown_key_is_refused_with_its_line_and_the_closest_key(agent_yaml: Path) -> None:
+    agent_yaml.write_text("log:\n  levle: debug\n")
+    message = refusal(agent_yaml)
+    assert f"{agent_yaml}, line 2" in message
+    assert "unknown key log.levle; did you mean log.level?" in message
+
+
+def test_an_unknown_variable_is_refused_with_the_allowed_keys(agent_yaml: Path) -> None:
+    message = refusal(agent_yaml, {"KVTIER_TIERS__HOST__ZZZ": "1"})
+    assert "KVTIER_TIERS__HOST__ZZZ: unknown key tiers.host.zzz" in message
+    assert "in tiers.host are capacity, memory_reserve, policy" in message
+
+
+def test_a_value_for_a_section_is_refused(agent_yaml: Path) -> None:
+    agent_yaml.write_text("tiers: {host: 4GiB}")
+    assert "tiers.host = '4GiB' is not allowed: it is a section" in refusal(agent_yaml)
+
+
+@pytest.mark.parametrize(
+    ("override", "allowed"),
+    [
+        ("tiers.host.capacity=1GB", "write 64GiB"),
+        ("tiers.host.capacity=1KiB", "greater than or equal to 1048576"),
+        ("tiers.host.capacity=0.3B", "whole number of bytes"),
+        ("tiers.host.capacity=true", "not a size"),
+        ("tiers.host.policy=fifo", "'lru'"),
+        ("movers=0", "greater than or equal to 1"),
+        ("movers=65", "less than or equal to 64"),
+        ("movers=yes", "an integer"),
+        ("movers='2'", "an integer"),
+        ("layout_conflict=ignore", "'warn' or 'reject'"),
+        ("limits.max_batch_blocks=65537", "less than or equal to 65536"),
+        ("leases.max_share=1.5", "less than or equal to 1"),
+        ("leases.max_share=0", "greater than 0"),
+        ("leases.default_seconds=.nan", "finite"),
+        ("leases.default_seconds=90", "may not exceed max_seconds (60)"),
+        ("socket_group=true", "a group's name, its gid, or null"),
+        ("socket_dir=run/kvtier", "absolute path"),
+        (f"socket_dir=/{'x' * 95}", "1 too long for worker.sock"),
+        ("workers=[{}]", "either uid or gid"),
+        ("workers=[{uid: 1, gid: 2}]", "either uid or gid"),
+        ("workers=[{uid: 1, tenants: [Team]}]", "[a-z0-9]"),
+        ("workers=[{uid: 1, tenant: a}]", "unknown key"),
+        ("workers=1000", "a list"),
+    ],
+)
+def test_a_bad_value_is_refused_with_what_is_allowed(
+    agent_yaml: Path, override: str, allowed: str
+) -> None:
+    message = refusal(agent_yaml, {}, override)
+    assert message.startswith(f"--set {override}: {override.partition('=')[0].partition('.')[0]}")
+    assert allowed in message
+    assert "\n" not in message
+
+
+def test_all_bad_values_are_named_at_once(agent_yaml: Path) -> None:
+    agent_yaml.write_text("movers: 0\nlog:\n  level: loud\n")
+    assert len(refusal(agent_yaml).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("a: [", "is not YAML"),
+        ("- movers", "must be a mapping"),
+        ("movers: 1\nmovers: 2", "line 2: movers is given twice"),
+        ("movers: !!python/object:os.system {}", "is not YAML"),
+    ],
+)
+def test_a_broken_file_is_refused(agent_yaml: Path, text: str, complaint: str) -> None:
+    agent_yaml.write_text(text)
+    message = refusal(agent_yaml)
+    assert str(agent_yaml) in message
+    assert complaint in message
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    assert "No such file" in refusal(tmp_path / "none.yaml")
+
+
+def test_an_override_without_a_value_is_refused(agent_yaml: Path) -> None:
+    assert "write --set KEY=VALUE" in refusal(agent_yaml, {}, "movers")
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [
+        ("64GiB", 64 * 2**30),
+        ("512 MiB", 2**29),
+        ("4KiB", 4096),
+        ("1.5TiB", 3 * 2**39),
+        ("4096", 4096),
+        ("7B", 7),
+    ],
+)
+def test_sizes_read_as_written(text: str, size_bytes: int) -> None:
+    assert parse_size(text) == size_bytes
+
+
+@given(st.integers(min_value=0, max_value=2**62))
+def test_a_formatted_size_reads_back_as_itself(size_bytes: int) -> None:
+    assert parse_size(format_size(size_bytes)) == size_bytes
+
+
+def test_a_shown_configuration_loads_again(agent_yaml: Path) -> None:
+    shown = AgentConfig().model_dump(mode="json")
+    assert shown["tiers"]["host"]["capacity"] == "1GiB"
+    agent_yaml.write_text(yaml.safe_dump(shown))
+    assert load_config(agent_yaml, {}, ()).config == AgentConfig()
