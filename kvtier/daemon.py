@@ -31,12 +31,15 @@ from kvtier.core.lease import LeaseTable
 from kvtier.errors import ConfigError
 from kvtier.rpc.block_cache import BlockCacheService, Identity
 from kvtier.rpc.cache_admin import CacheAdminService
+from kvtier.rpc.direct import DirectCalls
 from kvtier.rpc.server import Gate, Server
 from kvtier.sockets import ADMIN_SOCKET, ATTACH_SOCKET, WORKER_SOCKET
 from kvtier.v1 import block_cache_pb2, cache_admin_pb2
 
 log = logging.getLogger(__name__)
 
+_BLOCK_CACHE = block_cache_pb2.DESCRIPTOR.services_by_name["BlockCache"]
+_CACHE_ADMIN = cache_admin_pb2.DESCRIPTOR.services_by_name["CacheAdmin"]
 _DESCRIPTORS = 16384
 _STOP_GRACE_SECONDS = 1.0
 
@@ -44,12 +47,17 @@ _STOP_GRACE_SECONDS = 1.0
 def run(config: AgentConfig) -> int:
     """Runs an agent until SIGTERM or SIGINT; returns the exit status."""
     logs.configure(config.log.level, config.log.format)
-    memory.keep_large_buffers()
     _raise_descriptor_limit()
-    # Movers wait at most this long for the interpreter after each call.
-    sys.setswitchinterval(0.0005)
+    tune_interpreter()
     asyncio.run(_serve(config))
     return 0
+
+
+def tune_interpreter() -> None:
+    """What an agent's process needs beside the defaults."""
+    memory.keep_large_buffers()
+    # Movers wait at most this long for the interpreter after each call.
+    sys.setswitchinterval(0.0005)
 
 
 async def _serve(config: AgentConfig) -> None:
@@ -136,30 +144,35 @@ class Agent:
         )
         self.loading = Loading(self.grants)
         self.storing = Storing(self.grants, self.placement, self.mover)
+        self.gate = Gate(config.limits.max_calls)
+        self.block_cache = BlockCacheService(
+            self.identity, self.sessions, self.grants, self.loading, self.storing
+        )
         self.attach = AttachServer(
-            self.sessions, self.host.arena, _access_rules(config), self.identity.epoch
+            self.sessions,
+            self.host.arena,
+            _access_rules(config),
+            self.identity.epoch,
+            DirectCalls(_BLOCK_CACHE, self.block_cache, self.gate).answer,
         )
         self.placement.on_retired = self.attach.announce_retired
         self._servers: list[Server] = []
 
     async def start(self, directory: SocketDirectory) -> None:
         """Listens on all sockets and serves."""
-        gate = Gate(self.config.limits.max_calls)
-        data = BlockCacheService(
-            self.identity, self.sessions, self.grants, self.loading, self.storing
-        )
         admin = CacheAdminService(
             self.identity,
-            gate,
+            self.gate,
             self.host,
             self.namespaces,
             self.sessions,
             self.leases,
             self.mover,
         )
-        worker_server, admin_server = Server(gate), Server(Gate(self.config.limits.max_calls))
-        worker_server.add(block_cache_pb2.DESCRIPTOR.services_by_name["BlockCache"], data)
-        admin_server.add(cache_admin_pb2.DESCRIPTOR.services_by_name["CacheAdmin"], admin)
+        worker_server = Server(self.gate)
+        worker_server.add(_BLOCK_CACHE, self.block_cache)
+        admin_server = Server(Gate(self.config.limits.max_calls))
+        admin_server.add(_CACHE_ADMIN, admin)
         self._servers = [worker_server, admin_server]
         mode, group_id = directory.worker_mode, directory.group_id
         (directory.path / ATTACH_SOCKET).unlink(missing_ok=True)

@@ -8,11 +8,11 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from kvtier.agent.sessions import TOKEN_BYTES, AccessRule, Attachment, Sessions, access_of
+from kvtier.agent.sessions import AccessRule, Attachment, Sessions, access_of
 from kvtier.core import attach as protocol
 from kvtier.errors import AccessDeniedError, InvalidRequestError, KvtierError
 from kvtier.tiers.arena import Arena, Extent
@@ -21,6 +21,10 @@ log = logging.getLogger(__name__)
 
 _PEER_CREDENTIALS = struct.Struct("3i")
 _MAX_QUEUED = 64
+_MAX_CALLS = 16
+
+#: Answers a direct call: a gRPC status code (0: OK) and the response or a message.
+Answer = Callable[[protocol.DirectCall], Awaitable[tuple[int, bytes]]]
 
 
 class AttachServer:
@@ -31,12 +35,18 @@ class AttachServer:
     """
 
     def __init__(
-        self, sessions: Sessions, arena: Arena, rules: Sequence[AccessRule], epoch: int
+        self,
+        sessions: Sessions,
+        arena: Arena,
+        rules: Sequence[AccessRule],
+        epoch: int,
+        answer: Answer,
     ) -> None:
         self.sessions = sessions
         self.arena = arena
         self.rules = rules
         self.epoch = epoch
+        self.answer = answer
         self.connections: set[_Connection] = set()
         self._listener: socket.socket | None = None
 
@@ -92,6 +102,7 @@ class _Connection:
         self._peer = peer
         self._loop = asyncio.get_running_loop()
         self._pidfd = -1
+        self._calls: set[asyncio.Task[None]] = set()
         self._outgoing: deque[tuple[bytes, list[int]]] = deque()
         credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
         self._pid, self._uid, self._gid = _PEER_CREDENTIALS.unpack(credentials)
@@ -99,10 +110,15 @@ class _Connection:
 
     def send(self, message: protocol.Message, descriptors: Sequence[int] = ()) -> None:
         """Queues a message; a peer that lets them pile up is cut off."""
+        self._send(protocol.encode(message), descriptors)
+
+    def _send(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
+        if self._peer.fileno() < 0:
+            return
         if len(self._outgoing) >= _MAX_QUEUED:
             self._cut_off("it does not read its messages")
             return
-        self._outgoing.append((protocol.encode(message), list(descriptors)))
+        self._outgoing.append((data, list(descriptors)))
         self._flush()
 
     def forget_process(self) -> None:
@@ -130,6 +146,8 @@ class _Connection:
                 self._hang_up()
             elif flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
                 raise InvalidRequestError("the attach message is too long")
+            elif protocol.is_call(data):
+                self._start_call(protocol.decode_call(data))
             else:
                 self._answer(protocol.decode(data), descriptors)
         except KvtierError as error:
@@ -153,12 +171,25 @@ class _Connection:
         else:
             raise InvalidRequestError(f"attach message: unknown op {operation[:40]!r}")
 
+    def _start_call(self, call: protocol.DirectCall) -> None:
+        if self.attachment is None:
+            raise InvalidRequestError("attach message: the first op must be attach")
+        if len(self._calls) >= _MAX_CALLS:
+            raise InvalidRequestError(f"more than {_MAX_CALLS} direct calls are unanswered")
+        task = self._loop.create_task(self._run_call(call))
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+
+    async def _run_call(self, call: protocol.DirectCall) -> None:
+        code, body = await self._server.answer(call)
+        self._send(protocol.encode_answer(call.number, code, body))
+
     def _attach(self, message: protocol.Message, descriptors: list[int]) -> None:
         if self.attachment is not None:
             raise InvalidRequestError("attach message: attached already")
         if message.get("version") != protocol.VERSION:
             raise InvalidRequestError(f"attach message: version must be {protocol.VERSION}")
-        client_id = protocol.token(message, "client", TOKEN_BYTES)
+        client_id = protocol.token(message, "client")
         access = access_of(self._server.rules, self._uid, self._gid)
         if access is None:
             raise AccessDeniedError(
@@ -182,7 +213,7 @@ class _Connection:
         )
 
     def _give_extents(self, message: protocol.Message, attachment: Attachment) -> None:
-        session = self._server.sessions.find(protocol.token(message, "session", TOKEN_BYTES))
+        session = self._server.sessions.find(protocol.token(message, "session"))
         if session.attachment is not attachment:
             raise AccessDeniedError("attach message: the session belongs to another connection")
         wanted = set(protocol.numbers(message, "extents", protocol.MAX_EXTENTS_PER_REQUEST))
@@ -237,6 +268,8 @@ class _Connection:
         self._loop.remove_writer(self._peer)
         self._peer.close()
         self._outgoing.clear()
+        for call in self._calls:
+            call.cancel()
         if self.attachment is None:
             self._server.connections.discard(self)
             return

@@ -90,13 +90,11 @@ class Placement:
         """Whether the class is growing now."""
         if size_class in self._growing:
             return True
-        if not self._has_memory(size_class.slot_bytes):
-            return False
-        extent = self.host.grow(size_class)
-        if extent is None:
+        # Asking for memory reads several files of /proc: last, and only if there is a use for it.
+        if not self.host.can_grow(size_class) or not self._has_memory(size_class.slot_bytes):
             return False
         self._growing.add(size_class)
-        self._spawn(self._populate(size_class, extent))
+        self._spawn(self._populate(size_class, self.host.grow(size_class)))
         return True
 
     async def _populate(self, size_class: SizeClass, extent: Extent) -> None:

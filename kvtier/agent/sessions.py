@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from kvtier.agent.namespaces import Namespace, Namespaces
+from kvtier.core.attach import TOKEN_BYTES
 from kvtier.core.lease import Lease, LeaseKind, LeaseTable
 from kvtier.core.namespace import NamespaceSpec
 from kvtier.errors import (
@@ -17,7 +18,6 @@ from kvtier.errors import (
     UnauthenticatedError,
 )
 
-TOKEN_BYTES = 16
 ANY_TENANT = "*"
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from kvtier.client.extents import Extents
+from kvtier.client.attachment import Attachment
 from kvtier.client.service import Service
 from kvtier.client.slots import GrantedSlots
 from kvtier.core.namespace import Identity, NamespaceSpec
@@ -25,7 +24,7 @@ _RELEASES_PER_CALL = 1024
 
 
 class Connection:
-    """A channel, an attach connection, mapped extents and open sessions. Thread-safe.
+    """A channel, an attach connection and open sessions. Thread-safe.
 
     `writing` counts who may still write to reserved slots: the client attaches anew only when
     nobody does, because attaching says that it has unmapped everything.
@@ -38,11 +37,11 @@ class Connection:
                 "GetCapabilities", pb.GetCapabilitiesRequest(), timeout_seconds
             )
             attach_path = socket_path(address).parent / capabilities.attach_socket
-            self._extents = Extents(str(attach_path), client_id, timeout_seconds)
+            self._attachment = Attachment(str(attach_path), client_id, timeout_seconds)
         except BaseException:
             self._service.close()
             raise
-        self.epoch = self._extents.epoch
+        self.epoch = self._attachment.epoch
         self.writing = 0
         self._lock = threading.Lock()
         self._sessions: dict[Identity, bytes] = {}
@@ -50,16 +49,25 @@ class Connection:
 
     def probe(self, timeout_seconds: float) -> None:
         """Returns if the same run of the agent answers; raises a KvtierError otherwise."""
-        self._extents.poll()
+        self._attachment.poll()
         answer = self._service.call("GetCapabilities", pb.GetCapabilitiesRequest(), timeout_seconds)
         if answer.epoch != self.epoch:
             raise AgentUnavailableError("the agent was restarted")
 
     def call(self, method: str, session: bytes, request: Any, timeout_seconds: float) -> Any:
-        """One call of the request path."""
-        self._extents.poll()
+        """One call of the request path: directly if it is small, else by gRPC."""
+        self._attachment.poll()
+        body = self._attachment.call(method, session, request, timeout_seconds)
+        if body is not None:
+            return self._service.response(method, body)
         metadata = ((SESSION_METADATA, session),)
         return self._service.call(method, request, timeout_seconds, metadata)
+
+    def null_call(self, timeout_seconds: float) -> int:
+        """A gRPC call that does nothing; the agent's epoch."""
+        answer = self._service.call("GetCapabilities", pb.GetCapabilitiesRequest(), timeout_seconds)
+        epoch: int = answer.epoch
+        return epoch
 
     def session(self, spec: NamespaceSpec, worker: str, timeout_seconds: float) -> bytes:
         """The session of a namespace, opened at the first call."""
@@ -68,7 +76,7 @@ class Connection:
         if token is not None:
             return token
         request = pb.OpenSessionRequest(
-            namespace=spec_message(spec), attach_token=self._extents.token, worker=worker
+            namespace=spec_message(spec), attach_token=self._attachment.token, worker=worker
         )
         answer = self._service.call("OpenSession", request, timeout_seconds)
         if answer.sibling_differences:
@@ -84,16 +92,15 @@ class Connection:
     def slots(
         self,
         session: bytes,
-        statuses: list[int],
+        statuses: Sequence[int],
         slots: block_pb2.Slots,
         block_bytes: int,
         timeout_seconds: float,
     ) -> GrantedSlots:
         """A grant's slots, their extents mapped."""
         wanted = set(slots.extent) - {0}
-        extents = self._extents.get(session, wanted, timeout_seconds)
-        array = np.fromiter(statuses, np.uint8, len(statuses))
-        return GrantedSlots(array, slots, extents, block_bytes)
+        extents = self._attachment.get(session, wanted, timeout_seconds)
+        return GrantedSlots(list(statuses), slots, extents, block_bytes)
 
     def release_later(self, session: bytes, lease_id: int) -> None:
         """Ends a lease with the session's next call; without one, it ends by its TTL."""
@@ -115,7 +122,7 @@ class Connection:
             self.writing -= 1
 
     def close(self) -> None:
-        self._extents.close()
+        self._attachment.close()
         self._service.close()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from kvtier.client.arrays import rows_of
 from kvtier.client.connection import Connection
-from kvtier.client.slots import GrantedSlots, Loaded, Reservation, Statuses, copy_out
+from kvtier.client.slots import GrantedSlots, EXPIRED, OK, Loaded, Reservation, copy_out
 from kvtier.core.block import BlockStatus, Match, Tier
 from kvtier.core.namespace import NamespaceSpec
 from kvtier.errors import InvalidRequestError, KvtierError
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 #: A load or store of more is cut, so that no lease or reservation is held for long.
 _PART_BYTES = 256 << 20
 _COPY_TTL_SECONDS = 2.0
+_STORED = {int(BlockStatus.OK), int(BlockStatus.PRESENT)}
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Namespace:
         *,
         place: Place = START,
         hold_id: int = 0,
-    ) -> Statuses:
+    ) -> list[int]:
         """Copies blocks into the caller's arrays or CPU tensors; one BlockStatus per key.
 
         `out` is one contiguous array of [blocks, block_bytes] bytes in all, of any type, or a
@@ -129,7 +130,7 @@ class Namespace:
         been written to. Stops asking at the first part of which nothing was there.
         """
         rows = rows_of(out, len(hashes), self._block_bytes(place))
-        statuses = np.full(len(hashes), BlockStatus.ABSENT, np.uint8)
+        statuses = [int(BlockStatus.ABSENT)] * len(hashes)
         with self._client.connected() as connection:
             token = self._session(connection)
             for part in self._parts(len(hashes), place):
@@ -144,25 +145,25 @@ class Namespace:
                 copy_out(slots, rows[part])
                 connection.release_later(token, lease.lease_id)
                 statuses[part] = slots.statuses
-                if BlockStatus.OK not in slots.statuses:
+                if OK not in slots.statuses:
                     break
         return statuses
 
-    def store(self, hashes: Sequence[bytes], blocks: Any, *, place: Place = START) -> Statuses:
+    def store(self, hashes: Sequence[bytes], blocks: Any, *, place: Place = START) -> list[int]:
         """Copies blocks in, as `load_into` copies out; one BlockStatus per key.
 
         OK was stored, PRESENT was there already, REFUSED found no room. What follows a refused
         block is not stored.
         """
         rows = rows_of(blocks, len(hashes), self._block_bytes(place))
-        statuses = np.full(len(hashes), BlockStatus.REFUSED, np.uint8)
+        statuses = [int(BlockStatus.REFUSED)] * len(hashes)
         for part in self._parts(len(hashes), place):
             with self.reserve(
                 hashes[part], place=_shifted(place, hashes, part.start)
             ) as reservation:
                 reservation.write(rows[part])
                 statuses[part] = reservation.commit()
-            if not np.isin(statuses[part], (BlockStatus.OK, BlockStatus.PRESENT)).all():
+            if not _STORED.issuperset(statuses[part]):
                 break
         return statuses
 
@@ -271,7 +272,7 @@ class _Grantor:
                 "CommitBlocks", self._token, request, self._client.timeout_seconds
             )
         statuses: list[int] = list(answer.status)
-        self._committed = BlockStatus.EXPIRED not in statuses
+        self._committed = EXPIRED not in statuses
         return statuses
 
     def give_back(self) -> None:

@@ -32,13 +32,16 @@ class Service:
 
     def __init__(self, address: str, descriptor: ServiceDescriptor) -> None:
         self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        self._responses: dict[str, Any] = {
+            method.name: GetMessageClass(method.output_type) for method in descriptor.methods
+        }
         self._calls: dict[str, Any] = {
             method.name: (
                 self._channel.unary_stream if method.server_streaming else self._channel.unary_unary
             )(
                 f"/{descriptor.full_name}/{method.name}",
                 request_serializer=GetMessageClass(method.input_type).SerializeToString,
-                response_deserializer=GetMessageClass(method.output_type).FromString,
+                response_deserializer=self._responses[method.name].FromString,
             )
             for method in descriptor.methods
         }
@@ -51,6 +54,10 @@ class Service:
             return self._calls[method](request, timeout=timeout_seconds, metadata=metadata)
         except grpc.RpcError as error:
             raise translated(error) from error
+
+    def response(self, method: str, data: bytes) -> Any:
+        """The message of an answer that came another way."""
+        return self._responses[method].FromString(data)
 
     def stream(self, method: str, request: Message) -> Iterator[Any]:
         """Answers until the caller closes the iterator."""
@@ -69,4 +76,4 @@ class Service:
 def translated(error: grpc.RpcError) -> KvtierError:
     """The exception that the agent raised, or the one for what happened on the way."""
     code, details = error.code(), error.details() or ""
-    return ERRORS.get(code.name, KvtierError)(details or f"the call failed with {code.name}")
+    return ERRORS.get(code.value[0], KvtierError)(details or f"the call failed with {code.name}")

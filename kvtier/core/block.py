@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 MIN_HASH_BYTES = 16
 MAX_HASH_BYTES = 64
@@ -37,8 +38,7 @@ class Match(IntEnum):
     PRESENCE = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Lane:
+class Lane(NamedTuple):
     """One KV-cache group of one shard: the chains of a lane never meet those of another."""
 
     group: int = 0

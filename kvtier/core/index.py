@@ -1,10 +1,15 @@
-"""A hash table that never stops the event loop."""
+"""Block hashes by row and rows by block hash, without ever stopping the event loop."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import numpy as np
+import numpy.typing as npt
+
 _SHARDS = 256
+_CHUNK_BITS = 14
+_CHUNK_MASK = (1 << _CHUNK_BITS) - 1
 
 
 class HashIndex:
@@ -39,3 +44,33 @@ class HashIndex:
     def __iter__(self) -> Iterator[bytes]:
         for shard in self._shards:
             yield from shard
+
+
+class HashColumn:
+    """Row to block hash; empty for rows not in use.
+
+    NumPy arrays of objects, which the garbage collector does not walk as it would a list, and
+    chunks of them, so that growing moves nothing.
+    """
+
+    __slots__ = ("_chunks", "_length")
+
+    def __init__(self) -> None:
+        self._chunks: list[npt.NDArray[np.object_]] = []
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, row: int) -> bytes:
+        block_hash: bytes = self._chunks[row >> _CHUNK_BITS][row & _CHUNK_MASK]
+        return block_hash
+
+    def __setitem__(self, row: int, block_hash: bytes) -> None:
+        self._chunks[row >> _CHUNK_BITS][row & _CHUNK_MASK] = block_hash
+
+    def append(self, block_hash: bytes) -> None:
+        if self._length & _CHUNK_MASK == 0:
+            self._chunks.append(np.full(1 << _CHUNK_BITS, b"", dtype=object))
+        self._length += 1
+        self[self._length - 1] = block_hash

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 
 from kvtier.core.block import Lane
-from kvtier.core.index import HashIndex
+from kvtier.core.index import HashColumn, HashIndex
 
 NONE = -1
 
@@ -28,7 +28,7 @@ class Residency:
         self._indexes: list[HashIndex] = []
         self._orphans: list[dict[bytes, int]] = []
         self._lane_numbers: dict[Lane, int] = {}
-        self._hash: list[bytes] = []
+        self._hash = HashColumn()
         self._lane = array("H")
         self._position = array("I")
         self._parent = array("i")
@@ -182,7 +182,7 @@ class Residency:
             for block_hash in index:
                 row = index.get(block_hash)
                 seen += 1
-                assert self._hash[row] == block_hash and self._lane[row] == number, row
+                assert (self._hash[row], self._lane[row]) == (block_hash, number), row
                 assert is_slot_of(self.slot[row], row), (row, self.slot[row])
                 for child in self._siblings(self._first_child[row]):
                     assert self._parent[child] == row, (row, child)
@@ -193,5 +193,6 @@ class Residency:
             for parent_hash, head in self._orphans[number].items():
                 assert index.get(parent_hash) == NONE, parent_hash.hex()
                 for each in self._siblings(head):
-                    assert self._awaited[each] == parent_hash and self._parent[each] == NONE
+                    assert self._awaited[each] == parent_hash
+                    assert self._parent[each] == NONE
         assert seen == len(self), (seen, len(self))

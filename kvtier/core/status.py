@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 from kvtier import errors
 
-#: Names of gRPC codes; no code stands here twice, so that a client gets the same exception back.
-CODES: dict[type[errors.KvtierError], str] = {
-    errors.InvalidRequestError: "INVALID_ARGUMENT",
-    errors.LayoutConflictError: "FAILED_PRECONDITION",
-    errors.UnauthenticatedError: "UNAUTHENTICATED",
-    errors.AccessDeniedError: "PERMISSION_DENIED",
-    errors.NotFoundError: "NOT_FOUND",
-    errors.SessionLostError: "ABORTED",
-    errors.OverloadedError: "RESOURCE_EXHAUSTED",
-    errors.AgentUnavailableError: "UNAVAILABLE",
-    errors.DeadlineExceededError: "DEADLINE_EXCEEDED",
-    errors.InternalError: "INTERNAL",
+
+class Code(IntEnum):
+    """The gRPC status codes that kvtier answers with; names and numbers are gRPC's."""
+
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
+
+
+#: No code stands here twice, so that a client gets the same exception back.
+CODES: dict[type[errors.KvtierError], Code] = {
+    errors.InvalidRequestError: Code.INVALID_ARGUMENT,
+    errors.LayoutConflictError: Code.FAILED_PRECONDITION,
+    errors.UnauthenticatedError: Code.UNAUTHENTICATED,
+    errors.AccessDeniedError: Code.PERMISSION_DENIED,
+    errors.NotFoundError: Code.NOT_FOUND,
+    errors.SessionLostError: Code.ABORTED,
+    errors.OverloadedError: Code.RESOURCE_EXHAUSTED,
+    errors.AgentUnavailableError: Code.UNAVAILABLE,
+    errors.DeadlineExceededError: Code.DEADLINE_EXCEEDED,
+    errors.InternalError: Code.INTERNAL,
 }
 
-ERRORS: dict[str, type[errors.KvtierError]] = {code: error for error, code in CODES.items()}
+ERRORS: dict[int, type[errors.KvtierError]] = {code: error for error, code in CODES.items()}

@@ -14,11 +14,10 @@ from kvtier.core.block import BlockKeys, Match, Tier
 from kvtier.core.lease import Lease
 from kvtier.errors import InvalidRequestError, UnauthenticatedError
 from kvtier.rpc import conversion as convert
-from kvtier.rpc.server import Context
+from kvtier.rpc.server import Call
 from kvtier.v1 import block_cache_pb2 as pb
 from kvtier.v1 import block_pb2
 
-SESSION_METADATA = "kvtier-session-bin"
 _MAX_WORKER_BYTES = 256
 _WAITS = {
     pb.LoadBlocksRequest.BEST_EFFORT,
@@ -55,7 +54,7 @@ class BlockCacheService:
         self._storing = storing
 
     async def GetCapabilities(
-        self, request: pb.GetCapabilitiesRequest, context: Context
+        self, request: pb.GetCapabilitiesRequest, call: Call
     ) -> pb.GetCapabilitiesResponse:
         return pb.GetCapabilitiesResponse(
             epoch=self._identity.epoch,
@@ -67,7 +66,7 @@ class BlockCacheService:
         )
 
     async def OpenSession(
-        self, request: pb.OpenSessionRequest, context: Context
+        self, request: pb.OpenSessionRequest, call: Call
     ) -> pb.OpenSessionResponse:
         if len(request.worker.encode()) > _MAX_WORKER_BYTES:
             raise InvalidRequestError(f"worker is longer than {_MAX_WORKER_BYTES} bytes")
@@ -81,9 +80,9 @@ class BlockCacheService:
         )
 
     async def LookupPrefix(
-        self, request: pb.LookupPrefixRequest, context: Context
+        self, request: pb.LookupPrefixRequest, call: Call
     ) -> pb.LookupPrefixResponse:
-        session = self._session(context)
+        session = self._session(call)
         entries = self._entries(session, request.keys)
         for shard in request.shards:
             convert.check_shard(shard, session.namespace, "shards")
@@ -107,10 +106,8 @@ class BlockCacheService:
                 answer.presence = convert.presence_bits(each.presence)
         return response
 
-    async def LoadBlocks(
-        self, request: pb.LoadBlocksRequest, context: Context
-    ) -> pb.LoadBlocksResponse:
-        session = self._session(context)
+    async def LoadBlocks(self, request: pb.LoadBlocksRequest, call: Call) -> pb.LoadBlocksResponse:
+        session = self._session(call)
         self._release(session, request.release)
         if request.wait not in _WAITS:
             raise InvalidRequestError("wait is unset; it must be BEST_EFFORT, ALL or BREAK_EVEN")
@@ -129,9 +126,9 @@ class BlockCacheService:
         )
 
     async def ReserveBlocks(
-        self, request: pb.ReserveBlocksRequest, context: Context
+        self, request: pb.ReserveBlocksRequest, call: Call
     ) -> pb.ReserveBlocksResponse:
-        session = self._session(context)
+        session = self._session(call)
         self._release(session, request.release)
         entries = self._entries(session, request.keys)
         convert.check_parents(entries)
@@ -142,7 +139,7 @@ class BlockCacheService:
             session,
             entries,
             ttl_seconds=convert.seconds_from(request.ttl, "ttl"),
-            patience_seconds=_patience_seconds(context),
+            patience_seconds=_patience_seconds(call),
         )
         return pb.ReserveBlocksResponse(
             reservation=self._granted_lease(granted),
@@ -151,10 +148,10 @@ class BlockCacheService:
         )
 
     async def CommitBlocks(
-        self, request: pb.CommitBlocksRequest, context: Context
+        self, request: pb.CommitBlocksRequest, call: Call
     ) -> pb.CommitBlocksResponse:
         statuses = await self._storing.commit(
-            self._session(context),
+            self._session(call),
             request.reservation_id,
             request.indexes,
             convert.digests_from(request.digests, DIGEST_BYTES),
@@ -162,43 +159,43 @@ class BlockCacheService:
         return pb.CommitBlocksResponse(status=statuses)  # type: ignore[arg-type]
 
     async def RenewLeases(
-        self, request: pb.RenewLeasesRequest, context: Context
+        self, request: pb.RenewLeasesRequest, call: Call
     ) -> pb.RenewLeasesResponse:
-        session = self._session(context)
+        session = self._session(call)
         seconds = convert.seconds_from(request.ttl, "ttl")
         renewed = self._grants.renew(session, list(request.lease_ids), seconds)
         return pb.RenewLeasesResponse(leases=[self._lease(each) for each in renewed])
 
     async def ReleaseLeases(
-        self, request: pb.ReleaseLeasesRequest, context: Context
+        self, request: pb.ReleaseLeasesRequest, call: Call
     ) -> pb.ReleaseLeasesResponse:
-        self._release(self._session(context), request.lease_ids)
+        self._release(self._session(call), request.lease_ids)
         return pb.ReleaseLeasesResponse()
 
     async def PrefetchPrefix(
-        self, request: pb.PrefetchPrefixRequest, context: Context
+        self, request: pb.PrefetchPrefixRequest, call: Call
     ) -> pb.PrefetchPrefixResponse:
-        session = self._session(context)
+        session = self._session(call)
         if request.target not in (block_pb2.TIER_UNSPECIFIED, block_pb2.TIER_HOST):
             raise InvalidRequestError("target must be TIER_HOST: this agent has no other tier")
         found, _ = await self._loading.lookup(session, self._entries(session, [request.keys]))
         return pb.PrefetchPrefixResponse(accepted_count=found[0].matched)
 
     async def TouchBlocks(
-        self, request: pb.TouchBlocksRequest, context: Context
+        self, request: pb.TouchBlocksRequest, call: Call
     ) -> pb.TouchBlocksResponse:
-        session = self._session(context)
+        session = self._session(call)
         for keys in self._entries(session, [request.keys]):
             await self._loading.touch(session, keys)
         return pb.TouchBlocksResponse()
 
-    def _session(self, context: Context) -> Session:
-        for key, value in context.invocation_metadata() or ():
-            if key == SESSION_METADATA and isinstance(value, bytes):
-                return self._sessions.find(value)
-        raise UnauthenticatedError(
-            f"metadata {SESSION_METADATA} is missing: call OpenSession, and send its session_token"
-        )
+    def _session(self, call: Call) -> Session:
+        if call.session_token is None:
+            raise UnauthenticatedError(
+                "metadata kvtier-session-bin is missing: call OpenSession, and send its "
+                "session_token"
+            )
+        return self._sessions.find(call.session_token)
 
     def _entries(self, session: Session, keys: Sequence[block_pb2.BlockKeys]) -> list[BlockKeys]:
         return convert.entries_from(keys, session.namespace, self._identity.max_batch_blocks)
@@ -220,9 +217,7 @@ class BlockCacheService:
         )
 
 
-def _patience_seconds(context: Context) -> float | None:
+def _patience_seconds(call: Call) -> float | None:
     """How long a call may wait so that its answer still arrives before the caller's deadline."""
-    remaining = context.time_remaining()
-    if remaining is None:
-        return None
-    return max(0.0, remaining * 0.8 - 0.02)
+    remaining = call.remaining_seconds
+    return None if remaining is None else max(0.0, remaining * 0.8 - 0.02)

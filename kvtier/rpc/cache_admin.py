@@ -18,7 +18,7 @@ from kvtier.core.lease import LeaseKind, LeaseTable
 from kvtier.errors import InvalidRequestError
 from kvtier.rpc import conversion as convert
 from kvtier.rpc.block_cache import Identity
-from kvtier.rpc.server import Context, Gate
+from kvtier.rpc.server import Call, Gate
 from kvtier.tiers.host import HostTier
 from kvtier.v1 import cache_admin_pb2 as pb
 
@@ -50,11 +50,11 @@ class CacheAdminService:
         self._mover = mover
         self._started = time.monotonic()
 
-    async def GetStats(self, request: pb.GetStatsRequest, context: Context) -> pb.Stats:
+    async def GetStats(self, request: pb.GetStatsRequest, call: Call) -> pb.Stats:
         return self._stats(request.namespace)
 
     async def WatchStats(
-        self, request: pb.WatchStatsRequest, context: Context
+        self, request: pb.WatchStatsRequest, call: Call
     ) -> AsyncIterator[pb.Stats]:
         interval = convert.seconds_from(request.interval, "interval") or 1.0
         if interval < _SHORTEST_INTERVAL_SECONDS:
@@ -66,7 +66,7 @@ class CacheAdminService:
             await asyncio.sleep(interval)
 
     async def EvictBlocks(
-        self, request: pb.EvictBlocksRequest, context: Context
+        self, request: pb.EvictBlocksRequest, call: Call
     ) -> pb.EvictBlocksResponse:
         if not request.namespace:
             raise InvalidRequestError("namespace is empty; name one as tenant/name")
@@ -87,7 +87,7 @@ class CacheAdminService:
         return await evict_prefixes(namespace, keys, dry_run=request.validate_only)
 
     async def ListSessions(
-        self, request: pb.ListSessionsRequest, context: Context
+        self, request: pb.ListSessionsRequest, call: Call
     ) -> pb.ListSessionsResponse:
         ordered = sorted(self._sessions, key=lambda each: each.session_id)
         page, token = _page(ordered, request.page_size, request.page_token)
@@ -96,7 +96,7 @@ class CacheAdminService:
         )
 
     async def ListNamespaces(
-        self, request: pb.ListNamespacesRequest, context: Context
+        self, request: pb.ListNamespacesRequest, call: Call
     ) -> pb.ListNamespacesResponse:
         page, token = _page(list(self._namespaces), request.page_size, request.page_token)
         return pb.ListNamespacesResponse(

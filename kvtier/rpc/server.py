@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,26 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 
-from kvtier.core.status import CODES
+from kvtier.core.status import CODES, Code
 from kvtier.errors import InternalError, InvalidRequestError, KvtierError, OverloadedError
 
 log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
+_SESSION_METADATA = "kvtier-session-bin"
 _OPTIONS = [
     ("grpc.max_receive_message_length", 16 << 20),
     ("grpc.so_reuseport", 0),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a method knows of its caller: the session it names, and the time until its deadline."""
+
+    session_token: bytes | None = None
+    remaining_seconds: float | None = None
 
 
 class Gate:
@@ -53,7 +63,7 @@ class Gate:
 class Server:
     """Serves services on one Unix socket.
 
-    A servicer has a coroutine `Method(request, context)` for each method of its service, an async
+    A servicer has a coroutine `Method(request, call)` for each method of its service, an async
     generator for those that stream. KvtierErrors become their status code; anything else is a bug,
     logged under an id that the caller is told.
     """
@@ -90,28 +100,30 @@ class Server:
         await self._server.stop(grace_seconds)
 
     def _handler(
-        self, method: MethodDescriptor, behaviour: Callable[[Any, Context], Any]
+        self, method: MethodDescriptor, behaviour: Callable[[Any, Call], Any]
     ) -> grpc.RpcMethodHandler[Any, Any]:
         request_class: type[Message] = GetMessageClass(method.input_type)
 
         async def call(data: bytes, context: Context) -> Message:
             try:
                 with self._gate:
-                    result: Message = await behaviour(_parse(request_class, data), context)
+                    result: Message = await behaviour(
+                        parsed(request_class, data), _call_of(context)
+                    )
                     return result
             except Exception as error:
-                code, message = _status(method, error)
-            return await context.abort(code, message)
+                code, message = status_of(method, error)
+            return await context.abort(grpc.StatusCode[code.name], message)
 
         async def stream(data: bytes, context: Context) -> AsyncIterator[Message]:
             try:
-                async for message in behaviour(_parse(request_class, data), context):
+                async for message in behaviour(parsed(request_class, data), _call_of(context)):
                     yield message
             except Exception as error:
-                code, message = _status(method, error)
+                code, message = status_of(method, error)
             else:
                 return
-            await context.abort(code, message)
+            await context.abort(grpc.StatusCode[code.name], message)
 
         serialize = GetMessageClass(method.output_type).SerializeToString
         if method.server_streaming:
@@ -119,7 +131,8 @@ class Server:
         return grpc.unary_unary_rpc_method_handler(call, response_serializer=serialize)
 
 
-def _parse(request_class: type[Message], data: bytes) -> Message:
+def parsed(request_class: type[Message], data: bytes) -> Message:
+    """The request; raises InvalidRequestError if it is none."""
     try:
         request: Message = request_class.FromString(data)
         return request
@@ -127,9 +140,17 @@ def _parse(request_class: type[Message], data: bytes) -> Message:
         raise InvalidRequestError(f"not a {request_class.DESCRIPTOR.name}: {error}") from error
 
 
-def _status(method: MethodDescriptor, error: Exception) -> tuple[grpc.StatusCode, str]:
+def status_of(method: MethodDescriptor, error: Exception) -> tuple[Code, str]:
+    """The code and message of an exception; logs those that are bugs."""
     if not isinstance(error, KvtierError):
         incident = secrets.token_hex(4)
         log.error("%s failed (incident %s)", method.full_name, incident, exc_info=error)
         error = InternalError(f"a bug in kvtier; the agent's log has it as incident {incident}")
-    return grpc.StatusCode[CODES[type(error)]], str(error)
+    return CODES[type(error)], str(error)
+
+
+def _call_of(context: Context) -> Call:
+    for key, value in context.invocation_metadata() or ():
+        if key == _SESSION_METADATA and isinstance(value, bytes):
+            return Call(value, context.time_remaining())
+    return Call(None, context.time_remaining())

@@ -25,8 +25,8 @@ NO_OWNER = -1
 class SlotTable:
     """The slots of one namespace: generation, references and owner of each.
 
-    `references` counts the leases, holds and reservations on a slot; `owner` is the row of the block
-    in it, or -1. A slot with neither is free.
+    `references` counts the leases, holds and reservations on a slot; `owner` is the row of the
+    block in it, or -1. A slot with neither is free.
     """
 
     def __init__(self, name: str) -> None:
@@ -64,10 +64,17 @@ class SlotTable:
         self._set_pages(extent, extent)
 
     def discard(self, extent: Extent) -> None:
-        """Zeroes the generations of an extent, so that late readers fail, and frees its numbers."""
-        offset = extent.base * layout.GENERATION_BYTES
-        memory.punch_hole(self.fd, offset, layout.table_pages(extent.slots) * memory.PAGE_BYTES)
+        """Zeroes the generations of an extent, so that late readers fail, and frees its numbers.
+
+        The table's pages stay: nobody may punch holes into a sealed memfd.
+        """
+        self._memory.view("<u8")[extent.base : extent.base + extent.slots] = 0
         self._set_pages(extent, None)
+
+    @property
+    def allocated_bytes(self) -> int:
+        """Its pages that were ever used."""
+        return len(self.extents) * memory.PAGE_BYTES
 
     def _set_pages(self, extent: Extent, value: Extent | None) -> None:
         first = extent.base // layout.SLOTS_PER_PAGE
@@ -98,9 +105,8 @@ class Extent:
         self.holders: set[Hashable] = set()
 
     @property
-    def footprint_bytes(self) -> int:
-        """Its memory and its pages of the generation table."""
-        return footprint_bytes(self.slots, self.slot_bytes)
+    def size_bytes(self) -> int:
+        return self.slots * self.slot_bytes
 
     def populate(self, slots: int) -> None:
         """Allocates the pages of the next slots. Called by a mover."""
@@ -115,24 +121,21 @@ class Extent:
         os.close(self.fd)
 
 
-def footprint_bytes(slots: int, slot_bytes: int) -> int:
-    """What an extent of so many slots counts against the capacity."""
-    return slots * slot_bytes + layout.table_pages(slots) * memory.PAGE_BYTES
-
-
 class Arena:
     """All extents of HOST, within a capacity."""
 
     def __init__(self, capacity_bytes: int) -> None:
         self.capacity_bytes = capacity_bytes
         self._extent_bytes = 0
+        self._tables: set[SlotTable] = set()
         self._next_extent_id = 1
         self._retired: list[Extent] = []
 
     @property
     def allocated_bytes(self) -> int:
         """What counts against the capacity now."""
-        return self._extent_bytes + self._retired_bytes()
+        tables = sum(table.allocated_bytes for table in self._tables)
+        return self._extent_bytes + tables + self._retired_bytes()
 
     def free_bytes(self) -> int:
         return self.capacity_bytes - self.allocated_bytes
@@ -144,21 +147,32 @@ class Arena:
         slots = max(1, min(max(first, class_bytes), largest) // slot_bytes)
         room = self.free_bytes()
         fitting = min(slots, room // slot_bytes)
-        while fitting > 0 and footprint_bytes(fitting, slot_bytes) > room:
+        while fitting > 0 and _most_bytes(fitting, slot_bytes) > room:
             fitting -= 1
         return max(fitting, 0)
+
+    def create_table(self, name: str) -> SlotTable:
+        """The slot table of a namespace; its pages count as they come into use."""
+        table = SlotTable(name)
+        self._tables.add(table)
+        return table
+
+    def drop_table(self, table: SlotTable) -> None:
+        """The namespace is forgotten."""
+        self._tables.remove(table)
+        table.close()
 
     def create_extent(self, table: SlotTable, slots: int, slot_bytes: int) -> Extent:
         """An extent without pages yet; its bytes count from now on."""
         extent = Extent(self._next_extent_id, table.allocate_base(slots), slots, slot_bytes)
         self._next_extent_id += 1
-        self._extent_bytes += extent.footprint_bytes
+        self._extent_bytes += extent.size_bytes
         table.install(extent)
         return extent
 
     def retire(self, extent: Extent) -> None:
         """After `punch`: what the kernel still counts keeps counting, until nobody maps it."""
-        self._extent_bytes -= extent.footprint_bytes
+        self._extent_bytes -= extent.size_bytes
         self._retired.append(extent)
         self._forget_unmapped()
 
@@ -187,7 +201,15 @@ class Arena:
     def close(self) -> None:
         for extent in self._retired:
             extent.close()
+        for table in self._tables:
+            table.close()
         self._retired.clear()
+        self._tables.clear()
+
+
+def _most_bytes(slots: int, slot_bytes: int) -> int:
+    """What a new extent adds at most: its memory and new pages of the generation table."""
+    return slots * slot_bytes + layout.table_pages(slots) * memory.PAGE_BYTES
 
 
 def copy_cells(pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:

@@ -47,7 +47,8 @@ class HostTier:
         if key not in self._classes:
             table = self._tables.get(namespace_id)
             if table is None:
-                table = self._tables[namespace_id] = SlotTable(f"namespace-{namespace_id}")
+                table = self.arena.create_table(f"namespace-{namespace_id}")
+                self._tables[namespace_id] = table
             self._classes[key] = SizeClass(
                 table,
                 key[1],
@@ -70,17 +71,21 @@ class HostTier:
 
     # Growing.
 
-    def grow(self, size_class: SizeClass) -> Extent | None:
-        """An extent whose pages are still to be populated; None if the capacity forbids."""
-        for extent in size_class.extents:
-            if extent.populated_slots < extent.slots and not extent.retiring:
-                return extent
-        slots = self.arena.next_extent_slots(size_class.slot_bytes, size_class.extent_bytes)
-        if slots < 1:
-            return None
-        extent = self.arena.create_extent(size_class.table, slots, size_class.slot_bytes)
-        size_class.extents.append(extent)
+    def can_grow(self, size_class: SizeClass) -> bool:
+        """Whether the capacity allows `grow`."""
+        return _unpopulated(size_class) is not None or self._next_extent_slots(size_class) > 0
+
+    def grow(self, size_class: SizeClass) -> Extent:
+        """An extent whose pages are still to be populated."""
+        extent = _unpopulated(size_class)
+        if extent is None:
+            slots = self._next_extent_slots(size_class)
+            extent = self.arena.create_extent(size_class.table, slots, size_class.slot_bytes)
+            size_class.extents.append(extent)
         return extent
+
+    def _next_extent_slots(self, size_class: SizeClass) -> int:
+        return self.arena.next_extent_slots(size_class.slot_bytes, size_class.extent_bytes)
 
     # Taking an extent from one class for another.
 
@@ -131,7 +136,7 @@ class HostTier:
             del self._classes[key]
         table = self._tables.pop(namespace_id, None)
         if table is not None:
-            table.close()
+            self.arena.drop_table(table)
 
     def check_integrity(self) -> None:
         """Raises AssertionError if books disagree or more than the capacity is allocated."""
@@ -144,8 +149,14 @@ class HostTier:
         for size_class in self._classes.values():
             for extent in size_class.extents:
                 extent.close()
-        for table in self._tables.values():
-            table.close()
         self.arena.close()
         self._classes.clear()
         self._tables.clear()
+
+
+def _unpopulated(size_class: SizeClass) -> Extent | None:
+    """An extent that has not all of its pages yet."""
+    for extent in size_class.extents:
+        if extent.populated_slots < extent.slots and not extent.retiring:
+            return extent
+    return None

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import heapq
 from array import array
 from collections.abc import Iterator
 
 from kvtier.core.policies.base import Evictable
 
-_ROW_BITS = 32
-_ROW_MASK = (1 << _ROW_BITS) - 1
-_REFRESH_LIMIT = 64
+_END = 0
+_UNLINKED = -1
+_WALK_LIMIT = 32
 
 
 class Lru:
-    """Evicts the candidate that was touched longest ago.
+    """Evicts the candidate that was touched longest ago (Mattson et al., IBM Systems Journal 1970).
 
-    A touch writes a stamp and nothing else. Candidates stand in a heap under the stamp they had
-    when they were pushed; an entry that comes to the top is pushed again under its present stamp,
-    or dropped if it is not evictable (`release` brings it back). After 64 refreshes in one call the
-    top is taken as it is, so that no call is long; as in Redis, LRU is then approximate.
-    Textbook LRU (Mattson et al., IBM Systems Journal 1970) but for that limit.
+    Candidates, which are the ends of prefixes, stand in a circular list in the order of their last
+    touch, coldest first; node `row + 1` is a row, node 0 the end of the list. A block that becomes
+    a candidate late (its last child went, or a lease ended) is put where its stamp belongs, looked
+    for within 32 steps of either end; failing that, 32 steps from the hot end.
 
     `ticks` is shared by all policies of a tier, so that ranks compare.
     """
@@ -28,44 +26,64 @@ class Lru:
     def __init__(self, evictable: Evictable, ticks: Iterator[int]) -> None:
         self._evictable = evictable
         self._ticks = ticks
-        self._stamp = array("Q")
-        self._queued = bytearray()
-        self._heap: list[int] = []
+        self._stamp = array("Q", [0])
+        self._next = array("i", [_END])
+        self._previous = array("i", [_END])
 
     def insert(self, row: int) -> None:
-        if row == len(self._stamp):
+        if row + 1 == len(self._stamp):
             self._stamp.append(0)
-            self._queued.append(0)
-        self._stamp[row] = next(self._ticks)
+            self._next.append(_UNLINKED)
+            self._previous.append(_UNLINKED)
+        self._stamp[row + 1] = next(self._ticks)
 
     def touch(self, row: int) -> None:
-        self._stamp[row] = next(self._ticks)
+        node = row + 1
+        self._stamp[node] = next(self._ticks)
+        if self._next[node] != _UNLINKED:
+            self._unlink(node)
+            self._link_after(node, self._previous[_END])
 
     def release(self, row: int) -> None:
-        if not self._queued[row] and self._evictable(row):
-            self._queued[row] = 1
-            heapq.heappush(self._heap, self._entry(row))
+        if self._next[row + 1] == _UNLINKED and self._evictable(row):
+            self._link_after(row + 1, self._colder_neighbour(self._stamp[row + 1]))
 
     def remove(self, row: int) -> None:
-        """Nothing to do: an entry left in the heap is dropped or refreshed when it comes up."""
+        if self._next[row + 1] != _UNLINKED:
+            self._unlink(row + 1)
 
     def victim(self) -> int:
-        heap, refreshed = self._heap, 0
-        while heap:
-            row = heap[0] & _ROW_MASK
-            if not self._evictable(row):
-                heapq.heappop(heap)
-                self._queued[row] = 0
-                continue
-            entry = self._entry(row)
-            if entry == heap[0] or refreshed == _REFRESH_LIMIT:
-                return row
-            heapq.heapreplace(heap, entry)
-            refreshed += 1
+        while (node := self._next[_END]) != _END:
+            if self._evictable(node - 1):
+                return node - 1
+            self._unlink(node)  # `release` brings it back
         return -1
 
     def rank(self, row: int) -> int:
-        return self._stamp[row]
+        return self._stamp[row + 1]
 
-    def _entry(self, row: int) -> int:
-        return self._stamp[row] << _ROW_BITS | row
+    def _colder_neighbour(self, stamp: int) -> int:
+        """The node after which a block with this stamp belongs."""
+        stamps, node = self._stamp, self._previous[_END]
+        if stamp <= stamps[self._next[_END]]:  # the parent of what was just evicted
+            return _END
+        for _ in range(_WALK_LIMIT):
+            if node == _END or stamps[node] <= stamp:
+                return node
+            node = self._previous[node]
+        near_hot_end, node = node, self._next[_END]
+        for _ in range(_WALK_LIMIT):
+            if stamps[node] > stamp:
+                return self._previous[node]
+            node = self._next[node]
+        return near_hot_end
+
+    def _link_after(self, node: int, before: int) -> None:
+        after = self._next[before]
+        self._next[before] = self._previous[after] = node
+        self._next[node], self._previous[node] = after, before
+
+    def _unlink(self, node: int) -> None:
+        before, after = self._previous[node], self._next[node]
+        self._next[before], self._previous[after] = after, before
+        self._next[node] = self._previous[node] = _UNLINKED

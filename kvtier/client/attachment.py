@@ -1,4 +1,4 @@
-"""The attach connection, and the agent's memory as this process maps it."""
+"""The attach connection: direct calls, and the agent's memory as this process maps it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from google.protobuf.message import Message
 
 from kvtier import errors, memory
 from kvtier.core import attach as protocol
 from kvtier.core import slots as layout
+from kvtier.core.status import ERRORS
 from kvtier.memory import ByteArray
 
 _UNMAPPED_PER_MESSAGE = 1024
@@ -30,8 +32,8 @@ class MappedExtent:
     generations: npt.NDArray[np.uint64]
 
 
-class Extents:
-    """Attaches to an agent and maps extents on demand. Thread-safe.
+class Attachment:
+    """Attaches to an agent, makes direct calls, maps extents on demand. Thread-safe.
 
     Raises AgentUnavailableError when the agent does not answer in time or has gone, and what the
     agent says otherwise. Memory stays mapped for as long as an array of it lives; an extent that the
@@ -40,6 +42,7 @@ class Extents:
 
     def __init__(self, path: str, client_id: bytes, timeout_seconds: float) -> None:
         self._lock = threading.Lock()
+        self._number = 0
         self._extents: dict[int, MappedExtent] = {}
         self._unmapped: deque[int] = deque()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -80,6 +83,47 @@ class Extents:
                 raise errors.AgentUnavailableError(f"the attach socket failed: {error}") from error
             finally:
                 self._lock.release()
+
+    def call(
+        self, method: str, session_token: bytes, request: Message, timeout_seconds: float
+    ) -> bytes | None:
+        """The serialized response of a small call; None if gRPC is to be used.
+
+        That is so for a large request, and while another thread uses the connection.
+        """
+        body = request.SerializeToString()
+        if len(body) > protocol.MAX_DIRECT_BYTES or not self._lock.acquire(blocking=False):
+            return None
+        try:
+            self._socket.settimeout(timeout_seconds)
+            code, body = self._exchange(method, session_token, body, int(timeout_seconds * 1000))
+        except TimeoutError as error:
+            raise errors.DeadlineExceededError(
+                f"{method} took longer than {timeout_seconds:g} s"
+            ) from error
+        except OSError as error:
+            raise errors.AgentUnavailableError(f"{method} failed: {error}") from error
+        finally:
+            self._lock.release()
+        if code:
+            raise ERRORS.get(code, errors.KvtierError)(body.decode())
+        return body
+
+    def _exchange(
+        self, method: str, session_token: bytes, body: bytes, timeout_ms: int
+    ) -> tuple[int, bytes]:
+        """Sends a call and waits for its own answer: one to an earlier call, given up, is dropped."""
+        self._number = (self._number + 1) & 0xFFFFFFFF
+        call = protocol.DirectCall(self._number, method, session_token, timeout_ms, body)
+        self._socket.send(protocol.encode_call(call))
+        while True:
+            data, _ = self._receive_packet()
+            if not protocol.is_answer(data):
+                self._handle(protocol.decode(data))
+                continue
+            number, code, answer = protocol.decode_answer(data)
+            if number == self._number:
+                return code, answer
 
     def get(
         self, session_token: bytes, extent_ids: Collection[int], timeout_seconds: float
@@ -133,22 +177,28 @@ class Extents:
     def _receive(self, wanted: str) -> tuple[protocol.Message, list[int]]:
         """The next message of this kind; handles others on the way."""
         while True:
-            data, descriptors, flags, _ = socket.recv_fds(
-                self._socket,
-                protocol.MAX_MESSAGE_BYTES,
-                memory.MAX_DESCRIPTORS_PER_MESSAGE,
-                socket.MSG_CMSG_CLOEXEC,
-            )
-            if not data:
-                raise errors.AgentUnavailableError("the agent closed the attach connection")
-            if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
-                for fd in descriptors:
-                    os.close(fd)
-                raise errors.AgentUnavailableError("an attach message was cut off")
+            data, descriptors = self._receive_packet()
+            if protocol.is_answer(data):
+                continue
             message = protocol.decode(data)
             if message["op"] == wanted:
                 return message, descriptors
             self._handle(message)
+
+    def _receive_packet(self) -> tuple[bytes, list[int]]:
+        data, descriptors, flags, _ = socket.recv_fds(
+            self._socket,
+            protocol.MAX_MESSAGE_BYTES,
+            memory.MAX_DESCRIPTORS_PER_MESSAGE,
+            socket.MSG_CMSG_CLOEXEC,
+        )
+        if not data:
+            raise errors.AgentUnavailableError("the agent closed the attach connection")
+        if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
+            for fd in descriptors:
+                os.close(fd)
+            raise errors.AgentUnavailableError("an attach message was cut off")
+        return data, descriptors
 
     def _handle(self, message: protocol.Message) -> None:
         if message["op"] == "error":

@@ -1,0 +1,1 @@
+"""Speed as a ratio to what the machine can do, measured side by side."""

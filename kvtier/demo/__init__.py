@@ -1,0 +1,24 @@
+"""`kvtier demo`: three workers, one after the other, share the KV of a text."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+
+__all__ = ["run_demo"]
+
+
+def run_demo(model: str | None = None, tokens: int = 4096) -> int:
+    """Runs it and prints what happens; the exit status.
+
+    `model` is a Hugging Face causal language model, by name or path; without it, a small one is
+    made from a seed. The prompt has `tokens` tokens.
+    """
+    if find_spec("torch") is None or find_spec("transformers") is None:
+        sys.stderr.write(
+            "kvtier demo needs PyTorch and Transformers: pip install 'kvtier[transformers]'\n"
+        )
+        return 1
+    from kvtier.demo.story import tell
+
+    return tell(model, tokens)

@@ -1,0 +1,89 @@
+"""What came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.table import Table
+
+from kvtier.demo.exchange import Outcome
+from kvtier.v1 import block_pb2
+from kvtier.v1.cache_admin_pb2 import Stats, TierStats
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a worker did, and the blocks that each tier served to it."""
+
+    worker: str
+    outcome: Outcome
+    hits: Mapping[str, int]
+
+
+def hits_by_tier(before: Stats, after: Stats) -> dict[str, int]:
+    """Blocks served between two samples, by the tier's name."""
+    earlier = {tier.tier: tier.hit_count for tier in before.tiers}
+    return {_name(tier): tier.hit_count - earlier.get(tier.tier, 0) for tier in after.tiers}
+
+
+def turns_table(turns: Sequence[Turn]) -> Table:
+    """A column for each worker."""
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    drawn.add_column("")
+    for turn in turns:
+        drawn.add_column(turn.worker, justify="right")
+    columns = [_column(turn) for turn in turns]
+    for row in columns[0]:
+        drawn.add_row(row, *(column[row] for column in columns))
+    return drawn
+
+
+def _column(turn: Turn) -> dict[str, str]:
+    outcome = turn.outcome
+    speed = outcome.loaded_bytes / outcome.load_seconds / 1e9 if outcome.loaded_bytes else 0.0
+    return {
+        "prompt, tokens": f"{outcome.prompt_tokens:,}",
+        "of it from the cache": f"{outcome.restored_tokens:,}",
+        "first token without kvtier": f"{outcome.cold_seconds:.2f} s",
+        "first token with kvtier": f"{outcome.cached_seconds:.2f} s",
+        "speed-up": f"{outcome.cold_seconds / outcome.cached_seconds:.1f} x",
+        "stored": mebibytes(outcome.stored_bytes),
+        "loaded": mebibytes(outcome.loaded_bytes),
+        "loading": f"{speed:.2f} GB/s" if speed else "-",
+        **{f"hits in {tier}, blocks": f"{count:,}" for tier, count in turn.hits.items()},
+        "same tokens": "yes" if outcome.is_identical else "NO",
+    }
+
+
+def tier_line(tier: TierStats) -> str:
+    """One tier, as `kvtier stats` counts it."""
+    return (
+        f"{_name(tier)}: {tier.block_count:,} blocks, {mebibytes(tier.used_bytes)} of "
+        f"{mebibytes(tier.capacity_bytes)}; {tier.stored_count:,} stored, {tier.hit_count:,} "
+        f"hits, {tier.miss_count:,} misses, {tier.evicted_count:,} evicted, "
+        f"{tier.refused_count:,} refused"
+    )
+
+
+def verdict(turns: Sequence[Turn]) -> tuple[bool, str]:
+    """Whether kvtier did its job, and how to say so."""
+    wrong = [turn.worker for turn in turns if not turn.outcome.is_identical]
+    if wrong:
+        workers = ", ".join(wrong)
+        return False, f"Generated tokens are NOT those of a run without kvtier: {workers}."
+    empty = [turn.worker for turn in turns[1:] if not turn.outcome.restored_tokens]
+    if empty:
+        return False, f"No prefix was found in the cache: {', '.join(empty)}."
+    count = sum(len(turn.outcome.answer) for turn in turns)
+    return True, f"All {count} generated tokens are those of a run without kvtier."
+
+
+def mebibytes(size_bytes: int) -> str:
+    """`-` for nothing."""
+    return f"{size_bytes / 2**20:,.1f} MiB" if size_bytes else "-"
+
+
+def _name(tier: TierStats) -> str:
+    return block_pb2.Tier.Name(tier.tier).removeprefix("TIER_")

@@ -1,0 +1,47 @@
+"""BlockCache without gRPC, for workers of the same node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from kvtier.core.attach import DirectCall
+from kvtier.errors import InvalidRequestError
+from kvtier.rpc.server import Call, Gate, parsed, status_of
+
+
+class DirectCalls:
+    """Answers calls that came over an attach connection exactly as `Server` answers those of gRPC.
+
+    A gRPC call takes 0.3 to 0.5 ms on one node, as long as copying 8 MiB; this takes a tenth.
+    """
+
+    def __init__(self, service: ServiceDescriptor, servicer: object, gate: Gate) -> None:
+        self._gate = gate
+        self._service = service
+        self._methods: dict[str, tuple[MethodDescriptor, type[Message], Any]] = {
+            method.name: (
+                method,
+                GetMessageClass(method.input_type),
+                getattr(servicer, method.name),
+            )
+            for method in service.methods
+        }
+
+    async def answer(self, direct: DirectCall) -> tuple[int, bytes]:
+        """A status code (0: OK) and the serialized response, or a message."""
+        method = next(iter(self._service.methods))
+        try:
+            if direct.method not in self._methods:
+                raise InvalidRequestError(f"{self._service.full_name} has no {direct.method!r}")
+            method, request_class, behaviour = self._methods[direct.method]
+            call = Call(direct.session_token, direct.timeout_ms / 1000)
+            with self._gate:
+                response: Message = await behaviour(parsed(request_class, direct.request), call)
+                return 0, response.SerializeToString()
+        except Exception as error:
+            code, message = status_of(method, error)
+            return code, message.encode()

@@ -1,0 +1,17 @@
+"""How often the failure tests repeat: in full, or a tenth with QUICK=1."""
+
+from __future__ import annotations
+
+import os
+
+_QUICK = os.environ.get("QUICK", "0") not in ("", "0")
+
+
+def times(full: int) -> int:
+    """This many; a tenth, but at least 3, in the quick form."""
+    return max(3, full // 10) if _QUICK else full
+
+
+def seconds(full: float) -> float:
+    """How long a load goes on; a quarter in the quick form."""
+    return full / 4 if _QUICK else full

@@ -1,0 +1,136 @@
+"""The parts of one agent behind its sockets, wired as in `kvtier.daemon`, and their audit."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Coroutine
+from typing import Any
+
+from kvtier import memory
+from kvtier.agent.grants import Grants, LeaseLimits
+from kvtier.agent.loading import Loading
+from kvtier.agent.namespaces import Namespaces
+from kvtier.agent.placement import Placement
+from kvtier.agent.sessions import Access, Attachment, Sessions
+from kvtier.agent.storing import Storing
+from kvtier.core.lease import LeaseTable
+from kvtier.testing import ManualClock
+from kvtier.tiers.arena import Extent
+from kvtier.tiers.size_class import SizeClass
+from tests.model.stepping import SteppedLoop, SteppedMover
+
+EVERYTHING = Access(frozenset({"*"}))
+_PLENTY_BYTES = 1 << 40
+_BACKGROUND_TURNS = 3000
+_QUIET_TURNS = 4
+
+
+class Node:
+    """One agent. `run` audits its books after every turn of its loop."""
+
+    def __init__(self, capacity_bytes: int, limits: LeaseLimits | None = None) -> None:
+        self.clock = ManualClock()
+        self.loop = SteppedLoop(self.clock)
+        self.mover = SteppedMover()
+        self.placement = Placement(
+            self.mover, capacity_bytes=capacity_bytes, available_bytes=lambda: _PLENTY_BYTES
+        )
+        self.host = self.placement.host
+        self.leases = LeaseTable(self.clock)
+        self.limits = limits or LeaseLimits()
+        self.grants = Grants(self.host, self.leases, self.limits)
+        self.namespaces = Namespaces(self.host, limit=64)
+        self.sessions = Sessions(
+            self.namespaces,
+            self.leases,
+            limit=64,
+            wall_clock=self.clock,
+            release=self.grants.release_slots,
+            on_gone=self._forget,
+        )
+        self.loading = Loading(self.grants)
+        self.storing = Storing(self.grants, self.placement, self.mover)
+        self.retired: list[Extent] = []
+        self.placement.on_retired = self.retired.append
+
+    def _forget(self, attachment: Attachment) -> None:
+        self.host.arena.forget_holder(attachment)
+
+    def attach(self, client_id: bytes) -> Attachment:
+        return self.sessions.attach(client_id, uid=0, gid=0, pid=1, access=EVERYTHING)
+
+    def run(self, *work: Coroutine[Any, Any, Any]) -> list[Any]:
+        """Runs calls side by side, then what they left in the background."""
+        results = self.loop.complete(*work, after_turn=self.audit)
+        self.settle()
+        return results
+
+    def settle(self) -> None:
+        """Lets background work end, and timers that are due."""
+        quiet = 0
+        for _ in range(_BACKGROUND_TURNS):
+            self.loop.turn()
+            self.audit()
+            quiet = 0 if self.mover.queue_depth or self._busy() else quiet + 1
+            if quiet == _QUIET_TURNS:
+                return
+        raise AssertionError("background work does not end")
+
+    def _busy(self) -> bool:
+        return any(
+            extent.populating or (extent.retiring and not extent.used_slots)
+            for each in self.host.classes
+            for extent in each.extents
+        )
+
+    def audit(self) -> None:
+        """What holds at every turn of the loop."""
+        self.host.check_integrity()
+        for each in self.host.classes:
+            assert each.free_slots == _free_slots_of(each), "a free slot is in no extent"
+        assert self.kernel_bytes() <= self.host.arena.capacity_bytes
+
+    def audit_at_rest(self) -> None:
+        """What holds when no call is in flight: references are leases, and nothing else."""
+        listed: Counter[tuple[int, int]] = Counter()
+        for lease in self.leases:
+            size_bytes = 0
+            for part in lease.parts:
+                slots = [slot for slot in part.slots if slot >= 0]
+                listed.update((lease.namespace_id, slot) for slot in slots)
+                size_bytes += len(slots) * part.slot_bytes
+            assert size_bytes == lease.size_bytes, lease
+        for namespace in self.namespaces:
+            table = self.host.table(namespace.namespace_id)
+            assert table is not None
+            for slot, count in _nonzero(table.references):
+                assert listed.pop((namespace.namespace_id, slot), 0) == count, (slot, count)
+        assert not listed, f"leases list slots without references: {listed}"
+
+    def kernel_bytes(self) -> int:
+        """Memory of all extents and generation tables, as the kernel counts it."""
+        fds = [extent.fd for each in self.host.classes for extent in each.extents]
+        tables = {id(each.table): each.table.fd for each in self.host.classes}
+        return sum(map(memory.allocated_bytes, [*fds, *tables.values()]))
+
+    def close(self) -> None:
+        self.loop.complete(self.placement.close(), after_turn=lambda: None)
+        self.grants.close()
+        self.mover.close()
+        self.host.close()
+        self.loop.close()
+
+
+def _free_slots_of(size_class: SizeClass) -> int:
+    table = size_class.table
+    return sum(
+        table.owner[slot] < 0 and not table.references[slot]
+        for extent in size_class.extents
+        if not extent.retiring
+        for slot in range(extent.base, extent.base + extent.populated_slots)
+    )
+
+
+def _nonzero(counts: array[int]) -> list[tuple[int, int]]:
+    return [(index, count) for index, count in enumerate(counts) if count]
