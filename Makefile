@@ -7,21 +7,30 @@ STAMP := $(VENV)/.stamp
 PROTOC = $(BIN)/python -m grpc_tools.protoc -I proto proto/kvtier/v1/*.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check proto bench fmt
+.PHONY: help demo test test-faults test-model check proto bench fmt
 
 help:
-	@echo 'make demo    an agent and three workers on this machine, with a real model'
-	@echo 'make test    all tests'
-	@echo 'make check   formatting, lints, types, import rules, generated code'
-	@echo 'make bench   speed of the data path and of the metadata'
-	@echo 'make proto   generate kvtier/v1 from proto/'
-	@echo 'make fmt     format, and fix what can be fixed'
+	@echo 'make demo          an agent and three workers on this machine, with a small model'
+	@echo 'make test          all tests'
+	@echo 'make test-faults   workers and agents killed and stopped, many times (QUICK=1: a tenth)'
+	@echo 'make test-model    the state machine of HOST, long'
+	@echo 'make check         formatting, lints, types, import rules, generated code'
+	@echo 'make bench         speed of the data path and of the metadata'
+	@echo 'make proto         generate kvtier/v1 from proto/'
+	@echo 'make fmt           format, and fix what can be fixed'
 
 demo: $(STAMP)
 	$(BIN)/kvtier demo
 
+# Suites that repeat take their quick form here; the targets below run them in full.
 test: $(STAMP)
-	$(BIN)/pytest -q
+	QUICK=1 $(BIN)/pytest -q
+
+test-faults: $(STAMP)
+	$(BIN)/pytest -q -m faults
+
+test-model: $(STAMP)
+	KVTIER_EXAMPLES=1000 $(BIN)/pytest -q tests/model
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

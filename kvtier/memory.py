@@ -83,7 +83,7 @@ def map_shared(
         _raise_errno("mmap")
     buffer = (ctypes.c_ubyte * size_bytes).from_address(address)
     # At exit the kernel unmaps; doing it here would pull memory from under live views.
-    weakref.finalize(buffer, _unmap, address, size_bytes, on_unmap).atexit = False
+    weakref.finalize(buffer, _unmap, os.getpid(), address, size_bytes, on_unmap).atexit = False
     if _libc.madvise(address, size_bytes, _MADV_DONTFORK):
         _raise_errno("madvise(MADV_DONTFORK)")
     array: ByteArray = np.frombuffer(buffer, dtype=np.uint8)  # type: ignore[call-overload]
@@ -91,7 +91,9 @@ def map_shared(
     return array
 
 
-def _unmap(address: int, size_bytes: int, on_unmap: Callable[[], None]) -> None:
+def _unmap(pid: int, address: int, size_bytes: int, on_unmap: Callable[[], None]) -> None:
+    if os.getpid() != pid:  # a forked child has no such mapping, and perhaps another one there
+        return
     _libc.munmap(address, size_bytes)
     on_unmap()
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -76,9 +77,7 @@ def _children() -> frozenset[int]:
 
 
 def _resources() -> Resources:
-    return Resources(
-        _threads(), _descriptors(), _children(), frozenset(os.listdir("/dev/shm"))
-    )
+    return Resources(_threads(), _descriptors(), _children(), frozenset(os.listdir("/dev/shm")))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -89,8 +88,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def _grpc_started() -> None:
     """Makes gRPC open what it keeps for the life of the process."""
     with grpc.insecure_channel("unix:/nonexistent") as channel:
+        call: Any = channel.unary_unary("/none/None")
         with pytest.raises(grpc.RpcError):
-            channel.unary_unary("/none/None")(b"", timeout=1)
+            call(b"", timeout=1)
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,6 @@ log = logging.getLogger(__name__)
 
 _PEER_CREDENTIALS = struct.Struct("3i")
 _MAX_QUEUED = 64
-_MAX_CALLS = 16
 
 #: Answers a direct call: a gRPC status code (0: OK) and the response or a message.
 Answer = Callable[[protocol.DirectCall], Awaitable[tuple[int, bytes]]]
@@ -102,7 +101,7 @@ class _Connection:
         self._peer = peer
         self._loop = asyncio.get_running_loop()
         self._pidfd = -1
-        self._calls: set[asyncio.Task[None]] = set()
+        self._call: asyncio.Task[None] | None = None
         self._outgoing: deque[tuple[bytes, list[int]]] = deque()
         credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
         self._pid, self._uid, self._gid = _PEER_CREDENTIALS.unpack(credentials)
@@ -174,15 +173,16 @@ class _Connection:
     def _start_call(self, call: protocol.DirectCall) -> None:
         if self.attachment is None:
             raise InvalidRequestError("attach message: the first op must be attach")
-        if len(self._calls) >= _MAX_CALLS:
-            raise InvalidRequestError(f"more than {_MAX_CALLS} direct calls are unanswered")
-        task = self._loop.create_task(self._run_call(call))
-        self._calls.add(task)
-        task.add_done_callback(self._calls.discard)
+        if self._call is not None:
+            raise InvalidRequestError("a direct call was sent before the last one was answered")
+        self._call = self._loop.create_task(self._run_call(call))
 
     async def _run_call(self, call: protocol.DirectCall) -> None:
         code, body = await self._server.answer(call)
-        self._send(protocol.encode_answer(call.number, code, body))
+        if len(body) > protocol.MAX_ANSWER_BYTES:
+            code, body = protocol.TOO_LARGE, b""
+        self._call = None
+        self._send(protocol.encode_answer(code, body))
 
     def _attach(self, message: protocol.Message, descriptors: list[int]) -> None:
         if self.attachment is not None:
@@ -268,22 +268,28 @@ class _Connection:
         self._loop.remove_writer(self._peer)
         self._peer.close()
         self._outgoing.clear()
-        for call in self._calls:
-            call.cancel()
+        if self._call is not None:
+            self._call.cancel()
         if self.attachment is None:
             self._server.connections.discard(self)
             return
         log.info("worker disconnected: pid %d", self._pid)
-        self._server.sessions.disconnect(self.attachment)
+        sessions = self._server.sessions
+        sessions.disconnect(self.attachment)
+        if not sessions.has_quarantine(self.attachment) and not self._server.arena.is_held_by(
+            self.attachment
+        ):
+            sessions.process_gone(self.attachment)
 
     def _process_ended(self) -> None:
         assert self.attachment is not None
+        self._loop.remove_reader(self._pidfd)
         self._hang_up()
         self._server.sessions.process_gone(self.attachment)
 
 
 def _is_pidfd_of(descriptor: int, pid: int) -> bool:
-    """Whether a descriptor is a pidfd of that process; 0 stands for one of a foreign PID namespace."""
+    """Whether a descriptor is a pidfd of that process; 0 is one of a foreign PID namespace."""
     with suppress(OSError, ValueError), open(f"/proc/self/fdinfo/{descriptor}") as lines:
         for line in lines:
             if line.startswith("Pid:"):

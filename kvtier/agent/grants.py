@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from array import array
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from kvtier.agent.namespaces import Namespace
 from kvtier.agent.sessions import Session
 from kvtier.core.block import BlockStatus, Lane
 from kvtier.core.lease import Lease, LeaseKind, LeasePart, LeaseTable
+from kvtier.errors import SessionLostError
 from kvtier.tiers.host import HostTier
 from kvtier.tiers.size_class import SizeClass
 
@@ -63,13 +66,29 @@ class Grants:
         self.limits = limits
         self._host = host
         self._timer: asyncio.TimerHandle | None = None
+        self._alarm = math.inf
 
-    def grant(self, kind: LeaseKind, session: Session, wanted_seconds: float) -> Lease:
-        """A lease without slots; it lasts as long as wanted, within the limits (0: the default)."""
-        seconds = self._seconds(kind, wanted_seconds)
-        lease = self.leases.grant(kind, session.session_id, session.namespace.namespace_id, seconds)
-        self._schedule()
-        return lease
+    @contextmanager
+    def granting(self, kind: LeaseKind, session: Session, wanted_seconds: float) -> Iterator[Lease]:
+        """A lease to be filled in the block; it lasts as wanted, within the limits (0: the default).
+
+        Its time begins at the block's end. It is released if the block fails or adds no slot. It may
+        end before, with its session: see `LeaseTable.is_active`. Raises SessionLostError if that has
+        ended already.
+        """
+        if not session.attachment.connected:
+            raise SessionLostError("the worker's attach connection has ended; attach again")
+        lease = self.leases.grant(kind, session.session_id, session.namespace.namespace_id)
+        try:
+            yield lease
+        except BaseException:
+            self.release(lease)
+            raise
+        if not lease.size_bytes:
+            self.release(lease)
+        elif self.leases.is_active(lease):
+            self.leases.start(lease, self._seconds(kind, wanted_seconds))
+            self._schedule()
 
     def _seconds(self, kind: LeaseKind, wanted_seconds: float) -> float:
         limits = self.limits
@@ -83,11 +102,20 @@ class Grants:
         return max(0, left // size_class.slot_bytes)
 
     def refer(self, size_class: SizeClass, lease: Lease, lane: Lane, rows: list[int]) -> int:
-        """Adds blocks to a lease; the caller keeps within `room`. Returns how many."""
+        """Adds blocks to a lease; the caller keeps within `room`. Returns how many.
+
+        Raises SessionLostError if the lease has ended meanwhile.
+        """
+        self.require_active(lease)
         if rows:
             slots = size_class.acquire(rows)
             self.leases.extend(lease, LeasePart(lane, slots, size_class.slot_bytes))
         return len(rows)
+
+    def require_active(self, lease: Lease) -> None:
+        """Raises SessionLostError if a lease ended while it was being filled."""
+        if not self.leases.is_active(lease):
+            raise SessionLostError("the session ended during the call; attach again")
 
     def release(self, lease: Lease) -> None:
         """Ends a lease of any kind and gives its slots back."""
@@ -95,7 +123,7 @@ class Grants:
             self.release_slots(lease)
 
     def release_by_id(self, session: Session, lease_id: int) -> None:
-        """Ends a lease of this session, or a hold of its namespace; unknown ids are ended already."""
+        """Ends a lease of this session, or a hold of its namespace; unknown ids have ended."""
         lease = self.leases.find(session.session_id, lease_id)
         lease = lease or self.leases.hold(session.namespace.namespace_id, lease_id)
         if lease is not None:
@@ -147,20 +175,21 @@ class Grants:
 
     def expire(self) -> None:
         """Ends what is past its deadline. Called when the next deadline is due."""
+        self._alarm = math.inf
         for lease in self.leases.expire():
             self.release_slots(lease)
         self._schedule()
 
     def _schedule(self) -> None:
-        """A timer for the next deadline; an earlier one stands."""
+        """Sets the timer for the next deadline, unless it will ring before."""
         deadline = self.leases.next_deadline()
-        loop = asyncio.get_running_loop()
-        if self._timer is not None and not self._timer.cancelled():
-            if deadline is None or self._timer.when() <= deadline:
-                if self._timer.when() > loop.time():
-                    return
+        if deadline is None or self._alarm <= deadline:
+            return
+        if self._timer is not None:
             self._timer.cancel()
-        self._timer = None if deadline is None else loop.call_at(deadline, self.expire)
+        self._alarm = deadline
+        delay = max(0.0, deadline - self.leases.now())
+        self._timer = asyncio.get_running_loop().call_later(delay, self.expire)
 
     def close(self) -> None:
         if self._timer is not None:

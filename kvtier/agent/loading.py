@@ -39,26 +39,30 @@ class Loading:
         hold_seconds: float = 0.0,
     ) -> tuple[list[Found], int]:
         """What is cached, per entry, and the id of the hold (0 if none was asked or granted)."""
-        hold = None
-        if hold_seconds > 0:
-            hold = self._grants.grant(LeaseKind.HOLD, session, hold_seconds)
+        if hold_seconds <= 0:
+            return await self._find(session, entries, match, tiers, shards, None), 0
+        with self._grants.granting(LeaseKind.HOLD, session, hold_seconds) as hold:
+            answers = await self._find(session, entries, match, tiers, shards, hold)
+        return answers, hold.lease_id if self._grants.leases.is_active(hold) else 0
+
+    async def _find(
+        self,
+        session: Session,
+        entries: Sequence[BlockKeys],
+        match: Match,
+        tiers: frozenset[Tier],
+        shards: Sequence[int],
+        hold: Lease | None,
+    ) -> list[Found]:
         answers = []
-        try:
-            for keys in entries:
-                lanes = [Lane(keys.lane.group, shard) for shard in shards] or [keys.lane]
-                found: list[bool] = []
-                if not tiers or Tier.HOST in tiers:
-                    found = await self._present(session, keys, lanes, match, hold)
-                found += [False] * (len(keys.hashes) - len(found))
-                answers.append(Found((found + [False]).index(False), found))
-        except BaseException:
-            if hold is not None:
-                self._grants.release(hold)
-            raise
-        if hold is not None and not hold.parts:
-            self._grants.release(hold)
-            hold = None
-        return answers, hold.lease_id if hold else 0
+        for keys in entries:
+            lanes = [Lane(keys.lane.group, shard) for shard in shards] or [keys.lane]
+            found: list[bool] = []
+            if not tiers or Tier.HOST in tiers:
+                found = await self._present(session, keys, lanes, match, hold)
+            found += [False] * (len(keys.hashes) - len(found))
+            answers.append(Found([*found, False].index(False), found))
+        return answers
 
     async def _present(
         self,
@@ -73,10 +77,10 @@ class Loading:
         found: list[bool] = []
         async for part in slices(len(keys.hashes), READ_SLICE):
             columns = [size_class.find_many(lane, keys.hashes[part]) for lane in lanes]
-            lowest = columns[0] if len(columns) == 1 else [min(rows) for rows in zip(*columns)]
+            lowest = columns[0] if len(columns) == 1 else list(map(min, *columns))
             if match is Match.PREFIX and -1 in lowest:
                 lowest = lowest[: lowest.index(-1)]
-            if hold is not None:
+            if hold is not None and self._grants.leases.is_active(hold):
                 self._hold(session, size_class, hold, lanes, columns, lowest)
             found += [row >= 0 for row in lowest]
             if len(found) < part.stop:
@@ -108,19 +112,15 @@ class Loading:
         hold_id: int = 0,
     ) -> Granted:
         """Leases what is in HOST; REFUSED is what the session may not lease beside what it has."""
-        granted = Granted(self._grants.grant(LeaseKind.LOAD, session, ttl_seconds))
         lanes = {keys.lane for keys in entries}
-        guards = self._grants.take_over(session.namespace, hold_id, lanes)
-        try:
-            for keys in entries:
-                await self._load_entry(session, keys, granted, stop_at_gap=stop_at_gap)
-        except BaseException:
-            self._grants.release(granted.lease)
-            raise
-        finally:
-            release_guards(guards)
-        if not granted.lease.parts:
-            self._grants.release(granted.lease)
+        with self._grants.granting(LeaseKind.LOAD, session, ttl_seconds) as lease:
+            granted = Granted(lease)
+            guards = self._grants.take_over(session.namespace, hold_id, lanes)
+            try:
+                for keys in entries:
+                    await self._load_entry(session, keys, granted, stop_at_gap=stop_at_gap)
+            finally:
+                release_guards(guards)
         return granted
 
     async def _load_entry(

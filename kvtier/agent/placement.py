@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from kvtier import memory
 from kvtier.agent.mover import Mover
 from kvtier.agent.turns import WRITE_SLICE
-from kvtier.tiers.arena import Extent, copy_cells
+from kvtier.tiers.arena import NO_OWNER, Extent, copy_cells
 from kvtier.tiers.host import HostTier
 from kvtier.tiers.size_class import SizeClass
 
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 
 _POPULATE_BYTES = 8 << 20
 _MOVE_BYTES = 16 << 20
+_PAUSE_SECONDS = 1.0
 
 
 class Placement:
@@ -47,6 +49,7 @@ class Placement:
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._short_of_memory = False
+        self._pause_until = 0.0
 
     async def make_room(self, size_class: SizeClass, wanted: int) -> None:
         """Returns when that many slots are free, or nothing more can be done now.
@@ -54,10 +57,11 @@ class Placement:
         It waits for pages to be populated and for blocks to be moved, never for a lease. The caller
         holds no slots while it waits.
         """
-        while (missing := wanted - size_class.free_slots) > 0:
+        while size_class.free_slots < wanted:
             changed = self._changed
             if not self._grow(size_class):
-                enough = await self._evict(size_class, missing) == missing
+                await self._evict(size_class, lambda: size_class.free_slots >= wanted)
+                enough = size_class.free_slots >= wanted
                 trading = self._trade(size_class, even_if_asked_lately=not enough)
                 if enough or not trading:
                     return
@@ -76,13 +80,13 @@ class Placement:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _evict(self, size_class: SizeClass, count: int) -> int:
-        for done in range(count):
-            if not size_class.evict_one():
-                return done
-            if done % WRITE_SLICE == WRITE_SLICE - 1:
+    async def _evict(self, size_class: SizeClass, enough: Callable[[], bool]) -> None:
+        """Until that is enough, or nothing more may go."""
+        for done in itertools.count(1):
+            if enough() or not size_class.evict_one():
+                return
+            if done % WRITE_SLICE == 0:
                 await asyncio.sleep(0)
-        return count
 
     # Growing.
 
@@ -106,11 +110,16 @@ class Placement:
                 await self._mover.run(extent.populate, count)
                 size_class.publish(extent, count)
                 self._notify()
+        except OSError as error:
+            log.error("cannot populate an extent of HOST: %s; trying again later", error)
+            self._pause_until = asyncio.get_running_loop().time() + _PAUSE_SECONDS
         finally:
             extent.populating = False
             self._growing.discard(size_class)
 
     def _has_memory(self, size_bytes: int) -> bool:
+        if asyncio.get_running_loop().time() < self._pause_until:
+            return False
         short = self._available_bytes() - size_bytes < self._memory_reserve_bytes
         if short and not self._short_of_memory:
             log.warning("available memory is down to memory_reserve: HOST stops growing")
@@ -140,13 +149,13 @@ class Placement:
         return True
 
     async def _take_extent(self, taker: SizeClass, donor: SizeClass, extent: Extent) -> None:
-        """Evicts the donor's coldest blocks, moves what is left out of the extent, gives it back."""
+        """Evicts the donor's coldest blocks, moves what is left in the extent, gives it back."""
         try:
-            live = donor.withdraw(extent)
-            await self._evict(donor, len(live) - donor.free_slots)
+            donor.withdraw(extent)
+            await self._evict(donor, lambda: donor.free_slots >= extent.used_slots)
             batch = max(1, _MOVE_BYTES // donor.slot_bytes)
             while live := donor.live_slots(extent)[:batch]:
-                if not await self._move(donor, live):
+                if not await self._move(donor, live) and extent not in self._discards:
                     donor.restore(extent)
                     return
             if extent in self._discards:
@@ -158,7 +167,9 @@ class Placement:
         """Moves blocks to other slots of their class; False if there is none."""
         owner = size_class.table.owner
         targets = size_class.take(len(sources))
-        moves = [(owner[a], a, b) for a, b in zip(sources, targets, strict=False)]
+        moves = [  # making room for the targets may have evicted some of the sources
+            (owner[a], a, b) for a, b in zip(sources, targets, strict=False) if owner[a] != NO_OWNER
+        ]
         try:
             cells = [(size_class.cell(a), size_class.cell(b)) for _, a, b in moves]
             await self._mover.run(copy_cells, cells)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from kvtier.agent.namespaces import Namespace, Namespaces
 from kvtier.core.attach import TOKEN_BYTES
-from kvtier.core.lease import Lease, LeaseKind, LeaseTable
+from kvtier.core.lease import Lease, LeaseTable
 from kvtier.core.namespace import NamespaceSpec
 from kvtier.errors import (
     AccessDeniedError,
@@ -177,6 +177,10 @@ class Sessions:
                 if self._leases.end(lease):
                     self._release(lease)
 
+    def has_quarantine(self, attachment: Attachment) -> bool:
+        """Whether slots wait for the end of its process."""
+        return any(self._leases.of_session(session_id) for session_id in attachment.sessions)
+
     def process_gone(self, attachment: Attachment) -> None:
         """Nobody can write any more: its process has ended, or it has unmapped everything."""
         self.disconnect(attachment)
@@ -185,7 +189,6 @@ class Sessions:
         self._lingering.remove(attachment)
         for session in attachment.sessions.values():
             for lease in self._leases.of_session(session.session_id):
-                assert lease.kind is LeaseKind.QUARANTINE
-                self._leases.drop(lease)
-                self._release(lease)
+                if self._leases.drop(lease):
+                    self._release(lease)
         self._on_gone(attachment)

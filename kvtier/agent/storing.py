@@ -7,7 +7,6 @@ from array import array
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 import numpy as np
 import xxhash
@@ -28,16 +27,8 @@ DIGEST_BYTES = 16
 _NOTHING = np.empty(0, dtype=np.uint8)
 
 
-@dataclass(frozen=True, slots=True)
-class _Reserved:
-    """One key of a reservation."""
-
-    part: LeasePart
-    index: int
-
-    @property
-    def slot(self) -> int:
-        return self.part.slots[self.index]
+#: One key of a reservation: its part, and its index there.
+_Reserved = tuple[LeasePart, int]
 
 
 class Storing:
@@ -68,17 +59,12 @@ class Storing:
                 async with asyncio.timeout(patience_seconds):
                     for keys in entries:
                         await self._make_room(session, keys, guards)
-            granted = Granted(self._grants.grant(LeaseKind.RESERVATION, session, ttl_seconds))
-            try:
+            with self._grants.granting(LeaseKind.RESERVATION, session, ttl_seconds) as lease:
+                granted = Granted(lease)
                 for keys in entries:
                     await self._reserve_entry(session, keys, granted)
-            except BaseException:
-                self._grants.release(granted.lease)
-                raise
         finally:
             release_guards(guards)
-        if not granted.lease.size_bytes:
-            self._grants.release(granted.lease)
         return granted
 
     async def _make_room(self, session: Session, keys: BlockKeys, guards: Guards) -> None:
@@ -108,6 +94,7 @@ class Storing:
         async for part in slices(len(keys.hashes), WRITE_SLICE):
             rows = size_class.find_many(keys.lane, keys.hashes[part])
             missing = rows.count(-1)
+            self._grants.require_active(granted.lease)
             slots = size_class.take(min(missing, room))
             room = room - len(slots) if len(slots) == missing else 0
             size_class.counters.refused += missing - len(slots)
@@ -138,16 +125,17 @@ class Storing:
         statuses: list[BlockStatus] = []
         done: defaultdict[SizeClass, list[int]] = defaultdict(list)
         try:
-            async for part in slices(len(chosen), WRITE_SLICE):
-                for each, is_genuine in zip(chosen[part], genuine[part], strict=True):
-                    size_class = _size_class(session.namespace, each.part)
-                    if each.slot < 0 or lease.kind is not LeaseKind.RESERVATION:
-                        statuses.append(_without_slot(size_class, each))
+            async for piece in slices(len(chosen), WRITE_SLICE):
+                is_active = leases.is_active(lease)
+                for (part, index), is_genuine in zip(chosen[piece], genuine[piece], strict=True):
+                    size_class = session.namespace.groups[part.lane.group]
+                    if part.slots[index] < 0 or not is_active:
+                        statuses.append(_without_slot(size_class, part, index))
                         continue
-                    slot = leases.take_slot(lease, each.part, each.index)
+                    slot = leases.take_slot(lease, part, index)
                     done[size_class].append(slot)
                     statuses.append(
-                        _commit_slot(size_class, each, slot)
+                        _commit_slot(size_class, part, index, slot)
                         if is_genuine
                         else BlockStatus.DIGEST_MISMATCH
                     )
@@ -169,9 +157,11 @@ class Storing:
                 f"digests: {len(digests)} for {len(chosen)} blocks; send one for each, or none"
             )
         cells = []
-        for each in chosen:
-            cell = _size_class(namespace, each.part).cell(each.slot) if each.slot >= 0 else _NOTHING
-            cells.append(cell[: namespace.spec.block_bytes[each.part.lane.group]])
+        for part, index in chosen:
+            size_class = namespace.groups[part.lane.group]
+            slot = part.slots[index]
+            cell = size_class.cell(slot) if slot >= 0 else _NOTHING
+            cells.append(cell[: namespace.spec.block_bytes[part.lane.group]])
         return await self._mover.run(_match_digests, cells, list(digests))
 
 
@@ -194,9 +184,9 @@ def _describe(
 
 def _chosen(lease: Lease, indexes: Sequence[int]) -> list[_Reserved]:
     """The keys of a reservation that a commit means."""
-    keys = [_Reserved(part, index) for part in lease.parts for index in range(len(part.slots))]
+    keys = [(part, index) for part in lease.parts for index in range(len(part.slots))]
     if not indexes:
-        return [each for each in keys if each.slot >= 0]
+        return [(part, index) for part, index in keys if part.slots[index] >= 0]
     if max(indexes) >= len(keys):
         raise InvalidRequestError(
             f"indexes: {max(indexes)} is beyond the reservation, which has {len(keys)} keys"
@@ -204,22 +194,17 @@ def _chosen(lease: Lease, indexes: Sequence[int]) -> list[_Reserved]:
     return [keys[index] for index in indexes]
 
 
-def _size_class(namespace: Namespace, part: LeasePart) -> SizeClass:
-    return namespace.groups[part.lane.group]
-
-
-def _commit_slot(size_class: SizeClass, reserved: _Reserved, slot: int) -> BlockStatus:
-    keys, index = reserved.part.keys, reserved.index
+def _commit_slot(size_class: SizeClass, part: LeasePart, index: int, slot: int) -> BlockStatus:
+    keys = part.keys
     assert keys is not None
     parent = keys.hashes[index - 1] if index else keys.parent
     return size_class.commit(keys.lane, keys.hashes[index], parent, keys.position + index, slot)
 
 
-def _without_slot(size_class: SizeClass, reserved: _Reserved) -> BlockStatus:
+def _without_slot(size_class: SizeClass, part: LeasePart, index: int) -> BlockStatus:
     """A key whose slot is no longer the worker's: committed earlier, by it or another, or not."""
-    keys = reserved.part.keys
-    assert keys is not None
-    row = size_class.residency.find(keys.lane, keys.hashes[reserved.index])
+    assert part.keys is not None
+    row = size_class.residency.find(part.lane, part.keys.hashes[index])
     return BlockStatus.EXPIRED if row < 0 else BlockStatus.PRESENT
 
 

@@ -92,9 +92,9 @@ class _Copies:
         turn = 0
         while time.perf_counter() < deadline or turn < 3:
             shared = self._shared[turn % len(self._shared)]
-            into.append(self._rate(lambda: np.copyto(shared, self._private)))
+            into.append(self._rate(np.copyto, shared, self._private))
             stores.append(self._rate(self._store))
-            out.append(self._rate(lambda: np.copyto(self._private, shared)))
+            out.append(self._rate(np.copyto, self._private, shared))
             loads.append(self._rate(self._load))
             turn += 1
         limits = [(a + b) / 2 for a, b in zip(into, out, strict=True)]
@@ -119,9 +119,9 @@ class _Copies:
         statuses = self._namespace.load_into(self._stored[0], self._private)
         assert set(statuses) == {BlockStatus.OK}, statuses
 
-    def _rate(self, call: Callable[[], object]) -> float:
+    def _rate(self, call: Callable[..., object], *arguments: object) -> float:
         start = time.perf_counter()
-        call()
+        call(*arguments)
         return self._bytes / (time.perf_counter() - start) / 1e9
 
 

@@ -6,8 +6,8 @@ import os
 import socket
 import threading
 from collections import deque
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,13 +36,14 @@ class Attachment:
     """Attaches to an agent, makes direct calls, maps extents on demand. Thread-safe.
 
     Raises AgentUnavailableError when the agent does not answer in time or has gone, and what the
-    agent says otherwise. Memory stays mapped for as long as an array of it lives; an extent that the
-    agent has retired is dropped from here at the next `poll`.
+    agent says otherwise. Memory stays mapped for as long as an array of it lives; an extent that
+    the agent has retired is dropped from here at the next `poll`.
     """
 
     def __init__(self, path: str, client_id: bytes, timeout_seconds: float) -> None:
         self._lock = threading.Lock()
-        self._number = 0
+        self._broken = False
+        self._pid = os.getpid()
         self._extents: dict[int, MappedExtent] = {}
         self._unmapped: deque[int] = deque()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -75,12 +76,8 @@ class Attachment:
         """
         if self._lock.acquire(blocking=False):  # whoever holds it reads for all
             try:
-                self._socket.settimeout(0)
-                self._receive("")
-            except BlockingIOError:
-                self._tell_unmapped()
-            except OSError as error:
-                raise errors.AgentUnavailableError(f"the attach socket failed: {error}") from error
+                with self._waiting(0):
+                    self._receive("")
             finally:
                 self._lock.release()
 
@@ -94,36 +91,41 @@ class Attachment:
         body = request.SerializeToString()
         if len(body) > protocol.MAX_DIRECT_BYTES or not self._lock.acquire(blocking=False):
             return None
+        direct = protocol.DirectCall(method, session_token, int(timeout_seconds * 1000), body)
         try:
-            self._socket.settimeout(timeout_seconds)
-            code, body = self._exchange(method, session_token, body, int(timeout_seconds * 1000))
-        except TimeoutError as error:
-            raise errors.DeadlineExceededError(
-                f"{method} took longer than {timeout_seconds:g} s"
-            ) from error
-        except OSError as error:
-            raise errors.AgentUnavailableError(f"{method} failed: {error}") from error
+            with self._waiting(timeout_seconds):
+                self._socket.send(protocol.encode_call(direct))
+                code, body = self._receive_answer()
         finally:
             self._lock.release()
+        if code == protocol.TOO_LARGE:
+            return None
         if code:
             raise ERRORS.get(code, errors.KvtierError)(body.decode())
         return body
 
-    def _exchange(
-        self, method: str, session_token: bytes, body: bytes, timeout_ms: int
-    ) -> tuple[int, bytes]:
-        """Sends a call and waits for its own answer: one to an earlier call, given up, is dropped."""
-        self._number = (self._number + 1) & 0xFFFFFFFF
-        call = protocol.DirectCall(self._number, method, session_token, timeout_ms, body)
-        self._socket.send(protocol.encode_call(call))
-        while True:
-            data, _ = self._receive_packet()
-            if not protocol.is_answer(data):
-                self._handle(protocol.decode(data))
-                continue
-            number, code, answer = protocol.decode_answer(data)
-            if number == self._number:
-                return code, answer
+    @contextmanager
+    def _waiting(self, timeout_seconds: float) -> Iterator[None]:
+        """For an exchange with the agent, under the lock.
+
+        After one that failed the connection is not used again: the answer may still come, and would
+        be taken for that to the next request.
+        """
+        if self._broken:
+            raise errors.AgentUnavailableError("the attach connection is broken")
+        try:
+            self._socket.settimeout(timeout_seconds)
+            yield
+        except TimeoutError as error:
+            self._broken = True
+            raise errors.DeadlineExceededError(
+                f"no answer on the attach connection within {timeout_seconds:g} s"
+            ) from error
+        except BlockingIOError:  # of a poll: nothing was said
+            self._tell_unmapped()
+        except OSError as error:
+            self._broken = True
+            raise errors.AgentUnavailableError(f"the attach connection failed: {error}") from error
 
     def get(
         self, session_token: bytes, extent_ids: Collection[int], timeout_seconds: float
@@ -131,14 +133,8 @@ class Attachment:
         """These extents, mapped; without those that the agent has retired."""
         missing = [each for each in extent_ids if each not in self._extents]
         if missing:
-            with self._lock:
-                try:
-                    self._socket.settimeout(timeout_seconds)
-                    self._request(session_token, missing)
-                except OSError as error:
-                    raise errors.AgentUnavailableError(
-                        f"no extents from the attach socket: {error}"
-                    ) from error
+            with self._lock, self._waiting(timeout_seconds):
+                self._request(session_token, missing)
         known = self._extents
         return {each: known[each] for each in extent_ids if each in known}
 
@@ -153,8 +149,7 @@ class Attachment:
                 for described, fd in zip(answer["extents"], descriptors[1:], strict=True):
                     self._map(described, descriptors[0], fd)
             finally:
-                for fd in descriptors:
-                    os.close(fd)
+                _close_all(descriptors)
 
     def _map(self, described: dict[str, int], table_fd: int, fd: int) -> None:
         extent_id, slots, unmapped = described["extent"], described["slots"], self._unmapped
@@ -178,12 +173,20 @@ class Attachment:
         """The next message of this kind; handles others on the way."""
         while True:
             data, descriptors = self._receive_packet()
-            if protocol.is_answer(data):
-                continue
             message = protocol.decode(data)
             if message["op"] == wanted:
                 return message, descriptors
+            _close_all(descriptors)
             self._handle(message)
+
+    def _receive_answer(self) -> tuple[int, bytes]:
+        """The answer to a direct call; handles messages on the way."""
+        while True:
+            data, descriptors = self._receive_packet()
+            if protocol.is_answer(data):
+                return protocol.decode_answer(data)
+            _close_all(descriptors)
+            self._handle(protocol.decode(data))
 
     def _receive_packet(self) -> tuple[bytes, list[int]]:
         data, descriptors, flags, _ = socket.recv_fds(
@@ -195,8 +198,7 @@ class Attachment:
         if not data:
             raise errors.AgentUnavailableError("the agent closed the attach connection")
         if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
-            for fd in descriptors:
-                os.close(fd)
+            _close_all(descriptors)
             raise errors.AgentUnavailableError("an attach message was cut off")
         return data, descriptors
 
@@ -219,6 +221,19 @@ class Attachment:
                 self._socket.send(protocol.encode({"op": "unmapped", "extents": gone}))
 
     def close(self) -> None:
-        """Ends the connection; what callers still look at stays mapped."""
-        self._socket.close()
+        """Ends the connection; what callers still look at stays mapped.
+
+        A forked child has the same connection: it only forgets it.
+        """
         self._extents = {}
+        if os.getpid() == self._pid:
+            with suppress(OSError):
+                self._socket.settimeout(0)
+                self._tell_unmapped()
+                self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+
+def _close_all(descriptors: list[int]) -> None:
+    for fd in descriptors:
+        os.close(fd)

@@ -83,7 +83,7 @@ class Client:
         self._closing.set()
         with self._lock:
             restorer, self._restorer = self._restorer, None
-        if restorer is not None:
+        if restorer is not None and os.getpid() == self._pid:
             restorer.join()
         for connection in (self._connection, self._suspended):
             if connection is not None:
@@ -132,24 +132,18 @@ class Client:
                 delay = min(max(2 * delay, _FIRST_DELAY_SECONDS), _LONGEST_DELAY_SECONDS)
                 continue
             with self._lock:
-                self._connection, self._suspended, self._restorer = connection, None, None
+                self._connection, self._restorer = connection, None
             log.warning("kvtier: the agent at %s answers again", self.address)
             return
 
     def _revive(self) -> Connection:
-        """The suspended connection if it works after all, else a new one."""
+        """A new connection, once the old one is given up."""
         suspended = self._suspended
         if suspended is not None:
-            try:
-                suspended.probe(self.timeout_seconds)
-                return suspended
-            except DeadlineExceededError:
-                raise
-            except KvtierError:
-                if suspended.writing:
-                    raise AgentUnavailableError("slots of the old connection are being written")
-                suspended.close()
-                self._suspended = None
+            if suspended.writing:
+                raise AgentUnavailableError("slots of the old connection are being written")
+            suspended.close()
+            self._suspended = None
         return Connection(self.address, self._client_id, self.timeout_seconds)
 
     def __enter__(self) -> Client:

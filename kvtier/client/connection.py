@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from kvtier.client.attachment import Attachment
 from kvtier.client.service import Service
 from kvtier.client.slots import GrantedSlots
 from kvtier.core.namespace import Identity, NamespaceSpec
-from kvtier.errors import AgentUnavailableError, InvalidRequestError
+from kvtier.errors import InvalidRequestError
 from kvtier.v1 import block_cache_pb2 as pb
 from kvtier.v1 import block_pb2
 
@@ -45,14 +44,7 @@ class Connection:
         self.writing = 0
         self._lock = threading.Lock()
         self._sessions: dict[Identity, bytes] = {}
-        self._releases: deque[tuple[bytes, int]] = deque()
-
-    def probe(self, timeout_seconds: float) -> None:
-        """Returns if the same run of the agent answers; raises a KvtierError otherwise."""
-        self._attachment.poll()
-        answer = self._service.call("GetCapabilities", pb.GetCapabilitiesRequest(), timeout_seconds)
-        if answer.epoch != self.epoch:
-            raise AgentUnavailableError("the agent was restarted")
+        self._releases: list[tuple[bytes, int]] = []
 
     def call(self, method: str, session: bytes, request: Any, timeout_seconds: float) -> Any:
         """One call of the request path: directly if it is small, else by gRPC."""
@@ -104,13 +96,14 @@ class Connection:
 
     def release_later(self, session: bytes, lease_id: int) -> None:
         """Ends a lease with the session's next call; without one, it ends by its TTL."""
-        self._releases.append((session, lease_id))
+        with self._lock:
+            self._releases.append((session, lease_id))
 
     def releases(self, session: bytes) -> list[int]:
         """Leases of the session to be ended now."""
-        waiting = [self._releases.popleft() for _ in range(len(self._releases))]
-        mine = [entry for entry in waiting if entry[0] == session][:_RELEASES_PER_CALL]
-        self._releases.extend(entry for entry in waiting if entry not in mine)
+        with self._lock:
+            mine = [entry for entry in self._releases if entry[0] == session][:_RELEASES_PER_CALL]
+            self._releases = [entry for entry in self._releases if entry not in mine]
         return [lease_id for _, lease_id in mine]
 
     def writing_started(self) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from kvtier.client.arrays import rows_of
 from kvtier.client.connection import Connection
-from kvtier.client.slots import GrantedSlots, EXPIRED, OK, Loaded, Reservation, copy_out
+from kvtier.client.slots import EXPIRED, OK, GrantedSlots, Loaded, Reservation, copy_out
 from kvtier.core.block import BlockStatus, Match, Tier
 from kvtier.core.namespace import NamespaceSpec
 from kvtier.errors import InvalidRequestError, KvtierError
@@ -56,7 +56,7 @@ START = Place()
 class Namespace:
     """One namespace of an agent, for one worker. Thread-safe.
 
-    Keys are block hashes of consecutive blocks of one sequence; `place` says where they stand in it.
+    Keys are hashes of consecutive blocks of one sequence; `place` says where they stand in it.
     A call that fails raises a KvtierError within the client's timeout: AgentUnavailableError,
     DeadlineExceededError or OverloadedError where the caller should go on without the cache,
     InvalidRequestError where it should be mended. After the first lost call further ones fail at
@@ -85,8 +85,8 @@ class Namespace:
             return Lookup(0)
         request = pb.LookupPrefixRequest(
             keys=[_keys(hashes, place)],
-            match=int(match),
-            shards=shards,  # type: ignore[arg-type]
+            match=match.name,
+            shards=shards,
         )
         if hold_seconds > 0:
             request.hold.FromNanoseconds(int(hold_seconds * 1e9))
@@ -253,7 +253,7 @@ class Namespace:
 
 
 class _Grantor:
-    """Commits or gives back one reservation; until then its connection counts it as being written."""
+    """Commits or gives back one reservation; until then it is being written."""
 
     def __init__(
         self, client: Client, connection: Connection, token: bytes, reservation_id: int

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from kvtier.core.status import ERRORS
-from kvtier.errors import KvtierError
+from kvtier.errors import AgentUnavailableError, KvtierError
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
@@ -52,6 +52,8 @@ class Service:
         """One answer, within the deadline."""
         try:
             return self._calls[method](request, timeout=timeout_seconds, metadata=metadata)
+        except ValueError as error:  # what gRPC raises for a channel that another thread closed
+            raise AgentUnavailableError(f"{method}: {error}") from error
         except grpc.RpcError as error:
             raise translated(error) from error
 

@@ -74,7 +74,7 @@ class GrantedSlots:
         ]
 
     def expire_changed(self) -> bool:
-        """Marks as EXPIRED what may have been written by others since the grant; whether any was."""
+        """Marks as EXPIRED what others may have written to since the grant; whether any was."""
         changed = False
         for first, stop, _ in self.runs():
             slot, generations = self._slots[first], self._generations[first:stop]

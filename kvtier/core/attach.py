@@ -19,26 +19,23 @@ TOKEN_BYTES = 16
 MAX_MESSAGE_BYTES = 64 << 10
 #: SCM_RIGHTS carries at most 64 here; one of them is the generation table.
 MAX_EXTENTS_PER_REQUEST = 63
-#: Of a direct call's request; the answer is never more than twice as long. Larger ones use gRPC.
+#: Of a direct call's request; larger ones use gRPC.
 MAX_DIRECT_BYTES = 16 << 10
+MAX_ANSWER_BYTES = MAX_MESSAGE_BYTES - 64
+#: A status code beside gRPC's: the answer would be too long, the caller is to use gRPC.
+TOO_LARGE = 255
 
 Message = dict[str, Any]
 
 _CALL, _ANSWER = 1, 2
-#: Kind, number, milliseconds until the deadline, bytes of the method's name; name, token, request.
-_CALL_HEAD = struct.Struct("<BIIB")
-#: Kind, number, status code; response or message.
-_ANSWER_HEAD = struct.Struct("<BIB")
+#: Kind, milliseconds until the deadline, bytes of the method's name; then name, token, request.
+_CALL_HEAD = struct.Struct("<BIB")
 
 
 @dataclass(frozen=True, slots=True)
 class DirectCall:
-    """A method of BlockCache, the session it is for, and its serialized request.
+    """A method of BlockCache, the session it is for, and its serialized request."""
 
-    `number` is the sender's; the answer repeats it.
-    """
-
-    number: int
     method: str
     session_token: bytes
     timeout_ms: int
@@ -62,7 +59,7 @@ def decode(data: bytes) -> Message:
 
 def encode_call(call: DirectCall) -> bytes:
     method = call.method.encode()
-    head = _CALL_HEAD.pack(_CALL, call.number, call.timeout_ms, len(method))
+    head = _CALL_HEAD.pack(_CALL, call.timeout_ms, len(method))
     return head + method + call.session_token + call.request
 
 
@@ -75,28 +72,27 @@ def decode_call(data: bytes) -> DirectCall:
     name_start = _CALL_HEAD.size
     if len(data) < name_start:
         raise InvalidRequestError("the direct call is cut short")
-    _, number, timeout_ms, name_bytes = _CALL_HEAD.unpack_from(data)
+    _, timeout_ms, name_bytes = _CALL_HEAD.unpack_from(data)
     token_start = name_start + name_bytes
     token_end = token_start + TOKEN_BYTES
     if len(data) < token_end:
         raise InvalidRequestError("the direct call is cut short")
     method = data[name_start:token_start].decode("ascii", "replace")
-    return DirectCall(number, method, data[token_start:token_end], timeout_ms, data[token_end:])
+    return DirectCall(method, data[token_start:token_end], timeout_ms, data[token_end:])
 
 
-def encode_answer(number: int, code: int, body: bytes) -> bytes:
+def encode_answer(code: int, body: bytes) -> bytes:
     """`code` is 0 and `body` the serialized response, or a gRPC status code and a message."""
-    return _ANSWER_HEAD.pack(_ANSWER, number, code) + body
+    return bytes([_ANSWER, code]) + body
 
 
 def is_answer(data: bytes) -> bool:
     return data[0] == _ANSWER
 
 
-def decode_answer(data: bytes) -> tuple[int, int, bytes]:
-    """The number of the call, the code and the body."""
-    _, number, code = _ANSWER_HEAD.unpack_from(data)
-    return number, code, data[_ANSWER_HEAD.size :]
+def decode_answer(data: bytes) -> tuple[int, bytes]:
+    """The code and the body."""
+    return data[1], data[2:]
 
 
 def text(message: Message, name: str) -> str:

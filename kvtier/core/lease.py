@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -43,7 +44,7 @@ class Lease:
     kind: LeaseKind
     session_id: int
     namespace_id: int
-    deadline: float
+    deadline: float = math.inf
     parts: list[LeasePart] = field(default_factory=list)
     size_bytes: int = 0
 
@@ -70,22 +71,27 @@ class LeaseTable:
     def __iter__(self) -> Iterator[Lease]:
         return iter(self._leases.values())
 
-    def grant(
-        self, kind: LeaseKind, session_id: int, namespace_id: int, ttl_seconds: float
-    ) -> Lease:
-        """A lease without slots yet."""
-        deadline = self._clock() + ttl_seconds
-        lease = Lease(self._next_id, kind, session_id, namespace_id, deadline)
+    def grant(self, kind: LeaseKind, session_id: int, namespace_id: int) -> Lease:
+        """A lease without slots, and without a deadline until `start`."""
+        lease = Lease(self._next_id, kind, session_id, namespace_id)
         self._next_id += 1
         self._leases[lease.lease_id] = lease
         self._by_session[session_id][lease.lease_id] = lease
         if kind is LeaseKind.HOLD:
             self._holds[lease.lease_id] = lease
-        heapq.heappush(self._deadlines, (deadline, lease.lease_id))
         return lease
 
+    def start(self, lease: Lease, ttl_seconds: float) -> None:
+        """From now on it lasts so long."""
+        lease.deadline = self._clock() + ttl_seconds
+        heapq.heappush(self._deadlines, (lease.deadline, lease.lease_id))
+
+    def is_active(self, lease: Lease) -> bool:
+        """Whether slots may be added to it or committed: not dropped, not in quarantine."""
+        return lease.lease_id in self._leases and lease.kind is not LeaseKind.QUARANTINE
+
     def extend(self, lease: Lease, part: LeasePart) -> None:
-        """Adds a part; each of its slots carries a reference."""
+        """Adds a part to an active lease; each of its slots carries a reference."""
         lease.parts.append(part)
         self._count(lease, len(part.slots) * part.slot_bytes)
 
@@ -142,6 +148,9 @@ class LeaseTable:
         if lease.kind is not LeaseKind.QUARANTINE:
             lease.deadline = max(lease.deadline, self._clock() + ttl_seconds)
 
+    def now(self) -> float:
+        return self._clock()
+
     def remaining_seconds(self, lease: Lease) -> float:
         return lease.deadline - self._clock()
 
@@ -163,7 +172,7 @@ class LeaseTable:
         while self._deadlines and self._deadlines[0][0] <= now:
             _, lease_id = heapq.heappop(self._deadlines)
             lease = self._leases.get(lease_id)
-            if lease is None or lease.kind is LeaseKind.QUARANTINE:
+            if lease is None or not self.is_active(lease):
                 continue
             if lease.deadline > now:
                 heapq.heappush(self._deadlines, (lease.deadline, lease_id))

@@ -50,8 +50,9 @@ def run_worker(task: Task, directory: Path, on_step: Callable[[str], None]) -> O
         finally:
             process.kill()
     if outcome is None or status != 0:
+        last = path.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
         raise WorkerFailedError(
-            f"{task.worker} ended with status {status}; it wrote last:\n{_tail(path)}"
+            "\n".join([f"{task.worker} ended with status {status}; it wrote last:", *last])
         )
     return outcome
 
@@ -77,7 +78,3 @@ def _converse(
             tokens = {name: tuple(fields[name]) for name in ("answer", "reference")}
             outcome = Outcome(**fields | tokens)
     return outcome
-
-
-def _tail(path: Path) -> str:
-    return "\n".join(path.read_text(errors="replace").splitlines()[-_TAIL_LINES:])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kvtier.agent.grants import Granted, Grants
@@ -84,8 +84,7 @@ class BlockCacheService:
     ) -> pb.LookupPrefixResponse:
         session = self._session(call)
         entries = self._entries(session, request.keys)
-        for shard in request.shards:
-            convert.check_shard(shard, session.namespace, "shards")
+        shards = self._shards(session, request.shards, entries)
         if request.match not in (0, *Match):
             raise InvalidRequestError(f"match is {request.match}; it must be PREFIX or PRESENCE")
         match = Match(request.match or Match.PREFIX)
@@ -94,7 +93,7 @@ class BlockCacheService:
             entries,
             match=match,
             tiers=convert.tiers_from(request.tiers, "tiers"),
-            shards=list(dict.fromkeys(request.shards)),
+            shards=shards,
             hold_seconds=convert.seconds_from(request.hold, "hold"),
         )
         response = pb.LookupPrefixResponse(hold_id=hold_id)
@@ -133,6 +132,7 @@ class BlockCacheService:
         entries = self._entries(session, request.keys)
         convert.check_parents(entries)
         total = sum(len(keys.hashes) for keys in entries)
+        self._check_length("breakpoints", len(request.breakpoints))
         if any(index >= total for index in request.breakpoints):
             raise InvalidRequestError(f"breakpoints names an index beyond the {total} keys")
         granted = await self._storing.reserve(
@@ -150,6 +150,7 @@ class BlockCacheService:
     async def CommitBlocks(
         self, request: pb.CommitBlocksRequest, call: Call
     ) -> pb.CommitBlocksResponse:
+        self._check_length("indexes", len(request.indexes))
         statuses = await self._storing.commit(
             self._session(call),
             request.reservation_id,
@@ -163,6 +164,7 @@ class BlockCacheService:
     ) -> pb.RenewLeasesResponse:
         session = self._session(call)
         seconds = convert.seconds_from(request.ttl, "ttl")
+        self._check_length("lease_ids", len(request.lease_ids))
         renewed = self._grants.renew(session, list(request.lease_ids), seconds)
         return pb.RenewLeasesResponse(leases=[self._lease(each) for each in renewed])
 
@@ -200,7 +202,26 @@ class BlockCacheService:
     def _entries(self, session: Session, keys: Sequence[block_pb2.BlockKeys]) -> list[BlockKeys]:
         return convert.entries_from(keys, session.namespace, self._identity.max_batch_blocks)
 
-    def _release(self, session: Session, lease_ids: Iterable[int]) -> None:
+    def _shards(
+        self, session: Session, numbers: Sequence[int], entries: Sequence[BlockKeys]
+    ) -> list[int]:
+        """Distinct; together with the keys no more work than a batch without shards."""
+        shards = list(dict.fromkeys(numbers[: session.namespace.spec.shards + 1]))
+        for shard in shards:
+            convert.check_shard(shard, session.namespace, "shards")
+        keys = sum(len(each.hashes) for each in entries)
+        self._check_length("shards", len(numbers) * keys, "shards times keys")
+        return shards
+
+    def _check_length(self, name: str, length: int, what: str = "entries") -> None:
+        limit = self._identity.max_batch_blocks
+        if length > limit:
+            raise InvalidRequestError(
+                f"{name}: {length} {what}; at most {limit} (GetCapabilities.max_batch_blocks)"
+            )
+
+    def _release(self, session: Session, lease_ids: Sequence[int]) -> None:
+        self._check_length("leases to release", len(lease_ids))
         for lease_id in lease_ids:
             self._grants.release_by_id(session, lease_id)
 

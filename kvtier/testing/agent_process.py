@@ -85,7 +85,8 @@ class AgentProcess:
                 try:
                     with AdminClient(self.admin_address, timeout_seconds=1.0) as admin:
                         admin.get_stats()
-                    return
+                    if self._process.poll() is None:
+                        return
                 except (AgentUnavailableError, DeadlineExceededError):
                     pass
             time.sleep(0.02)
@@ -122,7 +123,11 @@ class AgentProcess:
             raise
 
     def __enter__(self) -> AgentProcess:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self._clean_up()
+            raise
         return self
 
     def __exit__(
@@ -132,5 +137,8 @@ class AgentProcess:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+        self._clean_up()
+
+    def _clean_up(self) -> None:
         if self._temporary is not None:
             self._temporary.cleanup()

@@ -19,7 +19,8 @@ def payload_for(block_hash: bytes, block_bytes: int, *, namespace: str = "") -> 
     with np.errstate(over="ignore"):
         # Every word depends on the key and on its place, so that no part fits anywhere else.
         words = (counters + start[0]) * (start[1] | np.uint64(1)) ^ start[2]
-    return words.view(np.uint8)[:block_bytes]
+    payload: ByteArray = words.view(np.uint8)[:block_bytes]
+    return payload
 
 
 def is_payload_for(

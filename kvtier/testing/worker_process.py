@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from importlib import import_module
+from io import RawIOBase
 from types import TracebackType
 from typing import IO, Any
 
@@ -20,7 +21,7 @@ _HEAR_SECONDS = 20.0
 class Pipe:
     """The script's end: one JSON value per line, each way."""
 
-    def __init__(self, incoming: IO[bytes], outgoing: IO[bytes]) -> None:
+    def __init__(self, incoming: RawIOBase, outgoing: IO[bytes]) -> None:
         self._incoming = incoming
         self._outgoing = outgoing
 
@@ -47,15 +48,12 @@ Script = Callable[..., None]
 class WorkerProcess:
     """Runs `script(pipe, *arguments)` in a fresh interpreter; a context manager that kills it.
 
-    The script is a function of a module; its arguments are JSON values. `say` and `hear` talk to its
-    `Pipe`. `uid` runs it as that user and the group of the same number, without other groups.
+    The script is a function of a module; its arguments are JSON values. `say` and `hear` talk to
+    its `Pipe`.
     """
 
-    def __init__(self, script: Script, *arguments: Any, uid: int | None = None) -> None:
+    def __init__(self, script: Script, *arguments: Any) -> None:
         self._received = b""
-        identity: dict[str, Any] = {}
-        if uid is not None:
-            identity = {"user": uid, "group": uid, "extra_groups": []}
         self._process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "kvtier.testing.worker_process"),
@@ -65,7 +63,6 @@ class WorkerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            **identity,
         )
 
     @property
@@ -87,7 +84,7 @@ class WorkerProcess:
             return
 
     def hear(self, deadline_seconds: float = _HEAR_SECONDS) -> Any:
-        """The script's next value. Raises RuntimeError if it has ended, TimeoutError if it is silent."""
+        """The script's next value. Raises RuntimeError if it ended, TimeoutError if silent."""
         assert self._process.stdout is not None
         deadline = time.monotonic() + deadline_seconds
         while b"\n" not in self._received:
@@ -152,7 +149,8 @@ def main() -> None:
     """What the worker's interpreter runs: MODULE:FUNCTION and its arguments as JSON."""
     module, _, name = sys.argv[1].partition(":")
     script: Script = getattr(import_module(module), name)
-    script(Pipe(sys.stdin.buffer.raw, sys.stdout.buffer), *json.loads(sys.argv[2]))  # type: ignore[attr-defined]
+    with open(0, "rb", buffering=0, closefd=False) as incoming:
+        script(Pipe(incoming, sys.stdout.buffer), *json.loads(sys.argv[2]))
 
 
 if __name__ == "__main__":

@@ -126,8 +126,9 @@ class Arena:
 
     def __init__(self, capacity_bytes: int) -> None:
         self.capacity_bytes = capacity_bytes
-        self._extent_bytes = 0
+        self._live: set[Extent] = set()
         self._tables: set[SlotTable] = set()
+        self._live_bytes = 0
         self._next_extent_id = 1
         self._retired: list[Extent] = []
 
@@ -135,7 +136,7 @@ class Arena:
     def allocated_bytes(self) -> int:
         """What counts against the capacity now."""
         tables = sum(table.allocated_bytes for table in self._tables)
-        return self._extent_bytes + tables + self._retired_bytes()
+        return self._live_bytes + tables + self._retired_bytes()
 
     def free_bytes(self) -> int:
         return self.capacity_bytes - self.allocated_bytes
@@ -166,22 +167,28 @@ class Arena:
         """An extent without pages yet; its bytes count from now on."""
         extent = Extent(self._next_extent_id, table.allocate_base(slots), slots, slot_bytes)
         self._next_extent_id += 1
-        self._extent_bytes += extent.size_bytes
+        self._live.add(extent)
+        self._live_bytes += extent.size_bytes
         table.install(extent)
         return extent
 
     def retire(self, extent: Extent) -> None:
         """After `punch`: what the kernel still counts keeps counting, until nobody maps it."""
-        self._extent_bytes -= extent.size_bytes
+        self._live.remove(extent)
+        self._live_bytes -= extent.size_bytes
         self._retired.append(extent)
         self._forget_unmapped()
 
     def forget_holder(self, holder: Hashable, extent_ids: Container[int] | None = None) -> None:
-        """A worker has unmapped these retired extents; None: all that it ever mapped."""
-        for extent in self._retired:
+        """A worker has unmapped these extents; None: all that it ever mapped."""
+        for extent in (*self._retired, *self._live):
             if extent_ids is None or extent.extent_id in extent_ids:
                 extent.holders.discard(holder)
         self._forget_unmapped()
+
+    def is_held_by(self, holder: Hashable) -> bool:
+        """Whether it may still map an extent."""
+        return any(holder in extent.holders for extent in (*self._retired, *self._live))
 
     def _forget_unmapped(self) -> None:
         for extent in [each for each in self._retired if not each.holders]:
@@ -199,11 +206,12 @@ class Arena:
         return total
 
     def close(self) -> None:
-        for extent in self._retired:
+        for extent in (*self._retired, *self._live):
             extent.close()
         for table in self._tables:
             table.close()
         self._retired.clear()
+        self._live.clear()
         self._tables.clear()
 
 

@@ -146,9 +146,6 @@ class HostTier:
 
     def close(self) -> None:
         """Closes every descriptor; the memory goes with the last mapping."""
-        for size_class in self._classes.values():
-            for extent in size_class.extents:
-                extent.close()
         self.arena.close()
         self._classes.clear()
         self._tables.clear()

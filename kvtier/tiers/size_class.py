@@ -107,9 +107,8 @@ class SizeClass:
 
     def take(self, count: int) -> list[int]:
         """Up to `count` slots, each with a reference and a new generation; evicts what it must."""
-        for _ in range(count - len(self._free)):
-            if not self.evict_one():
-                break
+        while len(self._free) < count and self.evict_one():
+            pass  # what lay in an extent that is being retired leaves no free slot
         free, table = self._free, self.table
         slots = [heapq.heappop(free) for _ in range(min(count, len(free)))]
         for slot in slots:
@@ -135,7 +134,7 @@ class SizeClass:
     # Evicting and moving.
 
     def evict_one(self) -> bool:
-        """Makes one slot free, if any may be."""
+        """Forgets the coldest block that may go; False if there is none."""
         row = self.policy.victim()
         if row == NONE:
             return False
@@ -201,15 +200,14 @@ class SizeClass:
             for slot in range(start, start + count):
                 heapq.heappush(self._free, slot)
 
-    def withdraw(self, extent: Extent) -> list[int]:
-        """No slot of the extent is handed out any more; returns the slots that hold blocks."""
+    def withdraw(self, extent: Extent) -> None:
+        """No slot of the extent is handed out any more; when none is in use, it is idle."""
         extent.retiring = True
         slots = range(extent.base, extent.base + extent.slots)
         self._free = [slot for slot in self._free if slot not in slots]
         heapq.heapify(self._free)
         if not extent.used_slots:
             self._on_idle(self, extent)
-        return self.live_slots(extent)
 
     def live_slots(self, extent: Extent) -> list[int]:
         """Slots of an extent that hold blocks."""

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from kvtier.demo.exchange import Outcome
+from kvtier.demo.report import Turn, verdict
+
 _DEADLINE_SECONDS = 240.0
 
 
@@ -30,7 +33,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_three_workers_share_a_prefix(directory: Path) -> None:
     done = subprocess.run(
-        _command("--tokens", "600"),
+        _command("--tokens", "300"),
         capture_output=True,
         text=True,
         timeout=_DEADLINE_SECONDS,
@@ -40,9 +43,9 @@ def test_three_workers_share_a_prefix(directory: Path) -> None:
     lines = done.stdout.splitlines()
     rows = {line[:30].strip(): line[30:].split() for line in lines}
     assert rows["same tokens"] == ["yes", "yes", "yes"]
-    assert rows["of it from the cache"] == ["0", "576", "576"]
-    assert rows["hits in HOST, blocks"] == ["0", "9", "9"]
-    assert rows["prompt, tokens"] == ["600", "600", "699"]
+    assert rows["of it from the cache"] == ["0", "256", "320"]
+    assert rows["hits in HOST, blocks"] == ["0", "4", "5"]
+    assert rows["prompt, tokens"] == ["300", "300", "361"]
     assert lines[-1] == "All 72 generated tokens are those of a run without kvtier."
     assert not list(directory.iterdir())
 
@@ -64,7 +67,7 @@ def test_a_model_that_does_not_exist_is_named(directory: Path) -> None:
 
 def test_an_interrupt_leaves_nothing_behind(directory: Path) -> None:
     process = subprocess.Popen(
-        _command("--tokens", "600"),
+        _command("--tokens", "300"),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -95,3 +98,45 @@ def _processes_of(session: int) -> list[str]:
         if int(fields.split()[3]) == session:
             found.append(name)
     return found
+
+
+def test_missing_packages_are_named() -> None:
+    script = "import sys; sys.modules['torch'] = None; from kvtier.demo import run_demo"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{script}; sys.exit(run_demo())"], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.endswith("pip install 'kvtier[transformers]'\n")
+
+
+def _turn(worker: str, restored_tokens: int, answer: tuple[int, ...]) -> Turn:
+    outcome = Outcome(
+        prompt_tokens=600,
+        restored_tokens=restored_tokens,
+        cold_seconds=1.0,
+        cached_seconds=0.5,
+        loaded_bytes=0,
+        load_seconds=0.0,
+        stored_bytes=0,
+        answer=answer,
+        reference=(1, 2),
+    )
+    return Turn(worker, outcome, {})
+
+
+def test_verdict_is_bad_if_a_token_differs() -> None:
+    turns = [_turn("worker 1", 0, (1, 2)), _turn("worker 2", 576, (1, 3))]
+    is_good, sentence = verdict(turns)
+    assert not is_good
+    assert "NOT" in sentence
+    assert "worker 2" in sentence
+
+
+def test_verdict_is_bad_if_nothing_was_found() -> None:
+    is_good, sentence = verdict([_turn("worker 1", 0, (1, 2)), _turn("worker 2", 0, (1, 2))])
+    assert not is_good
+    assert sentence == "No prefix was found in the cache: worker 2."
+
+
+def test_verdict_is_good_otherwise() -> None:
+    assert verdict([_turn("worker 1", 0, (1, 2)), _turn("worker 2", 576, (1, 2))])[0]

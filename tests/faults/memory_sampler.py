@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from types import TracebackType
-
-import os
 
 from kvtier.testing import AgentProcess
 from tests.faults.agents import memfds

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import mmap
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
+import grpc
 import numpy as np
 
 from kvtier import BlockStatus, Client, Namespace
-from kvtier.errors import KvtierError
-from kvtier.memory import ByteArray
+from kvtier.errors import AgentUnavailableError, KvtierError
+from kvtier.memory import PAGE_BYTES, ByteArray
 from kvtier.testing.worker_process import Pipe
+from kvtier.v1 import block_cache_pb2 as pb
 from tests.faults.blocks import Verdict, hashes_of, judge, payloads, spec_of, store, verdict_of
+from tests.faults.raw_worker import RawWorker, keys_message
 
 _PIECE_BYTES = 512
 _STOPPED_SECONDS = 0.05
@@ -32,7 +42,7 @@ def hold_everything(pipe: Pipe, address: str, sequence: str, count: int) -> None
             for cell, row in zip(reservation.cells, payloads(namespace.spec, hashes), strict=True):
                 assert cell is not None
                 cell[: cell.size // 2] = row[: row.size // 2]
-            pipe.say([loaded.count, reservation.statuses.count(BlockStatus.OK)])
+            pipe.say([loaded.count, list(reservation.statuses).count(BlockStatus.OK)])
             pipe.hear()
 
 
@@ -57,7 +67,7 @@ def name_each_step(pipe: Pipe, address: str, sequence: str, count: int, block_by
 
 
 def load_slowly(pipe: Pipe, address: str, sequence: str, count: int, ttl_seconds: float) -> None:
-    """Copies leased blocks in many small pieces; answers what it accepted and where it stood still."""
+    """Copies leased blocks in small pieces; answers what it accepted and where it stood still."""
     with Client(address, timeout_seconds=5) as client:
         namespace = client.namespace(spec_of())
         hashes = hashes_of(sequence, count)
@@ -84,7 +94,7 @@ def store_slowly(pipe: Pipe, address: str, sequence: str, count: int, ttl_second
             rows = payloads(namespace.spec, hashes)
             stood_still_at = _copy_in_pieces(cells, rows, lambda: pipe.say(len(cells)))
             statuses = reservation.commit()
-        pipe.say({"stood_still_at": stood_still_at, "statuses": statuses})
+        pipe.say({"stood_still_at": stood_still_at, "statuses": list(map(int, statuses))})
         while pipe.hear() == "call":
             namespace.load(hashes).release()
             pipe.say()
@@ -147,7 +157,7 @@ def fill(pipe: Pipe, address: str, name: str, block_bytes: int, count: int) -> N
         while pipe.is_quiet():
             turn += 1
             statuses = namespace.store(hashes_of(f"{name}/{turn}", count), rows)
-            refused += statuses.count(BlockStatus.REFUSED)
+            refused += list(statuses).count(BlockStatus.REFUSED)
     pipe.hear()
     pipe.say(refused)
 
@@ -173,8 +183,11 @@ def burst(pipe: Pipe, address: str, sequence: str, blocks: int, batch: int) -> N
         pipe.say(asdict(verdict))
 
 
-def try_to_connect(pipe: Pipe, address: str, tenant: str) -> None:
-    """Answers what a stranger gets: the error's name, or the count of blocks of the tenant it sees."""
+def connect_as(pipe: Pipe, address: str, user: int, tenant: str) -> None:
+    """As another user and group, answers the error that it gets, or how many blocks it sees."""
+    os.setgroups([])
+    os.setgid(user)
+    os.setuid(user)
     try:
         with Client(address, timeout_seconds=2) as client:
             namespace = client.namespace(spec_of(tenant=tenant))
@@ -230,3 +243,83 @@ class Caller:
                 self.record.failures += 1
             if time.monotonic() - begin > SLOW_SECONDS:
                 self.record.slow.append(time.monotonic() - begin)
+
+
+def hang_up_while_reserving(pipe: Pipe, directory: str, sequence: str, count: int) -> None:
+    """Ends its attach connection while the agent works on its reservation, and lives on."""
+    with RawWorker(Path(directory)) as worker:
+        session = worker.open(spec_of("large", 4096))
+        request = pb.ReserveBlocksRequest(keys=[keys_message(hashes_of(sequence, count))])
+        call = worker.start("ReserveBlocks", request, session)
+        threading.Event().wait(0.01)
+        worker.detach()
+        with suppress(grpc.RpcError):
+            call.result()
+        pipe.say()
+        pipe.hear()
+
+
+def use_a_client_after_fork(pipe: Pipe, address: str) -> None:
+    """Answers how a forked child ended, and then whether the parent's client still works."""
+    client = Client(address, timeout_seconds=2)
+    namespace = client.namespace(spec_of())
+    store(namespace, "forked", 4)
+    inherited: list[Any] = [client, namespace, namespace.load(hashes_of("forked", 4))]
+    del client, namespace
+    child = os.fork()
+    if child == 0:
+        os._exit(_in_child(inherited))
+    status = os.waitpid(child, 0)[1]
+    pipe.say([status, asdict(judge(inherited[1], hashes_of("forked", 4)))])
+    inherited[0].close()
+
+
+def _in_child(inherited: list[Any]) -> int:
+    """Maps memory where the parent has the agent's, drops the parent's, and touches its own."""
+    try:
+        inherited[1].lookup(hashes_of("forked", 4))
+        return 1
+    except AgentUnavailableError:
+        pass
+    address = inherited[2].views[0].ctypes.data
+    address -= address % PAGE_BYTES
+    if _map_at(address) != address:
+        return 2
+    ctypes.memset(address, 1, PAGE_BYTES)
+    inherited[0].close()
+    inherited.clear()
+    gc.collect()
+    ctypes.memset(address, 2, PAGE_BYTES)
+    return 0
+
+
+def _map_at(address: int) -> int:
+    libc = ctypes.CDLL(None)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    return int(libc.mmap(address, PAGE_BYTES, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0))
+
+
+def close_while_a_child_lives(pipe: Pipe, address: str) -> None:
+    """Closes its client while a forked child, which inherited its descriptors, lives on."""
+    client = Client(address, timeout_seconds=2)
+    store(client.namespace(spec_of()), "forked", 4)
+    child = os.fork()
+    if child == 0:
+        pipe.hear()
+        os._exit(0)
+    client.close()
+    pipe.say()
+    os.waitpid(child, 0)
+
+
+def use_and_leave(pipe: Pipe, address: str, name: str, block_bytes: int, count: int) -> None:
+    """Stores and loads its blocks once; answers the judgement."""
+    with Client(address, timeout_seconds=5) as client:
+        namespace = client.namespace(spec_of(name, block_bytes))
+        total = Verdict()
+        for index in range(count // 16):
+            store(namespace, f"{name}/{index}", 16)
+            total += judge(namespace, hashes_of(f"{name}/{index}", 16))
+        pipe.say(asdict(total))

@@ -99,4 +99,4 @@ def _stop_and_continue(agent: AgentProcess, worker: WorkerProcess) -> None:
 def _gained(worker: WorkerProcess, before: list[dict[str, Any]], what: str) -> int:
     """The least that any thread has gained."""
     now = worker.ask("report")
-    return min(new[what] - old[what] for old, new in zip(before, now, strict=True))
+    return min(int(new[what] - old[what]) for old, new in zip(before, now, strict=True))

@@ -71,7 +71,7 @@ def _assert_works(agent: AgentProcess) -> None:
 
 @pytest.mark.parametrize("data", _NONSENSE, ids=lambda data: str(data[:30]))
 def test_nonsense_is_cut_off(agent: AgentProcess, data: bytes) -> None:
-    with closing(attach_socket(agent)) as peer:
+    with closing(attach_socket(agent.directory)) as peer:
         peer.send(data)
         _assert_cut_off(peer)
     _assert_works(agent)
@@ -83,7 +83,7 @@ def test_the_wrong_descriptors_are_cut_off(agent: AgentProcess) -> None:
     other = os.pidfd_open(os.getppid())
     try:
         for wrong in ([reading], [other], [reading, writing], [writing] * 60):
-            with closing(attach_socket(agent)) as peer:
+            with closing(attach_socket(agent.directory)) as peer:
                 socket.send_fds(peer, [json.dumps(_HELLO).encode()], wrong)
                 _assert_cut_off(peer)
     finally:
@@ -108,7 +108,7 @@ def test_the_wrong_descriptors_are_cut_off(agent: AgentProcess) -> None:
 def test_nonsense_after_attaching_is_cut_off(
     agent: AgentProcess, message: dict[str, object]
 ) -> None:
-    with RawWorker(agent) as worker:
+    with RawWorker(agent.directory) as worker:
         worker.open(spec_of())
         worker.socket.send(json.dumps(message).encode())
         _assert_cut_off(worker.socket)
@@ -116,7 +116,7 @@ def test_nonsense_after_attaching_is_cut_off(
 
 
 def test_a_session_of_another_worker_gives_no_extents(agent: AgentProcess) -> None:
-    with RawWorker(agent) as worker, RawWorker(agent) as thief:
+    with RawWorker(agent.directory) as worker, RawWorker(agent.directory) as thief:
         token = worker.open(spec_of())
         message = {"op": "extents", "session": token.hex(), "extents": [1]}
         thief.socket.send(json.dumps(message).encode())
@@ -128,7 +128,7 @@ def test_a_session_of_another_worker_gives_no_extents(agent: AgentProcess) -> No
 def test_extents_of_other_namespaces_are_not_given(agent: AgentProcess) -> None:
     with Client(agent.address) as client:
         store(client.namespace(spec_of("secret")), "secret", 4)
-    with RawWorker(agent) as worker:
+    with RawWorker(agent.directory) as worker:
         token = worker.open(spec_of("empty"))
         message = {"op": "extents", "session": token.hex(), "extents": list(range(1, 60))}
         worker.socket.send(json.dumps(message).encode())
@@ -140,11 +140,15 @@ def test_extents_of_other_namespaces_are_not_given(agent: AgentProcess) -> None:
 
 
 def test_a_worker_that_does_not_read_is_cut_off(agent: AgentProcess) -> None:
-    with RawWorker(agent) as worker:
+    with RawWorker(agent.directory) as worker:
         token = worker.open(spec_of())
         data = json.dumps({"op": "extents", "session": token.hex(), "extents": []}).encode()
         worker.socket.settimeout(5)
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
-            for _ in range(100_000):
-                worker.socket.send(data)
+            _send_for_ever(worker.socket, data)
     _assert_works(agent)
+
+
+def _send_for_ever(peer: socket.socket, data: bytes) -> None:
+    for _ in range(100_000):
+        peer.send(data)

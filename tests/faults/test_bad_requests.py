@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import pytest
@@ -11,14 +12,13 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from kvtier import NamespaceSpec
-from kvtier.client.connection import spec_message
 from kvtier.testing import AgentProcess
 from kvtier.v1 import block_cache_pb2 as pb
 from kvtier.v1 import block_pb2
 from kvtier.v1 import cache_admin_pb2 as admin_pb
 from tests.faults.agents import running_agent
 from tests.faults.blocks import hashes_of, spec_of
-from tests.faults.raw_worker import RawWorker, keys_message
+from tests.faults.raw_worker import RawWorker, keys_message, spec_message
 
 pytestmark = pytest.mark.faults
 
@@ -45,7 +45,7 @@ def agent() -> Iterator[AgentProcess]:
 
 @pytest.fixture
 def worker(agent: AgentProcess) -> Iterator[RawWorker]:
-    with RawWorker(agent) as raw:
+    with RawWorker(agent.directory) as raw:
         yield raw
 
 
@@ -57,7 +57,7 @@ def session(worker: RawWorker) -> bytes:
 def _refusal(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(grpc.RpcError) as caught:
         call()
-    return caught.value.code(), caught.value.details()  # type: ignore[attr-defined]
+    return caught.value.code(), caught.value.details() or ""
 
 
 def _keys(**fields: object) -> block_pb2.BlockKeys:
@@ -212,25 +212,26 @@ _BAD_SPECS = [
 
 
 @pytest.mark.parametrize(("spec", "words"), _BAD_SPECS)
-def test_a_bad_spec_is_named(
-    worker: RawWorker, spec: block_pb2.NamespaceSpec, words: str
-) -> None:
+def test_a_bad_spec_is_named(worker: RawWorker, spec: block_pb2.NamespaceSpec, words: str) -> None:
     request = pb.OpenSessionRequest(namespace=spec, attach_token=worker.token)
     code, details = _refusal(lambda: worker.call("OpenSession", request))
     assert code is _INVALID
     assert words in details
 
 
-def test_a_commit_beyond_its_reservation_is_refused(worker: RawWorker, session: bytes) -> None:
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [({"indexes": [2]}, "indexes: 2"), ({"digests": b"x" * 16}, "digests: 1 for")],
+)
+def test_a_commit_beyond_its_reservation_is_refused(
+    worker: RawWorker, session: bytes, fields: dict[str, Any], words: str
+) -> None:
     answer = worker.call("ReserveBlocks", pb.ReserveBlocksRequest(keys=[_GOOD]), session)
     lease_id = answer.reservation.lease_id
-    for request, words in (
-        (pb.CommitBlocksRequest(reservation_id=lease_id, indexes=[2]), "indexes: 2"),
-        (pb.CommitBlocksRequest(reservation_id=lease_id, digests=b"x" * 16), "digests: 1 for 2"),
-    ):
-        code, details = _refusal(lambda request=request: worker.call("CommitBlocks", request, session))  # type: ignore[misc]
-        assert code is _INVALID
-        assert words in details
+    request = pb.CommitBlocksRequest(reservation_id=lease_id, **fields)
+    code, details = _refusal(lambda: worker.call("CommitBlocks", request, session))
+    assert code is _INVALID
+    assert words in details
     worker.call("ReleaseLeases", pb.ReleaseLeasesRequest(lease_ids=[lease_id]), session)
 
 
@@ -292,23 +293,25 @@ _ADMIN_CASES = [
 @pytest.mark.parametrize("case", _ADMIN_CASES, ids=lambda case: f"{case.method} {case.words}")
 def test_operators_mistakes_are_named(agent: AgentProcess, case: AdminCase) -> None:
     with grpc.insecure_channel(agent.admin_address) as channel:
-        call = channel.unary_unary(f"/kvtier.v1.CacheAdmin/{case.method}")
+        call: Any = channel.unary_unary(f"/kvtier.v1.CacheAdmin/{case.method}")
         code, details = _refusal(lambda: call(case.request.SerializeToString(), timeout=5))
     assert code is case.code
     assert case.words in details
 
 
 def test_too_many_namespaces_and_sessions_are_overload() -> None:
-    with running_agent("16MiB", limits__max_namespaces=2, limits__max_sessions=4) as agent:
-        with RawWorker(agent) as worker:
-            for name in ("a", "b"):
-                worker.open(spec_of(name))
-            code, details = _refusal(lambda: worker.open(spec_of("c")))
-            assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert "max_namespaces" in details
-            code, details = _refusal(lambda: _open_for_ever(worker, spec_of("a")))
-            assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert "max_sessions" in details
+    with (
+        running_agent("16MiB", limits__max_namespaces=2, limits__max_sessions=4) as agent,
+        RawWorker(agent.directory) as worker,
+    ):
+        for name in ("a", "b"):
+            worker.open(spec_of(name))
+        code, details = _refusal(lambda: worker.open(spec_of("c")))
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "max_namespaces" in details
+        code, details = _refusal(lambda: _open_for_ever(worker, spec_of("a")))
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "max_sessions" in details
 
 
 def _open_for_ever(worker: RawWorker, spec: NamespaceSpec) -> None:

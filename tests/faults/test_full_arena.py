@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 import numpy as np
@@ -36,8 +37,8 @@ _TIMEOUT_SECONDS = 10.0
 _OK, _REFUSED = int(BlockStatus.OK), int(BlockStatus.REFUSED)
 
 
-def _is_prefix_then_refused(statuses: list[int]) -> bool:
-    return statuses == sorted(statuses) and set(statuses) == {_OK, _REFUSED}
+def _is_prefix_then_refused(statuses: Sequence[int]) -> bool:
+    return list(statuses) == sorted(statuses) and set(statuses) == {_OK, _REFUSED}
 
 
 def test_of_a_batch_larger_than_the_arena_what_fits_is_stored() -> None:
@@ -53,7 +54,7 @@ def test_of_a_batch_larger_than_the_arena_what_fits_is_stored() -> None:
         statuses = namespace.store(hashes, rows)
         assert time.monotonic() - begin < _AT_ONCE_SECONDS
         assert _is_prefix_then_refused(statuses)
-        stored = statuses.count(_OK)
+        stored = list(statuses).count(_OK)
         assert stored >= 0.4 * 8 * MIB / BLOCK_BYTES
         assert judge(namespace, hashes) == Verdict(right=stored)
     assert sampler.samples > 0
@@ -64,7 +65,7 @@ def test_an_arena_smaller_than_one_block_refuses() -> None:
     with running_agent("1MiB") as agent, Client(agent.address) as client:
         namespace = client.namespace(spec_of(block_bytes=2 * MIB))
         statuses = namespace.store(hashes_of("large", 1), np.zeros((1, 2 * MIB), np.uint8))
-        assert statuses == [_REFUSED]
+        assert list(statuses) == [_REFUSED]
 
 
 def test_leased_slots_are_not_waited_for() -> None:
@@ -83,7 +84,7 @@ def test_leased_slots_are_not_waited_for() -> None:
         statuses = writing.store(hashes, payloads(writing.spec, hashes))
         assert time.monotonic() - begin < _AT_ONCE_SECONDS
         free = 8 * MIB // BLOCK_BYTES - leased
-        assert statuses.count(_REFUSED) >= 16 - free
+        assert list(statuses).count(_REFUSED) >= 16 - free
         for index in range(20):
             verdict = judge(reading, hashes_of(f"leased/{index}", 8))
             assert verdict.wrong == 0

@@ -83,11 +83,14 @@ MODELS = {"full attention": llama, "hybrid": gemma, "sliding windows": mistral}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _no_progress_bars() -> Iterator[None]:
-    """They keep a thread."""
+def _few_threads() -> Iterator[None]:
+    """Progress bars keep one; torch's would wait for each other over these small models."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     disable_progress_bar()
     yield
     enable_progress_bar()
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -391,7 +394,7 @@ def test_bad_arguments_are_named(client: Client, name: str) -> None:
     prefill(model, tokens(20).repeat(2, 1), batch)
     with pytest.raises(ValueError, match=r"cache has torch\.float32 of"):
         prefixes.save(tokens(20), batch)
-    static = StaticCache(config=model.config, max_cache_len=64)
+    static: Any = StaticCache(config=model.config, max_cache_len=64)
     prefill(model, tokens(20), static)
     with pytest.raises(ValueError, match="cache keeps a StaticLayer"):
         prefixes.save(tokens(20), static)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from array import array
 from collections import Counter
 from collections.abc import Coroutine
@@ -24,10 +25,13 @@ EVERYTHING = Access(frozenset({"*"}))
 _PLENTY_BYTES = 1 << 40
 _BACKGROUND_TURNS = 3000
 _QUIET_TURNS = 4
+_COLLECT_EVERY = 16
 
 
 class Node:
     """One agent. `run` audits its books after every turn of its loop."""
+
+    closed = 0
 
     def __init__(self, capacity_bytes: int, limits: LeaseLimits | None = None) -> None:
         self.clock = ManualClock()
@@ -89,6 +93,8 @@ class Node:
         self.host.check_integrity()
         for each in self.host.classes:
             assert each.free_slots == _free_slots_of(each), "a free slot is in no extent"
+            owned = sum(len(each.live_slots(extent)) for extent in each.extents)
+            assert owned == len(each.residency), "a slot is owned by a block of another"
         assert self.kernel_bytes() <= self.host.arena.capacity_bytes
 
     def audit_at_rest(self) -> None:
@@ -120,6 +126,10 @@ class Node:
         self.mover.close()
         self.host.close()
         self.loop.close()
+        # Mappings go with the last array, and the parts refer to each other.
+        Node.closed += 1
+        if Node.closed % _COLLECT_EVERY == 0:
+            gc.collect()
 
 
 def _free_slots_of(size_class: SizeClass) -> int:

@@ -29,7 +29,9 @@ class SteppedLoop(asyncio.SelectorEventLoop):
         self.call_soon(self.stop)
         self.run_forever()
 
-    def complete(self, *work: Coroutine[Any, Any, Any], after_turn: Callable[[], None]) -> list[Any]:
+    def complete(
+        self, *work: Coroutine[Any, Any, Any], after_turn: Callable[[], None]
+    ) -> list[Any]:
         """Runs coroutines side by side to their end; fails for what never ends."""
         tasks = [self.create_task(each) for each in work]
         for _ in range(_MANY_TURNS):

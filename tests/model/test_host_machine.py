@@ -147,7 +147,7 @@ class HostMachine(RuleBasedStateMachine):
     def granted_cell(self, path: Path, granted: Granted, index: int) -> Cell | None:
         """The slot of an answer, found as a worker finds it: by its extent's id."""
         if granted.statuses[index] != OK:
-            assert not granted.extents[index] and not granted.generations[index]
+            assert (granted.extents[index], granted.generations[index]) == (0, 0)
             return None
         size_class = self.size_class(path)
         extent = next(e for e in size_class.extents if e.extent_id == granted.extents[index])
@@ -167,7 +167,8 @@ class HostMachine(RuleBasedStateMachine):
         cells = [self.granted_cell(path, granted, index) for index in range(len(keys))]
         taken = [cell for cell in cells if cell]
         for cell in taken:
-            assert cell.generation and cell.generation not in self.generations
+            assert cell.generation
+            assert cell.generation not in self.generations
             self.generations.add(cell.generation)
         for other in self.writings:
             assert not overlap(taken, [cell for cell in other.cells if cell]), "handed out twice"
@@ -206,7 +207,8 @@ class HostMachine(RuleBasedStateMachine):
             is_wrong = digest == "wrong" and position == len(named) - 1
             assert (status == MISMATCH) <= is_wrong
             if status == OK:
-                assert had_slot and not is_wrong
+                assert had_slot
+                assert not is_wrong
                 self.committed[key] = writing.versions[index]
             if status == PRESENT and not had_slot and not before[index]:
                 assert self.find(key), "present, and not found"
@@ -367,7 +369,10 @@ class HostMachine(RuleBasedStateMachine):
         reading = self.readings[number % len(self.readings)]
         if reading.session.attachment.connected:
             reading.released = True
-            self.node.grants.release_by_id(reading.session, reading.lease_id)
+            self.run(self.release(reading))
+
+    async def release(self, reading: Reading) -> None:
+        self.node.grants.release_by_id(reading.session, reading.lease_id)
 
     @rule(worker=workers, path=paths(), ttl=seconds, renewing=st.booleans())
     def touch_or_renew(self, worker: int, path: Path, ttl: float, renewing: bool) -> None:
@@ -377,7 +382,8 @@ class HostMachine(RuleBasedStateMachine):
             return
         renewed = {each.lease_id for each in self.node.grants.renew(session, [], ttl)}
         deadline = self.node.clock() + (ttl or self.node.limits.default_seconds)
-        for each in [*self.readings, *self.writings]:
+        granted: list[Reading | Writing] = [*self.readings, *self.writings]
+        for each in granted:
             if each.session is session and each.lease_id in renewed:
                 each.deadline = max(each.deadline, deadline)
 
@@ -496,9 +502,7 @@ class HostMachine(RuleBasedStateMachine):
             for key, version, cell in each.blocks:
                 assert not cell.is_current or cell.holds(key, version), key
         current = [r for r in self.readings if any(cell.is_current for *_, cell in r.blocks)]
-        self.readings = current[-32:] + [
-            r for r in current[:-32] if r.is_due(self.node.clock())
-        ]
+        self.readings = current[-32:] + [r for r in current[:-32] if r.is_due(self.node.clock())]
 
     def teardown(self) -> None:
         if not hasattr(self, "node"):

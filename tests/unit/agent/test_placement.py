@@ -1,0 +1,304 @@
+"""Behaviour of `kvtier.agent.placement`: what fits is stored, and nothing waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from kvtier import memory
+from kvtier.agent.evicting import evict_namespace
+from kvtier.agent.grants import LeaseLimits
+from kvtier.agent.mover import Mover
+from kvtier.agent.placement import Placement
+from kvtier.core.block import BlockStatus
+from kvtier.tiers.size_class import SizeClass
+from tests.model.node import Node
+from tests.unit.agent.worker import PAGE, Worker, sequence
+
+OK, REFUSED = BlockStatus.OK, BlockStatus.REFUSED
+NodeOf = Callable[[int], Node]
+
+
+@pytest.fixture
+def node_of() -> Iterator[NodeOf]:
+    """Makes a node of so many pages, one session may use all of them."""
+    nodes = []
+
+    def make(pages: int) -> Node:
+        nodes.append(Node(pages * PAGE, LeaseLimits(max_share=1.0)))
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        node.close()
+
+
+def fill(node: Node, worker: Worker, name: str = "fill") -> int:
+    """Stores until something had to go; how many blocks are here then."""
+    for number in range(100):
+        node.run(worker.store(sequence(f"{name} {number}", 4)))
+        if worker.size_class.counters.evicted:
+            return worker.stored
+    raise AssertionError("it never fills")
+
+
+def test_a_store_that_fits_after_eviction_succeeds(node_of: NodeOf) -> None:
+    node = node_of(32)
+    worker = Worker(node)
+    capacity = fill(node, worker)
+    for number in range(20):
+        [statuses] = node.run(worker.store(sequence(f"burst {number}", capacity - 4)))
+        assert set(statuses) == {OK}, number
+
+
+def test_what_fits_of_a_batch_is_its_beginning(node_of: NodeOf) -> None:
+    node = node_of(32)
+    worker = Worker(node)
+    capacity = fill(node, worker)
+    [statuses] = node.run(worker.store(sequence("long", 100)))
+    assert statuses == [OK] * capacity + [REFUSED] * (100 - capacity)
+    assert worker.size_class.counters.refused == 100 - capacity
+
+
+def test_what_is_here_of_a_sequence_is_not_evicted_for_the_rest_of_it(node_of: NodeOf) -> None:
+    node = node_of(32)
+    worker = Worker(node)
+    node.run(worker.store(sequence("long", 8)))
+    [statuses] = node.run(worker.store(sequence("long", 100)))
+    assert statuses[:8] == [BlockStatus.PRESENT] * 8
+    assert (
+        worker.size_class.find_many(sequence("long", 8).lane, sequence("long", 8).hashes)
+        != [-1] * 8
+    )
+
+
+def test_nothing_waits_for_a_lease(node_of: NodeOf) -> None:
+    node = node_of(32)
+    worker = Worker(node)
+    fill(node, worker)
+    node.run(*(worker.load(sequence(f"fill {number}", 4)) for number in range(100)))
+    [statuses] = node.run(worker.store(sequence("late", 4)))
+    assert REFUSED in statuses
+
+
+def test_the_oldest_hold_yields_to_a_reservation(node_of: NodeOf) -> None:
+    node = node_of(32)
+    worker = Worker(node)
+    capacity = fill(node, worker)
+    keys = sequence("held", capacity)
+    node.run(worker.store(keys))
+    [(_, hold_id)] = node.run(node.loading.lookup(worker.session, [keys], hold_seconds=10))
+    [statuses] = node.run(worker.store(sequence("new", 4)))
+    assert set(statuses) == {OK}
+    assert node.leases.hold(worker.session.namespace.namespace_id, hold_id) is None
+
+
+@pytest.mark.parametrize("block_bytes", [PAGE, 3 * PAGE])
+def test_a_second_namespace_gets_its_share_of_a_full_arena(
+    node_of: NodeOf, block_bytes: int
+) -> None:
+    node = node_of(64)
+    first, second = Worker(node, "first"), Worker(node, "second", block_bytes)
+    fill(node, first)
+    for number in range(40):
+        [statuses] = node.run(second.store(sequence(f"second {number}", 2)))
+        assert OK in statuses
+        node.run(first.store(sequence(f"more {number}", 2)))
+    shares = [each.size_class.extent_bytes for each in (first, second)]
+    assert min(shares) > 64 * PAGE // 4, shares
+
+
+def test_blocks_move_out_of_an_extent_that_is_taken(node_of: NodeOf) -> None:
+    node = node_of(40)
+    first, second = Worker(node, "first"), Worker(node, "second")
+    fill(node, first)
+    node.run(second.store(sequence("new", 4)))
+    present = {slot for slot in range(2048) if first.size_class.table.owner[slot] >= 0}
+    assert len(present) == first.stored > 0
+    assert node.retired
+
+
+def test_two_classes_may_take_from_one_donor_in_the_same_turn(node_of: NodeOf) -> None:
+    node = node_of(64)
+    donor, *takers = Worker(node, "donor"), Worker(node, "one"), Worker(node, "two")
+    fill(node, donor)
+    node.mover.turns_before = 2
+    results = node.run(*(taker.store(sequence(taker.name, 4)) for taker in takers))
+    assert [set(statuses) for statuses in results] == [{OK}, {OK}]
+
+
+def test_two_classes_that_wait_do_not_take_from_each_other_for_ever(node_of: NodeOf) -> None:
+    """Neither can have what it wants: all the rest is leased."""
+    node = node_of(40)
+    donor = Worker(node, "donor")
+    takers = [Worker(node, "one"), Worker(node, "two", 2 * PAGE)]
+    for number in range(4):
+        node.run(donor.store(sequence(f"fill {number}", 4)))
+    node.run(*(donor.load(sequence(f"fill {number}", 4)) for number in range(4)))
+    results = node.run(*(taker.store(sequence(taker.name, 30)) for taker in takers))
+    for statuses in results:
+        assert OK in statuses
+        assert REFUSED in statuses
+
+
+def test_an_extent_that_cannot_be_emptied_is_not_tried_for_ever(node_of: NodeOf) -> None:
+    """Parents of leased blocks are not evicted, though nobody refers to them."""
+    node = node_of(24)
+    donor, taker = Worker(node, "donor"), Worker(node, "taker", 8 * PAGE)
+    for count in range(1, 16):
+        node.run(donor.store(sequence("long", count)))
+    stored = donor.stored
+    node.run(donor.load(sequence("long", 1, start=stored - 1)))
+    [statuses] = node.run(taker.store(sequence("new", 1)))
+    assert set(statuses) <= {OK, REFUSED}
+    assert donor.size_class.find_many(sequence("long", 1).lane, sequence("long", 1).hashes) == [0]
+
+
+def test_a_new_extent_is_no_donation(node_of: NodeOf) -> None:
+    """It would be populated after it was given back, beyond the capacity."""
+    node = node_of(64)
+    worker = Worker(node)
+
+    async def grow() -> None:
+        size_class = worker.size_class
+        await node.placement.make_room(size_class, 4)
+        slots = size_class.take(4)
+        first = len(size_class.extents)
+        node.placement.grow_ahead(size_class)
+        assert len(size_class.extents) == first + 1
+        assert node.host.extent_to_retire(size_class) not in size_class.extents[first:]
+        size_class.release(slots)
+
+    node.run(grow())
+
+
+class Available:
+    """Memory that the machine has left."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self.asked = 0
+
+    def __call__(self) -> int:
+        self.asked += 1
+        return self.size_bytes
+
+
+@pytest.mark.parametrize("spare_bytes", [0, PAGE, 4 << 20, 9 << 20])
+def test_a_store_does_not_spin_when_memory_is_short(spare_bytes: int) -> None:
+    reserve, available = 1 << 30, Available((1 << 30) + spare_bytes)
+
+    async def scenario() -> None:
+        mover = Mover(1)
+        placement = Placement(
+            mover,
+            capacity_bytes=64 << 20,
+            memory_reserve_bytes=reserve,
+            available_bytes=available,
+        )
+        size_class = placement.host.size_class(1, PAGE)
+        try:
+            async with asyncio.timeout(1):
+                await placement.make_room(size_class, 4)
+        finally:
+            await placement.close()
+            mover.close()
+            placement.host.close()
+        assert (size_class.free_slots >= 4) == (spare_bytes > 8 << 20)
+
+    asyncio.run(scenario())
+    assert available.asked < 20
+
+
+def test_growing_stops_at_the_reserve_and_what_is_there_is_used(node_of: NodeOf) -> None:
+    available = Available(1 << 40)
+
+    async def scenario() -> None:
+        mover = Mover(1)
+        placement = Placement(
+            mover,
+            capacity_bytes=1 << 20,
+            memory_reserve_bytes=1 << 30,
+            available_bytes=available,
+        )
+        size_class = placement.host.size_class(1, PAGE)
+        await placement.make_room(size_class, 4)
+        before = placement.host.arena.allocated_bytes
+        available.size_bytes = 0
+        async with asyncio.timeout(5):
+            await placement.make_room(size_class, 64)
+        assert placement.host.arena.allocated_bytes == before
+        assert size_class.free_slots >= 4
+        await placement.close()
+        mover.close()
+        placement.host.close()
+
+    asyncio.run(scenario())
+
+
+def test_pages_are_populated_before_slots_are_handed_out(node_of: NodeOf) -> None:
+    node = node_of(64)
+    worker = Worker(node)
+    node.run(worker.reserve(sequence("a", 4)))
+    for extent in worker.size_class.extents:
+        populated = extent.populated_slots * extent.slot_bytes
+        assert memory.allocated_bytes(extent.fd) == populated > 0
+
+
+def test_an_extent_that_empties_while_it_is_given_up_on_is_not_used_again(
+    node_of: NodeOf,
+) -> None:
+    """Its blocks cannot be moved, and are evicted by an operator at that moment."""
+    node = node_of(24)
+    donor, taker = Worker(node, "donor"), Worker(node, "taker", 8 * PAGE)
+    for count in range(1, 16):
+        node.run(donor.store(sequence("long", count)))
+    node.run(donor.load(sequence("long", 1, start=donor.stored - 1)))
+    node.mover.turns_before = 3
+    for turns in range(12):
+
+        async def evict(turns: int = turns) -> None:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await evict_namespace(donor.session.namespace, dry_run=False)
+
+        node.run(taker.store(sequence(f"new {turns}", 1)), evict())
+        node.run(donor.store(sequence("long", 15)))
+
+
+def test_moves_are_done_by_real_movers_too() -> None:
+    """As in the agent: threads, and readers who keep a lease on what is moved."""
+
+    async def scenario() -> None:
+        mover = Mover(2)
+        placement = Placement(mover, capacity_bytes=64 * PAGE, available_bytes=lambda: 1 << 40)
+        host = placement.host
+        donor, taker = host.size_class(1, PAGE), host.size_class(2, PAGE)
+        await store_rows(placement, donor, 40)
+        async with asyncio.timeout(10):
+            await placement.make_room(taker, 8)
+        assert taker.free_slots >= 8
+        for row in range(donor.residency.row_count):
+            if (slot := donor.residency.slot[row]) >= 0:
+                _, block_hash = donor.residency.describe(row)
+                assert bytes(donor.cell(slot)[:32]) == block_hash
+        host.check_integrity()
+        await placement.close()
+        mover.close()
+        host.close()
+
+    asyncio.run(scenario())
+    assert not [each for each in threading.enumerate() if each.name.startswith("kvtier-mover")]
+
+
+async def store_rows(placement: Placement, size_class: SizeClass, count: int) -> None:
+    keys = sequence("rows", count)
+    for position, block_hash in enumerate(keys.hashes):
+        await placement.make_room(size_class, 1)
+        for slot in size_class.take(1):
+            size_class.cell(slot)[:32] = memoryview(block_hash)
+            size_class.commit(keys.lane, block_hash, b"", position, slot)
+            size_class.release([slot])
