@@ -70,10 +70,10 @@ class Grants:
 
     @contextmanager
     def granting(self, kind: LeaseKind, session: Session, wanted_seconds: float) -> Iterator[Lease]:
-        """A lease to be filled in the block; it lasts as wanted, within the limits (0: the default).
+        """A lease to be filled in the block; it lasts as wanted, within limits (0: the default).
 
-        Its time begins at the block's end. It is released if the block fails or adds no slot. It may
-        end before, with its session: see `LeaseTable.is_active`. Raises SessionLostError if that has
+        Its time begins at the block's end. It is released if that fails or adds no slot. It may
+        end before, with its session (`LeaseTable.is_active`). Raises SessionLostError if that has
         ended already.
         """
         if not session.attachment.connected:

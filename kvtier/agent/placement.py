@@ -145,13 +145,14 @@ class Placement:
         if donor is None or extent is None:
             return False
         self._trading.add(taker)
+        # At once: a slot of it that is reserved in the meantime could not be moved.
+        donor.withdraw(extent)
         self._spawn(self._take_extent(taker, donor, extent))
         return True
 
     async def _take_extent(self, taker: SizeClass, donor: SizeClass, extent: Extent) -> None:
         """Evicts the donor's coldest blocks, moves what is left in the extent, gives it back."""
         try:
-            donor.withdraw(extent)
             await self._evict(donor, lambda: donor.free_slots >= extent.used_slots)
             batch = max(1, _MOVE_BYTES // donor.slot_bytes)
             while live := donor.live_slots(extent)[:batch]:

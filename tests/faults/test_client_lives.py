@@ -13,7 +13,7 @@ import pytest
 from kvtier import Client, Namespace
 from kvtier.client.admin import AdminClient
 from kvtier.client.attachment import Attachment
-from kvtier.errors import AgentUnavailableError
+from kvtier.errors import AgentUnavailableError, DeadlineExceededError
 from kvtier.testing import AgentProcess
 from kvtier.testing.worker_process import WorkerProcess
 from kvtier.v1 import block_cache_pb2 as pb
@@ -145,7 +145,7 @@ def test_extents_that_come_too_late_leave_no_descriptor(agent: AgentProcess) -> 
         session = other.open(namespace.spec)
         before = descriptor_count(os.getpid())
         agent.pause()
-        with pytest.raises(AgentUnavailableError):
+        with pytest.raises(DeadlineExceededError):
             attachment.get(session, [1], 0.2)
         agent.resume()
         other.call("TouchBlocks", pb.TouchBlocksRequest(keys=keys_message([b"x" * 32])), session)

@@ -315,7 +315,7 @@ class HostMachine(RuleBasedStateMachine):
         self.evicted |= {
             (key, version)
             for key, version in self.committed.items()
-            if key in self.present and self.find(key) is None
+            if self.find(key) is None
         }
 
     def run(self, *work: Coroutine[Any, Any, None]) -> None:

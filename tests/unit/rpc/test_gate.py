@@ -81,9 +81,7 @@ class Servicer:
 
 def answer(method: str, request: bytes, gate: Gate | None = None) -> tuple[int, bytes]:
     calls = DirectCalls(SERVICE, Servicer(), gate or Gate(1))
-    direct = DirectCall(
-        number=1, method=method, session_token=b"token", timeout_ms=1000, request=request
-    )
+    direct = DirectCall(method, b"token", 1000, request)
     return asyncio.run(calls.answer(direct))
 
 

@@ -180,8 +180,8 @@ def test_a_withdrawn_extent_hands_out_nothing(tier: Tier) -> None:
     size_class.withdraw(extent)
     assert size_class.live_slots(extent) == [extent.base, extent.base + 1]
     assert size_class.free_slots == 0
-    assert size_class.take(1) == []
     assert tier.idle == []
+    assert size_class.take(1) == []
 
 
 def test_an_extent_is_idle_when_its_last_slot_is_let_go(tier: Tier) -> None:
