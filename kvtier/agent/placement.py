@@ -7,6 +7,7 @@ import itertools
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from kvtier import memory
 from kvtier.agent.mover import Mover
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 _POPULATE_BYTES = 8 << 20
 _MOVE_BYTES = 16 << 20
 _PAUSE_SECONDS = 1.0
+_FRUITLESS_TRADES = 16
 
 
 class Placement:
@@ -44,7 +46,8 @@ class Placement:
         self._available_bytes = available_bytes
         self._growing: set[SizeClass] = set()
         self._trading: set[SizeClass] = set()
-        self._trade_after: dict[SizeClass, int] = {}
+        self._trade_after: WeakKeyDictionary[SizeClass, int] = WeakKeyDictionary()
+        self._takers: dict[Extent, SizeClass] = {}
         self._discards: dict[Extent, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
@@ -57,13 +60,18 @@ class Placement:
         It waits for pages to be populated and for blocks to be moved, never for a lease. The caller
         holds no slots while it waits.
         """
+        most_bytes, fruitless = -1, 0
         while size_class.free_slots < wanted:
             changed = self._changed
             if not self._grow(size_class):
                 await self._evict(size_class, lambda: size_class.free_slots >= wanted)
-                enough = size_class.free_slots >= wanted
-                trading = self._trade(size_class, even_if_asked_lately=not enough)
-                if enough or not trading:
+                if size_class.free_slots >= wanted:
+                    self._trade_if_due(size_class)
+                    return
+                # Two classes that both want more than there is would take from each other for ever.
+                fruitless = 0 if size_class.extent_bytes > most_bytes else fruitless + 1
+                most_bytes = max(most_bytes, size_class.extent_bytes)
+                if fruitless > _FRUITLESS_TRADES or not (self._trade(size_class) or self._trading):
                     return
             if not changed.is_set():
                 await changed.wait()
@@ -95,18 +103,22 @@ class Placement:
         if size_class in self._growing:
             return True
         # Asking for memory reads several files of /proc: last, and only if there is a use for it.
-        if not self.host.can_grow(size_class) or not self._has_memory(size_class.slot_bytes):
+        if not self.host.can_grow(size_class) or self._spare_memory(size_class.slot_bytes) < 1:
             return False
+        extent = self.host.grow(size_class)
+        extent.populating = True
         self._growing.add(size_class)
-        self._spawn(self._populate(size_class, self.host.grow(size_class)))
+        self._spawn(self._populate(size_class, extent))
         return True
 
     async def _populate(self, size_class: SizeClass, extent: Extent) -> None:
-        extent.populating = True
         try:
-            while extent.populated_slots < extent.slots and self._has_memory(_POPULATE_BYTES):
+            while extent.populated_slots < extent.slots:
                 count = max(1, _POPULATE_BYTES // extent.slot_bytes)
                 count = min(count, extent.slots - extent.populated_slots)
+                count = min(count, self._spare_memory(extent.slot_bytes))
+                if count < 1:
+                    break
                 await self._mover.run(extent.populate, count)
                 size_class.publish(extent, count)
                 self._notify()
@@ -117,38 +129,45 @@ class Placement:
             extent.populating = False
             self._growing.discard(size_class)
 
-    def _has_memory(self, size_bytes: int) -> bool:
+    def _spare_memory(self, slot_bytes: int) -> int:
+        """How many slots may be populated now."""
         if asyncio.get_running_loop().time() < self._pause_until:
-            return False
-        short = self._available_bytes() - size_bytes < self._memory_reserve_bytes
-        if short and not self._short_of_memory:
+            return 0
+        slots = (self._available_bytes() - self._memory_reserve_bytes) // slot_bytes
+        if slots < 1 and not self._short_of_memory:
             log.warning("available memory is down to memory_reserve: HOST stops growing")
-        self._short_of_memory = short
-        return not short
+        self._short_of_memory = slots < 1
+        return slots
 
     # Trading.
 
-    def _trade(self, taker: SizeClass, *, even_if_asked_lately: bool) -> bool:
-        """Whether an extent is being taken from another class for this one.
+    def _trade_if_due(self, taker: SizeClass) -> None:
+        """Trades for a class that can do without.
 
-        Looking for a donor visits every class, so a class that has blocks of its own to evict looks
-        only after each sixteenth of its slots that it evicted.
+        Looking for a donor visits every class: only after each sixteenth of its slots evicted.
         """
+        evicted = taker.counters.evicted
+        if evicted >= self._trade_after.get(taker, 0):
+            self._trade_after[taker] = evicted + taker.extent_bytes // taker.slot_bytes // 16
+            self._trade(taker)
+
+    def _trade(self, taker: SizeClass) -> bool:
+        """Whether an extent is being taken from another class for this one."""
         if taker in self._trading:
             return True
-        evicted = taker.counters.evicted
-        if not even_if_asked_lately and evicted < self._trade_after.get(taker, 0):
-            return False
-        self._trade_after[taker] = evicted + taker.extent_bytes // taker.slot_bytes // 16
-        donor = self.host.donor(taker)
-        extent = self.host.extent_to_retire(donor) if donor else None
-        if donor is None or extent is None:
-            return False
+        for donor in self.host.donors(taker):
+            extent = self.host.extent_to_retire(donor)
+            if extent is not None:
+                self._start_trade(taker, donor, extent)
+                return True
+        return False
+
+    def _start_trade(self, taker: SizeClass, donor: SizeClass, extent: Extent) -> None:
         self._trading.add(taker)
+        self._takers[extent] = taker
         # At once: a slot of it that is reserved in the meantime could not be moved.
         donor.withdraw(extent)
         self._spawn(self._take_extent(taker, donor, extent))
-        return True
 
     async def _take_extent(self, taker: SizeClass, donor: SizeClass, extent: Extent) -> None:
         """Evicts the donor's coldest blocks, moves what is left in the extent, gives it back."""
@@ -158,6 +177,7 @@ class Placement:
             while live := donor.live_slots(extent)[:batch]:
                 if not await self._move(donor, live) and extent not in self._discards:
                     donor.restore(extent)
+                    del self._takers[extent]
                     return
             if extent in self._discards:
                 await asyncio.shield(self._discards[extent])
@@ -187,8 +207,12 @@ class Placement:
         self.host.discard(size_class, extent)
         await self._mover.run(extent.punch)
         self.host.arena.retire(extent)
-        self.on_retired(extent)
         del self._discards[extent]
+        # In the same turn, or the donor itself could have it back first.
+        taker = self._takers.pop(extent, None)
+        if taker in self.host.classes:
+            self._grow(taker)
+        self.on_retired(extent)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

@@ -50,9 +50,10 @@ def _bytes_of(value: Any) -> ByteArray:
                 f"strides {value.stride()}"
             )
         value = value.detach().reshape(-1).view(torch.uint8).numpy()
-    array = np.asarray(value) if not isinstance(value, (bytes, bytearray, memoryview)) else None
-    if array is None:
-        return np.frombuffer(value, dtype=np.uint8)
-    if not array.flags.c_contiguous:
-        raise InvalidRequestError(f"an array must be contiguous; strides are {array.strides}")
-    return array.reshape(-1).view(np.uint8)
+    try:
+        array = np.asarray(memoryview(value) if isinstance(value, bytearray | bytes) else value)
+        if not array.flags.c_contiguous:
+            raise BufferError(f"its strides are {array.strides}")
+        return array.reshape(-1).view(np.uint8)
+    except BufferError as error:
+        raise InvalidRequestError(f"an array must be contiguous: {error}") from error

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from google.protobuf.duration_pb2 import Duration
 
 from kvtier.client.arrays import rows_of
 from kvtier.client.connection import Connection
@@ -89,7 +90,7 @@ class Namespace:
             shards=shards,
         )
         if hold_seconds > 0:
-            request.hold.FromNanoseconds(int(hold_seconds * 1e9))
+            request.hold.CopyFrom(_duration(hold_seconds))
         answer = self._call("LookupPrefix", request)
         found = answer.found[0]
         bits = np.frombuffer(found.presence, np.uint8)
@@ -111,7 +112,7 @@ class Namespace:
             slots, lease = self._lease(connection, token, hashes, place, hold_id, ttl_seconds)
         return Loaded(
             slots,
-            lease.ttl.ToNanoseconds() / 1e9,
+            _seconds(lease.ttl),
             lambda: connection.release_later(token, lease.lease_id),
         )
 
@@ -130,6 +131,8 @@ class Namespace:
         been written to. Stops asking at the first part of which nothing was there.
         """
         rows = rows_of(out, len(hashes), self._block_bytes(place))
+        if not all(row.flags.writeable for row in rows):
+            raise InvalidRequestError("out is read-only")
         statuses = [int(BlockStatus.ABSENT)] * len(hashes)
         with self._client.connected() as connection:
             token = self._session(connection)
@@ -174,9 +177,10 @@ class Namespace:
         with self._client.connected() as connection:
             token = self._session(connection)
             request = pb.ReserveBlocksRequest(
-                keys=[_keys(hashes, place)], release=connection.releases(token)
+                keys=[_keys(hashes, place)],
+                release=connection.releases(token),
+                ttl=_duration(ttl_seconds),
             )
-            request.ttl.FromNanoseconds(int(ttl_seconds * 1e9))
             answer = connection.call("ReserveBlocks", token, request, self._client.timeout_seconds)
             grantor = _Grantor(self._client, connection, token, answer.reservation.lease_id)
             try:
@@ -184,7 +188,7 @@ class Namespace:
             except KvtierError:
                 grantor.give_back()
                 raise
-        return Reservation(slots, answer.reservation.ttl.ToNanoseconds() / 1e9, grantor)
+        return Reservation(slots, _seconds(answer.reservation.ttl), grantor)
 
     def prefetch(self, hashes: Sequence[bytes], *, place: Place = START) -> int:
         """Asks for a prefix to be in HOST; how many leading blocks are, or will be."""
@@ -198,8 +202,7 @@ class Namespace:
 
     def renew(self, ttl_seconds: float = 0.0) -> int:
         """Extends every lease and reservation of this worker in the namespace; how many live."""
-        request = pb.RenewLeasesRequest()
-        request.ttl.FromNanoseconds(int(ttl_seconds * 1e9))
+        request = pb.RenewLeasesRequest(ttl=_duration(ttl_seconds))
         return len(self._call("RenewLeases", request).leases)
 
     def _call(self, method: str, request: Any) -> Any:
@@ -224,8 +227,8 @@ class Namespace:
             wait=pb.LoadBlocksRequest.ALL,
             hold_id=hold_id,
             release=connection.releases(token),
+            ttl=_duration(ttl_seconds),
         )
-        request.ttl.FromNanoseconds(int(ttl_seconds * 1e9))
         answer = connection.call("LoadBlocks", token, request, self._client.timeout_seconds)
         return self._granted(connection, token, answer, place), answer.lease
 
@@ -295,6 +298,15 @@ def _keys(hashes: Sequence[bytes], place: Place) -> block_pb2.BlockKeys:
         parent_hash=place.parent,
         position=place.position,
     )
+
+
+def _duration(seconds: float) -> Duration:
+    whole = int(seconds)
+    return Duration(seconds=whole, nanos=int((seconds - whole) * 1e9))
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.seconds + duration.nanos / 1e9
 
 
 def _shifted(place: Place, hashes: Sequence[bytes], start: int) -> Place:

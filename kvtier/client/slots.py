@@ -215,10 +215,11 @@ class Reservation:
         return statuses
 
     def release(self) -> None:
-        """Gives back what was not committed."""
+        """Gives back what was not committed: it is EXPIRED then."""
         if self._grantor is not None:
             self._grantor.give_back()
             self._grantor = None
+            self.statuses[:] = [EXPIRED if status == OK else status for status in self.statuses]
 
     def __enter__(self) -> Reservation:
         return self

@@ -29,7 +29,7 @@ class Residency:
         self._orphans: list[dict[bytes, int]] = []
         self._lane_numbers: dict[Lane, int] = {}
         self._hash = HashColumn()
-        self._lane = array("H")
+        self._lane = array("I")
         self._position = array("I")
         self._parent = array("i")
         self._first_child = array("i")

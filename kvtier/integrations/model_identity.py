@@ -11,8 +11,8 @@ import transformers
 import xxhash
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from kvtier.core.hashing import ALGORITHM
 from kvtier.core.namespace import NamespaceSpec
+from kvtier.hashing import ALGORITHM
 from kvtier.integrations.kv_group import LAYOUT, KvGroup
 
 #: Settings that say where a model comes from or how it is used; `dtype` is only a wish.

@@ -29,8 +29,8 @@ from transformers import DynamicCache, PreTrainedModel
 from kvtier.client.client import Client
 from kvtier.client.namespace import Place
 from kvtier.core.block import BlockStatus, Match
-from kvtier.core.hashing import block_hashes
 from kvtier.errors import KvtierError
+from kvtier.hashing import block_hashes
 from kvtier.integrations.kv_group import KvGroup, Presence, kv_groups, longest_prefix
 from kvtier.integrations.model_identity import namespace_spec
 

@@ -151,15 +151,13 @@ def digests_from(data: bytes, digest_bytes: int) -> list[bytes]:
 
 
 def duration(seconds: float) -> Duration:
-    message = Duration()
-    message.FromNanoseconds(int(seconds * 1e9))
-    return message
+    whole = int(seconds)
+    return Duration(seconds=whole, nanos=int((seconds - whole) * 1e9))
 
 
 def timestamp(unix_seconds: float) -> Timestamp:
-    message = Timestamp()
-    message.FromNanoseconds(int(unix_seconds * 1e9))
-    return message
+    whole = int(unix_seconds)
+    return Timestamp(seconds=whole, nanos=int((unix_seconds - whole) * 1e9))
 
 
 def slots_message(granted: Granted) -> block_pb2.Slots:

@@ -82,6 +82,7 @@ class HostTier:
             slots = self._next_extent_slots(size_class)
             extent = self.arena.create_extent(size_class.table, slots, size_class.slot_bytes)
             size_class.extents.append(extent)
+        size_class.grown_at = next(self._ticks)
         return extent
 
     def _next_extent_slots(self, size_class: SizeClass) -> int:
@@ -89,19 +90,21 @@ class HostTier:
 
     # Taking an extent from one class for another.
 
-    def donor(self, taker: SizeClass) -> SizeClass | None:
-        """The class to take from: the one with an extent to spare, or with the coldest block, if
-        that is older than the taker's own."""
+    def donors(self, taker: SizeClass) -> list[SizeClass]:
+        """The classes to take from: those whose coldest block is older than the taker's own, oldest
+        first. Free memory is as old as the class's last growth or store: what a class has just been
+        given is not spare.
+        """
         own, now = taker.coldest_rank(), next(self._ticks)
-        coldest = now if own is None else now - (now - own) * (1 + _TRADE_MARGIN)
-        donor = None
+        limit = now if own is None else now - (now - own) * (1 + _TRADE_MARGIN)
+        found = []
         for each in self._classes.values():
             if each is taker or not each.extents or any(e.retiring for e in each.extents):
                 continue
-            rank = 0 if self._has_spare_extent(each) else each.coldest_rank()
-            if rank is not None and rank < coldest:
-                coldest, donor = rank, each
-        return donor
+            rank = each.last_use() if self._has_spare_extent(each) else each.coldest_rank()
+            if rank is not None and rank < limit:
+                found.append((rank, each))
+        return [each for _, each in sorted(found, key=lambda pair: pair[0])]
 
     def _has_spare_extent(self, size_class: SizeClass) -> bool:
         """Whether an extent can be emptied without evicting anything."""

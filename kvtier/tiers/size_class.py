@@ -53,6 +53,8 @@ class SizeClass:
         self.counters = Counters()
         self.used_slots = 0
         self.referenced_slots = 0
+        self.grown_at = 0
+        self._last_row = NONE
         self._next_generation = next_generation
         self._on_idle = on_idle
         self._free: list[int] = []
@@ -128,6 +130,7 @@ class SizeClass:
         row = self.residency.insert(lane, block_hash, parent_hash, position, slot)
         self.table.owner[slot] = row
         self.policy.insert(row)
+        self._last_row = row
         self.counters.stored += 1
         return BlockStatus.OK
 
@@ -179,10 +182,14 @@ class SizeClass:
         row = self.policy.victim()
         return None if row == NONE else self.policy.rank(row)
 
+    def last_use(self) -> int:
+        """The rank of its youngest memory: of a new extent, or of the last block stored."""
+        return max(self.grown_at, 0 if self._last_row == NONE else self.policy.rank(self._last_row))
+
     def move(self, row: int, source: int, target: int) -> bool:
         """Lets a block live in `target` (taken, filled with its bytes), unless it is gone."""
         if self.table.owner[source] != row or self.residency.slot[row] != source:
-            return False
+            return False  # evicted meanwhile
         self.residency.slot[row] = target
         self.table.owner[target] = row
         self.table.owner[source] = NO_OWNER
@@ -248,6 +255,8 @@ class SizeClass:
         """Raises AssertionError if books disagree."""
         table = self.table
         self.residency.check_integrity(lambda slot, row: table.owner[slot] == row)
+        slots = [slot for extent in self.extents for slot in self.live_slots(extent)]
+        assert len(slots) == len(self.residency), (len(slots), len(self.residency))
         free = set(self._free)
         assert len(free) == len(self._free)
         used = referenced = 0

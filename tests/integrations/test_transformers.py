@@ -26,7 +26,7 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 from kvtier import Client
 from kvtier.client.admin import AdminClient
 from kvtier.client.namespace import Place
-from kvtier.core.hashing import block_hashes
+from kvtier.hashing import block_hashes
 from kvtier.integrations.kv_group import KvGroup, longest_prefix
 from kvtier.integrations.transformers import PrefixCache, Restored
 from kvtier.testing import AgentProcess

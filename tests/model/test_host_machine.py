@@ -209,12 +209,17 @@ class HostMachine(RuleBasedStateMachine):
             if status == OK:
                 assert had_slot
                 assert not is_wrong
+                assert self.is_due(writing), "committed from quarantine"
+                assert digest != "none" or not before[index], "the second commit won"
                 self.committed[key] = writing.versions[index]
             if status == PRESENT and not had_slot and not before[index]:
                 assert self.find(key), "present, and not found"
             if status != EXPIRED:
                 writing.cells[index] = None
         self.forget_written(writing)
+
+    def is_due(self, writing: Writing) -> bool:
+        return self.node.clock() < writing.deadline and writer_of(writing).connected
 
     def forget_written(self, writing: Writing) -> None:
         if not writing.indexes and writing in self.writings:
@@ -313,9 +318,7 @@ class HostMachine(RuleBasedStateMachine):
     def note_evicted(self) -> None:
         """What an operator has evicted may be gone although somebody reads it."""
         self.evicted |= {
-            (key, version)
-            for key, version in self.committed.items()
-            if self.find(key) is None
+            (key, version) for key, version in self.committed.items() if self.find(key) is None
         }
 
     def run(self, *work: Coroutine[Any, Any, None]) -> None:
@@ -331,6 +334,12 @@ class HostMachine(RuleBasedStateMachine):
     def store_several(self, worker: int, several: list[Path]) -> None:
         for path in several:
             self.run(self.store(worker, path, "none"))
+
+    @rule(one=workers, other=workers, path=paths(), digest=digests)
+    def two_store_the_same(self, one: int, other: int, path: Path, digest: str) -> None:
+        """The first commit wins, whoever reserved first."""
+        self.run(self.reserve_and_write(one, path, 0.0))
+        self.run(self.store(other, path, digest), self.commit_some(-1, "none"))
 
     @rule(worker=workers, path=paths(), ttl=seconds)
     def reserve_one(self, worker: int, path: Path, ttl: float) -> None:
@@ -450,8 +459,7 @@ class HostMachine(RuleBasedStateMachine):
             assert (found is not None) == each.is_due(now), each.lease_id
         for writing in self.writings:
             lease = self.node.leases.find(writing.session.session_id, writing.lease_id)
-            due = now < writing.deadline and writer_of(writing).connected
-            kind = LeaseKind.RESERVATION if due else LeaseKind.QUARANTINE
+            kind = LeaseKind.RESERVATION if self.is_due(writing) else LeaseKind.QUARANTINE
             assert lease is not None, "a slot that may be written is nobody's"
             assert lease.kind is kind
 

@@ -18,18 +18,38 @@ HASHES = [bytes([number]) * 16 for number in range(10)]
 
 @dataclass
 class Known:
-    """What the model knows of a block."""
+    """What the model knows of a block: which one it hangs on, or which one it waits for."""
 
-    parent: bytes
     position: int
     slot: int
+    parent: bytes | None = None
+    awaited: bytes | None = None
 
 
-def parent_of(blocks: dict[bytes, Known], block_hash: bytes) -> bytes | None:
-    """The parent that a block hangs on: present, and before it in the sequence."""
-    block = blocks[block_hash]
-    parent = blocks.get(block.parent)
-    return block.parent if parent and parent.position < block.position else None
+class Model:
+    """A position that a worker claims is judged once: when both blocks are here."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[bytes, Known] = {}
+
+    def insert(self, block_hash: bytes, parent: bytes, position: int, slot: int) -> None:
+        self.blocks[block_hash] = block = Known(position, slot, awaited=parent or None)
+        if parent in self.blocks:
+            self.judge(block, parent)
+        for each in self.blocks.values():
+            if each.awaited == block_hash:
+                self.judge(each, block_hash)
+
+    def judge(self, block: Known, parent: bytes) -> None:
+        block.awaited = None
+        if self.blocks[parent].position < block.position:
+            block.parent = parent
+
+    def remove(self, block_hash: bytes) -> None:
+        del self.blocks[block_hash]
+        for each in self.blocks.values():
+            if each.parent == block_hash:
+                each.parent, each.awaited = None, block_hash
 
 
 def chain(residency: Residency, *hashes: bytes) -> list[int]:
@@ -55,19 +75,19 @@ operations = st.lists(
 def test_random_operations_agree_with_a_model(
     steps: list[tuple[str, bytes, bytes, int]],
 ) -> None:
-    residency, blocks = Residency(), dict[bytes, Known]()
+    residency, model = Residency(), Model()
     for number, (operation, block_hash, parent, position) in enumerate(steps):
         row = residency.find(LANE, block_hash)
-        assert (row != NONE) == (block_hash in blocks)
+        assert (row != NONE) == (block_hash in model.blocks)
         if operation == "insert" and row == NONE:
             residency.insert(LANE, block_hash, parent, position, number)
-            blocks[block_hash] = Known(parent, position, number)
+            model.insert(block_hash, parent, position, number)
         elif operation == "remove" and row != NONE:
-            expected = parent_of(blocks, block_hash)
-            removed_from = residency.remove(row)
-            assert removed_from == (residency.find(LANE, expected) if expected else NONE)
-            del blocks[block_hash]
-        agree(residency, blocks)
+            above = model.blocks[block_hash].parent
+            expected = residency.find(LANE, above) if above else NONE
+            assert residency.remove(row) == expected
+            model.remove(block_hash)
+        agree(residency, model.blocks)
 
 
 def agree(residency: Residency, blocks: dict[bytes, Known]) -> None:
@@ -76,8 +96,8 @@ def agree(residency: Residency, blocks: dict[bytes, Known]) -> None:
     assert len(set(rows.values())) == len(blocks)
     residency.check_integrity(lambda slot, row: slot >= 0)
     for block_hash, row in rows.items():
-        parent = parent_of(blocks, block_hash)
-        children = {rows[each] for each in blocks if parent_of(blocks, each) == block_hash}
+        parent = blocks[block_hash].parent
+        children = {rows[each] for each in blocks if blocks[each].parent == block_hash}
         assert residency.describe(row) == (LANE, block_hash)
         assert residency.slot[row] == blocks[block_hash].slot
         assert residency.parent(row) == (rows[parent] if parent else NONE)

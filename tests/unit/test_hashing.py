@@ -1,4 +1,4 @@
-"""Behaviour of `kvtier.core.hashing`."""
+"""Behaviour of `kvtier.hashing`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvtier.core.hashing import ALGORITHM, ROOT, block_hashes
 from kvtier.errors import InvalidRequestError
+from kvtier.hashing import ALGORITHM, ROOT, block_hashes
 
-PAGE = Path(__file__).parents[3] / "docs" / "hashing.md"
+PAGE = Path(__file__).parents[2] / "docs" / "hashing.md"
 
 
 def rows_of_the_page() -> list[list[str]]:
