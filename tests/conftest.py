@@ -80,10 +80,6 @@ def _resources() -> Resources:
     return Resources(_threads(), _descriptors(), _children(), frozenset(os.listdir("/dev/shm")))
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "faults: real processes that are killed and stopped")
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _grpc_started() -> None:
     """Makes gRPC open what it keeps for the life of the process."""

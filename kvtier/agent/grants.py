@@ -13,6 +13,7 @@ from kvtier.agent.namespaces import Namespace
 from kvtier.agent.sessions import Session
 from kvtier.core.block import BlockStatus, Lane
 from kvtier.core.lease import Lease, LeaseKind, LeasePart, LeaseTable
+from kvtier.core.slots import SLOTS_PER_PAGE
 from kvtier.errors import SessionLostError
 from kvtier.tiers.host import HostTier
 from kvtier.tiers.size_class import SizeClass
@@ -31,21 +32,18 @@ class Granted:
     slots: list[int] = field(default_factory=list)
     generations: list[int] = field(default_factory=list)
 
-    def add(self, status: BlockStatus) -> None:
-        """An entry without a slot."""
-        self.statuses.append(status)
-        self.extents.append(0)
-        self.slots.append(0)
-        self.generations.append(0)
-
-    def add_slot(self, size_class: SizeClass, slot: int) -> None:
-        """An entry that is OK."""
-        table = size_class.table
-        extent = table.extent_of(slot)
-        self.statuses.append(BlockStatus.OK)
-        self.extents.append(extent.extent_id)
-        self.slots.append(slot - extent.base)
-        self.generations.append(table.generations[slot])
+    def add(
+        self, size_class: SizeClass, statuses: Sequence[BlockStatus], slots: Sequence[int]
+    ) -> None:
+        """Appends entries; a slot is -1 where the status is not OK."""
+        pages, generations = size_class.table.extents, size_class.table.generations
+        extents = [pages[slot // SLOTS_PER_PAGE] if slot >= 0 else None for slot in slots]
+        self.statuses += statuses
+        self.extents += [each.extent_id if each else 0 for each in extents]
+        self.slots += [
+            slot - each.base if each else 0 for slot, each in zip(slots, extents, strict=True)
+        ]
+        self.generations += [generations[slot] if slot >= 0 else 0 for slot in slots]
 
 
 @dataclass(frozen=True)

@@ -169,16 +169,14 @@ def _describe(
     size_class: SizeClass, granted: Granted, rows: list[int], slots: list[int]
 ) -> list[int]:
     """Writes the answer for some keys; returns the slot of each, -1 where it got none."""
-    remaining, reserved = iter(slots), []
-    for row in rows:
-        slot = next(remaining, -1) if row < 0 else -1
-        reserved.append(slot)
-        if row >= 0:
-            granted.add(BlockStatus.PRESENT)
-        elif slot >= 0:
-            granted.add_slot(size_class, slot)
-        else:
-            granted.add(BlockStatus.REFUSED)
+    remaining = iter(slots)
+    reserved = [next(remaining, -1) if row < 0 else -1 for row in rows]
+    without = {True: BlockStatus.PRESENT, False: BlockStatus.REFUSED}
+    statuses = [
+        BlockStatus.OK if slot >= 0 else without[row >= 0]
+        for row, slot in zip(rows, reserved, strict=True)
+    ]
+    granted.add(size_class, statuses, reserved)
     return reserved
 
 

@@ -79,6 +79,7 @@ class _Copies:
         self._shared = _shared_memory(capacity // self._bytes, batch, block_bytes)
         self._stored: list[list[bytes]] = []
         self._next = 0
+        self._turn = 0
 
     def fill(self) -> None:
         """Until the arena is full, so that every store measured has to evict."""
@@ -86,42 +87,56 @@ class _Copies:
             self._store()
 
     def alternate(self, seconds: float) -> dict[str, float]:
-        """Limit, store, load in turn; rates are medians, ratios medians of each turn's ratio."""
-        out, into, stores, loads = [], [], [], []
-        deadline = time.perf_counter() + seconds
-        turn = 0
-        while time.perf_counter() < deadline or turn < 3:
-            shared = self._shared[turn % len(self._shared)]
-            into.append(self._rate(np.copyto, shared, self._private))
-            stores.append(self._rate(self._store))
-            out.append(self._rate(np.copyto, self._private, shared))
-            loads.append(self._rate(self._load))
-            turn += 1
-        limits = [(a + b) / 2 for a, b in zip(into, out, strict=True)]
+        """Plain copies in turn with stores, then in turn with loads, in the same directions.
+
+        Rates are medians, ratios the medians of each turn's ratio.
+        """
+        into, stores = self._in_turn(seconds / 2, self._copy_into_shared, self._store)
+        out, loads = self._in_turn(seconds / 2, self._copy_from_shared, self._load)
         return {
-            "limit_gbps": statistics.median(limits),
+            "limit_gbps": statistics.median(into + out),
             "store_gbps": statistics.median(stores),
             "load_gbps": statistics.median(loads),
-            "store_ratio": _median_ratio(stores, limits),
-            "load_ratio": _median_ratio(loads, limits),
+            "store_ratio": _median_ratio(stores, into),
+            "load_ratio": _median_ratio(loads, out),
         }
+
+    def _in_turn(
+        self, seconds: float, limit: Callable[[], None], measured: Callable[[], None]
+    ) -> tuple[list[float], list[float]]:
+        limits: list[float] = []
+        rates: list[float] = []
+        deadline = time.perf_counter() + seconds
+        while time.perf_counter() < deadline or len(rates) < 3:
+            limits.append(self._rate(limit))
+            rates.append(self._rate(measured))
+        return limits, rates
+
+    def _copy_into_shared(self) -> None:
+        np.copyto(self._next_shared(), self._private)
+
+    def _copy_from_shared(self) -> None:
+        np.copyto(self._private, self._next_shared())
+
+    def _next_shared(self) -> ByteArray:
+        self._turn += 1
+        return self._shared[self._turn % len(self._shared)]
 
     def _store(self) -> None:
         hashes = _hashes(self._next, self._batch)
         self._next += 1
         statuses = self._namespace.store(hashes, self._private)
         assert set(statuses) == {BlockStatus.OK}, statuses
-        # A load makes a batch young again, so that LRU keeps only half as many turns.
-        self._stored = [*self._stored[-(len(self._shared) // 3) :], hashes]
+        self._stored = [*self._stored[-(len(self._shared) // 2) :], hashes]
 
     def _load(self) -> None:
-        # The oldest of the recent ones: no cache of the processor has it.
+        self._stored = [*self._stored[1:], self._stored[0]]
         statuses = self._namespace.load_into(self._stored[0], self._private)
         assert set(statuses) == {BlockStatus.OK}, statuses
 
-    def _rate(self, call: Callable[..., object], *arguments: object) -> float:
+    def _rate(self, call: Callable[[], None]) -> float:
         start = time.perf_counter()
-        call(*arguments)
+        call()
         return self._bytes / (time.perf_counter() - start) / 1e9
 
 

@@ -47,22 +47,29 @@ class GrantedSlots:
 
     def runs(self) -> Iterator[tuple[int, int, ByteArray]]:
         """Consecutive keys in consecutive slots: first key, one past the last, their cells."""
-        first, count = 0, len(self)
-        while first < count:
-            if self.statuses[first] != OK:
-                first += 1
+        for first, stop in self._spans():
+            slot = self._slots[first]
+            cells = self._extents[self._extent_ids[first]].cells
+            yield first, stop, cells[slot : slot + stop - first, : self.block_bytes]
+
+    def _spans(self) -> Iterator[tuple[int, int]]:
+        statuses, slots, extent_ids = self.statuses, self._slots, self._extent_ids
+        stop = 0
+        while stop < len(statuses):
+            first = stop
+            stop += 1
+            if statuses[first] != OK:
                 continue
-            extent_id, slot, stop = self._extent_ids[first], self._slots[first], first + 1
+            following, extent_id = slots[first] + 1, extent_ids[first]
             while (
-                stop < count
-                and self.statuses[stop] == OK
-                and self._slots[stop] == slot + stop - first
-                and self._extent_ids[stop] == extent_id
+                stop < len(statuses)
+                and slots[stop] == following
+                and extent_ids[stop] == extent_id
+                and statuses[stop] == OK
             ):
                 stop += 1
-            cells = self._extents[extent_id].cells
-            yield first, stop, cells[slot : slot + stop - first, : self.block_bytes]
-            first = stop
+                following += 1
+            yield first, stop
 
     def cells(self) -> list[ByteArray | None]:
         """The bytes of each block in the agent's memory; None where it is not OK."""
@@ -76,7 +83,7 @@ class GrantedSlots:
     def expire_changed(self) -> bool:
         """Marks as EXPIRED what others may have written to since the grant; whether any was."""
         changed = False
-        for first, stop, _ in self.runs():
+        for first, stop in self._spans():
             slot, generations = self._slots[first], self._generations[first:stop]
             table = self._extents[self._extent_ids[first]].generations
             if table[slot : slot + stop - first].tolist() != generations:

@@ -21,6 +21,8 @@ class Residency:
     A block whose parent is not here is an orphan: it is kept, waits under its parent's hash, and
     becomes a child when the parent arrives. A child's position is always greater than its parent's,
     whatever a worker claims, so that there are no circles.
+
+    `first_child` (row, or -1) is for others to read; `slot` (-1 for a row not in use) may be set.
     """
 
     def __init__(self) -> None:
@@ -32,7 +34,7 @@ class Residency:
         self._lane = array("I")
         self._position = array("I")
         self._parent = array("i")
-        self._first_child = array("i")
+        self.first_child = array("i")
         self._next = array("i")
         self._previous = array("i")
         self._awaited: dict[int, bytes] = {}
@@ -84,7 +86,7 @@ class Residency:
         self._indexes[self._lane[row]].pop(block_hash)
         parent = self._parent[row]
         self._unlink(row)
-        for child in list(self._siblings(self._first_child[row])):
+        for child in list(self._siblings(self.first_child[row])):
             self._unlink(child)
             self._await(child, block_hash)
         self._hash[row] = b""
@@ -93,16 +95,13 @@ class Residency:
         return parent
 
     def is_leaf(self, row: int) -> bool:
-        return self._first_child[row] == NONE
+        return self.first_child[row] == NONE
 
     def parent(self, row: int) -> int:
         return self._parent[row]
 
-    def first_child(self, row: int) -> int:
-        return self._first_child[row]
-
     def children(self, row: int) -> list[int]:
-        return list(self._siblings(self._first_child[row]))
+        return list(self._siblings(self.first_child[row]))
 
     @property
     def row_count(self) -> int:
@@ -129,7 +128,7 @@ class Residency:
         self._hash.append(b"")
         self._lane.append(0)
         self._position.append(0)
-        for column in (self._parent, self._first_child, self._next, self._previous):
+        for column in (self._parent, self.first_child, self._next, self._previous):
             column.append(NONE)
         self.slot.append(NONE)
         return row
@@ -138,8 +137,8 @@ class Residency:
         if self._position[parent] >= self._position[row]:
             return
         self._parent[row] = parent
-        self._push(row, self._first_child[parent])
-        self._first_child[parent] = row
+        self._push(row, self.first_child[parent])
+        self.first_child[parent] = row
 
     def _await(self, row: int, parent_hash: bytes) -> None:
         orphans = self._orphans[self._lane[row]]
@@ -160,7 +159,7 @@ class Residency:
         if before != NONE:
             self._next[before] = after
         elif parent != NONE:
-            self._first_child[parent] = after
+            self.first_child[parent] = after
         elif awaited is not None:
             orphans = self._orphans[self._lane[row]]
             if after != NONE:
@@ -184,11 +183,11 @@ class Residency:
                 seen += 1
                 assert (self._hash[row], self._lane[row]) == (block_hash, number), row
                 assert is_slot_of(self.slot[row], row), (row, self.slot[row])
-                for child in self._siblings(self._first_child[row]):
+                for child in self._siblings(self.first_child[row]):
                     assert self._parent[child] == row, (row, child)
                 parent = self._parent[row]
                 if parent != NONE:
-                    assert row in self._siblings(self._first_child[parent]), row
+                    assert row in self._siblings(self.first_child[parent]), row
                     assert row not in self._awaited, row
             for parent_hash, head in self._orphans[number].items():
                 assert index.get(parent_hash) == NONE, parent_hash.hex()

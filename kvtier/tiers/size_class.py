@@ -89,6 +89,7 @@ class SizeClass:
     def release(self, slots: Sequence[int]) -> None:
         """One reference less on each; the beginning of a prefix comes first in `slots`."""
         references, owner = self.table.references, self.table.owner
+        first_child, release = self.residency.first_child, self.policy.release
         for slot in reversed(slots):
             references[slot] -= 1
             if references[slot]:
@@ -97,13 +98,14 @@ class SizeClass:
             row = owner[slot]
             if row == NO_OWNER:
                 self._put_back(slot)
-            else:
-                self.policy.release(row)
+            elif first_child[row] == NONE:
+                release(row)
 
     def touch(self, rows: Sequence[int]) -> None:
         """Marks blocks as used; the beginning of a prefix comes first in `rows`."""
+        touch = self.policy.touch
         for row in reversed(rows):
-            self.policy.touch(row)
+            touch(row)
 
     # Writing.
 
@@ -151,7 +153,7 @@ class SizeClass:
         """
         residency, current, gone, in_use = self.residency, row, 0, 0
         while gone < limit:
-            while (child := residency.first_child(current)) != NONE:
+            while (child := residency.first_child[current]) != NONE:
                 current = child
             parent = residency.parent(current)
             gone += 1

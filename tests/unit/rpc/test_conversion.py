@@ -187,7 +187,7 @@ def test_presence_is_read_as_the_client_reads_it() -> None:
 def test_slots_have_one_entry_per_key(namespace: Namespace) -> None:
     size_class = namespace.groups[0]
     granted = Granted(Lease(1, LeaseKind.LOAD, 1, 1, 0.0))
-    granted.add(BlockStatus.ABSENT)
+    granted.add(size_class, [BlockStatus.ABSENT], [-1])
     message = convert.slots_message(granted)
     assert (list(message.extent), list(message.slot), list(message.generation)) == ([0], [0], [0])
     assert size_class.slot_bytes == 4096
