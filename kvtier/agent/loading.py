@@ -153,15 +153,13 @@ class Loading:
 def _describe(size_class: SizeClass, granted: Granted, rows: list[int], leased: int) -> None:
     """Writes the answer for some keys, of which the first `leased` present ones were leased."""
     if leased == len(rows):
-        granted.add(
-            size_class, [BlockStatus.OK] * leased, [size_class.slot_of(row) for row in rows]
-        )
+        granted.add(size_class, [BlockStatus.OK] * leased, size_class.slots_of(rows))
         return
     statuses, slots = [], []
     for row in rows:
         is_leased = row >= 0 and leased > 0
         leased -= is_leased
-        slots.append(size_class.slot_of(row) if is_leased else -1)
+        slots.append(size_class.residency.slot[row] if is_leased else -1)
         status = BlockStatus.OK if is_leased else BlockStatus.REFUSED
         statuses.append(status if row >= 0 else BlockStatus.ABSENT)
     granted.add(size_class, statuses, slots)

@@ -10,7 +10,7 @@ from kvtier.agent.grants import Granted, Grants
 from kvtier.agent.loading import Loading
 from kvtier.agent.sessions import Session, Sessions
 from kvtier.agent.storing import DIGEST_BYTES, Storing
-from kvtier.core.block import BlockKeys, Match, Tier
+from kvtier.core.block import BlockKeys, BlockStatus, Match, Tier
 from kvtier.core.lease import Lease
 from kvtier.errors import InvalidRequestError, UnauthenticatedError
 from kvtier.rpc import conversion as convert
@@ -19,6 +19,7 @@ from kvtier.v1 import block_cache_pb2 as pb
 from kvtier.v1 import block_pb2
 
 _MAX_WORKER_BYTES = 256
+_OK, _HOST = int(BlockStatus.OK), int(Tier.HOST)
 _WAITS = {
     pb.LoadBlocksRequest.BEST_EFFORT,
     pb.LoadBlocksRequest.ALL,
@@ -121,7 +122,7 @@ class BlockCacheService:
             lease=self._granted_lease(granted),
             status=granted.statuses,  # type: ignore[arg-type]
             slots=convert.slots_message(granted),
-            source=[Tier.HOST if slot else 0 for slot in granted.generations],  # type: ignore[misc]
+            source=[_HOST if each == _OK else 0 for each in granted.statuses],  # type: ignore[misc]
         )
 
     async def ReserveBlocks(

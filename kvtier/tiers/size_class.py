@@ -73,13 +73,14 @@ class SizeClass:
         """Rows, -1 where absent."""
         return self.residency.find_many(lane, hashes)
 
-    def slot_of(self, row: int) -> int:
-        return self.residency.slot[row]
+    def slots_of(self, rows: Iterable[int]) -> list[int]:
+        slot = self.residency.slot
+        return [slot[row] for row in rows]
 
     def acquire(self, rows: Iterable[int]) -> array[int]:
         """One more reference on each block; returns their slots."""
-        slot_of, references = self.residency.slot, self.table.references
-        slots = array("q", [slot_of[row] for row in rows])
+        references = self.table.references
+        slots = array("q", self.slots_of(rows))
         for slot in slots:
             if not references[slot]:
                 self.referenced_slots += 1
@@ -103,9 +104,7 @@ class SizeClass:
 
     def touch(self, rows: Sequence[int]) -> None:
         """Marks blocks as used; the beginning of a prefix comes first in `rows`."""
-        touch = self.policy.touch
-        for row in reversed(rows):
-            touch(row)
+        self.policy.touch(rows)
 
     # Writing.
 

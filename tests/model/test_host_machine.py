@@ -137,7 +137,7 @@ class HostMachine(RuleBasedStateMachine):
         """Where the tier has a block."""
         size_class = self.size_class(key)
         row = size_class.residency.find(key.lane, key.block_hash)
-        return None if row < 0 else self.cell(size_class, size_class.slot_of(row))
+        return None if row < 0 else self.cell(size_class, size_class.residency.slot[row])
 
     def cell(self, size_class: SizeClass, slot: int) -> Cell:
         table = size_class.table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 #: Whether a row may go now: no child in the tier, no lease, hold or reservation on it.
@@ -20,8 +20,8 @@ class Policy(Protocol):
         """A block was added. It becomes a candidate by `release`."""
         ...
 
-    def touch(self, row: int) -> None:
-        """The block was used. Callers touch the ends of prefixes before their beginnings."""
+    def touch(self, rows: Sequence[int]) -> None:
+        """The blocks were used; the beginning of a prefix comes first in `rows`, and goes last."""
         ...
 
     def release(self, row: int) -> None:

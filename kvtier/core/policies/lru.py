@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from kvtier.core.policies.base import Evictable
 
@@ -37,12 +37,14 @@ class Lru:
             self._previous.append(_UNLINKED)
         self._stamp[row + 1] = next(self._ticks)
 
-    def touch(self, row: int) -> None:
-        node = row + 1
-        self._stamp[node] = next(self._ticks)
-        if self._next[node] != _UNLINKED:
-            self._unlink(node)
-            self._link_after(node, self._previous[_END])
+    def touch(self, rows: Sequence[int]) -> None:
+        stamps, following, ticks = self._stamp, self._next, self._ticks
+        for row in reversed(rows):
+            node = row + 1
+            stamps[node] = next(ticks)
+            if following[node] != _UNLINKED:
+                self._unlink(node)
+                self._link_after(node, self._previous[_END])
 
     def release(self, row: int) -> None:
         if self._next[row + 1] == _UNLINKED and self._evictable(row):

@@ -50,8 +50,8 @@ class Blocks:
 
 def test_what_was_used_longest_ago_goes_first() -> None:
     blocks = Blocks(5)
-    blocks.policy.touch(1)
-    blocks.policy.touch(0)
+    blocks.policy.touch([1])
+    blocks.policy.touch([0])
     assert blocks.drain() == [2, 3, 4, 1, 0]
 
 
@@ -88,7 +88,7 @@ def test_a_touch_while_in_use_counts() -> None:
     blocks = Blocks(3)
     blocks.busy = {0}
     assert blocks.evict() == 1
-    blocks.policy.touch(0)
+    blocks.policy.touch([0])
     blocks.free(0)
     assert blocks.drain() == [2, 0]
 
@@ -113,7 +113,7 @@ def test_ranks_of_policies_that_share_ticks_compare() -> None:
     one.insert(0)
     other.insert(0)
     assert one.rank(0) < other.rank(0)
-    one.touch(0)
+    one.touch([0])
     assert one.rank(0) > other.rank(0)
 
 
@@ -121,7 +121,7 @@ def test_no_call_looks_at_all_blocks() -> None:
     blocks = Blocks(2000)
     blocks.busy = set(range(0, 2000, 2))
     for row in range(0, 2000, 2):
-        blocks.policy.touch(row)
+        blocks.policy.touch([row])
     blocks.asked = 0
     for _ in range(1000):
         blocks.evict()
@@ -151,7 +151,7 @@ def test_a_victim_is_always_the_oldest_that_may_go(operations: list[tuple[str, i
             age[row] = now
         elif row in blocks.present:
             if operation == "touch":
-                blocks.policy.touch(row)
+                blocks.policy.touch([row])
                 age[row] = now
             elif operation == "busy":
                 blocks.busy.add(row)

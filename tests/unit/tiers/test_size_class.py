@@ -113,7 +113,7 @@ def test_the_first_commit_wins(tier: Tier) -> None:
     assert size_class.commit(LANE, name(1), b"", 0, first) is BlockStatus.OK
     assert size_class.commit(LANE, name(1), b"", 0, second) is BlockStatus.PRESENT
     [row] = size_class.find_many(LANE, [name(1)])
-    assert size_class.slot_of(row) == first
+    assert size_class.residency.slot[row] == first
     size_class.release([first, second])
     assert size_class.free_slots == 3
     assert size_class.counters.stored == 1
@@ -235,11 +235,11 @@ def test_slots_published_while_an_extent_is_withdrawn_wait_for_its_return(tier: 
 def test_a_moved_block_is_found_in_its_new_slot(tier: Tier) -> None:
     size_class = tier.size_class(4)
     [row] = store(size_class, 1)
-    source = size_class.slot_of(row)
+    source = size_class.residency.slot[row]
     [target] = size_class.take(1)
     assert size_class.move(row, source, target)
     size_class.release([target])
-    assert size_class.slot_of(row) == target
+    assert size_class.residency.slot[row] == target
     assert source in size_class.take(3)
 
 
@@ -258,15 +258,15 @@ def test_a_reader_of_a_moved_block_keeps_the_old_slot(tier: Tier) -> None:
 def test_a_block_that_went_while_it_was_copied_is_not_moved(tier: Tier) -> None:
     size_class = tier.size_class(8)
     [row] = store(size_class, 1)
-    source = size_class.slot_of(row)
+    source = size_class.residency.slot[row]
     size_class.withdraw(size_class.table.extent_of(source))
     [target] = size_class.take(1)
     size_class.forget(row)
     [again] = store(size_class, 2)
     assert again == row, "the row is used again, by another block in another slot"
-    place = size_class.slot_of(again)
+    place = size_class.residency.slot[again]
     assert not size_class.move(row, source, target)
-    assert size_class.slot_of(again) == place
+    assert size_class.residency.slot[again] == place
     size_class.release([target])
 
 
@@ -274,7 +274,7 @@ def test_a_moved_block_may_be_evicted(tier: Tier) -> None:
     size_class = tier.size_class(4)
     [row] = store(size_class, 1)
     [target] = size_class.take(1)
-    size_class.move(row, size_class.slot_of(row), target)
+    size_class.move(row, size_class.residency.slot[row], target)
     assert size_class.coldest_rank() is None
     size_class.release([target])
     assert size_class.evict_one()
