@@ -21,9 +21,13 @@ def bench(*arguments: str) -> dict[str, Any]:
     return measured
 
 
-def best_of(runs: int, *arguments: str, key: str) -> dict[str, Any]:
-    """The run with the best ratio: a neighbour on the machine makes figures worse, never better."""
-    return max((bench(*arguments) for _ in range(runs)), key=lambda measured: measured[key])
+def reach(figures: dict[str, float], *arguments: str) -> None:
+    """Up to three runs: a neighbour on the machine makes figures worse, never better."""
+    for _ in range(3):
+        measured = bench(*arguments)
+        if all(measured[name] >= SLACK * figure for name, figure in figures.items()):
+            return
+    raise AssertionError(measured)
 
 
 @pytest.mark.parametrize(
@@ -34,9 +38,7 @@ def test_copying_through_the_agent_is_near_a_plain_copy(
     block_bytes: str, batch: int, load_ratio: float, store_ratio: float
 ) -> None:
     options = ("--block-bytes", block_bytes, "--batch", str(batch), "--seconds", "1.5")
-    measured = best_of(2, "host", *options, key="store_ratio")
-    assert measured["load_ratio"] >= SLACK * load_ratio, measured
-    assert measured["store_ratio"] >= SLACK * store_ratio, measured
+    reach({"load_ratio": load_ratio, "store_ratio": store_ratio}, "host", *options)
 
 
 def test_lookups_cost_little_more_than_a_call_that_does_nothing() -> None:
@@ -47,8 +49,13 @@ def test_lookups_cost_little_more_than_a_call_that_does_nothing() -> None:
 
 
 def test_a_million_blocks_are_small_and_do_not_stop_the_loop() -> None:
-    measured = bench("metadata", "--seconds", "2")
-    assert measured["blocks"] >= 1_000_000
-    assert measured["bytes_per_block"] <= 600, measured
-    assert measured["inserts_per_second"] >= SLACK * 50_000, measured
-    assert measured["loop_lag_p999_ms"] <= 5 / SLACK, measured
+    for _ in range(3):
+        measured = bench("metadata", "--seconds", "2")
+        assert measured["blocks"] >= 1_000_000
+        assert measured["bytes_per_block"] <= 600, measured
+        if (
+            measured["inserts_per_second"] >= SLACK * 50_000
+            and measured["loop_lag_p999_ms"] <= 5 / SLACK
+        ):
+            return
+    raise AssertionError(measured)
