@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from importlib import import_module
 from io import RawIOBase
-from types import TracebackType
 from typing import IO, Any
 
 _HEAR_SECONDS = 20.0
@@ -136,12 +135,7 @@ class WorkerProcess:
     def __enter__(self) -> WorkerProcess:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
 
