@@ -135,7 +135,7 @@ class _Connection:
 
     def _readable(self) -> None:
         try:
-            data, descriptors, flags, _ = socket.recv_fds(self._peer, protocol.MAX_MESSAGE_BYTES, 1)
+            data, descriptors, flags = self._receive()
         except BlockingIOError:
             return
         except OSError:
@@ -169,6 +169,14 @@ class _Connection:
             self._note_unmapped(message, self.attachment)
         else:
             raise InvalidRequestError(f"attach message: unknown op {operation[:40]!r}")
+
+    def _receive(self) -> tuple[bytes, list[int], int]:
+        """A packet. Only the first one may carry a descriptor; the kernel drops those of others."""
+        if self.attachment is not None:
+            data = self._peer.recv(protocol.MAX_MESSAGE_BYTES)
+            return data, [], socket.MSG_TRUNC if len(data) == protocol.MAX_MESSAGE_BYTES else 0
+        data, descriptors, flags, _ = socket.recv_fds(self._peer, protocol.MAX_MESSAGE_BYTES, 1)
+        return data, descriptors, flags
 
     def _start_call(self, call: protocol.DirectCall) -> None:
         if self.attachment is None:

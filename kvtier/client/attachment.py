@@ -86,7 +86,8 @@ class Attachment:
     ) -> bytes | None:
         """The serialized response of a small call; None if gRPC is to be used.
 
-        That is so for a large request, and while another thread uses the connection.
+        That is so for a large request, and while another thread uses the connection. Otherwise it
+        does what `poll` does on the way.
         """
         body = request.SerializeToString()
         if len(body) > protocol.MAX_DIRECT_BYTES or not self._lock.acquire(blocking=False):
@@ -94,6 +95,7 @@ class Attachment:
         direct = protocol.DirectCall(method, session_token, int(timeout_seconds * 1000), body)
         try:
             with self._waiting(timeout_seconds):
+                self._tell_unmapped()
                 self._socket.send(protocol.encode_call(direct))
                 code, body = self._receive_answer()
         finally:
@@ -180,12 +182,13 @@ class Attachment:
             self._handle(message)
 
     def _receive_answer(self) -> tuple[int, bytes]:
-        """The answer to a direct call; handles messages on the way."""
+        """The answer to a direct call; handles messages on the way. Neither carries descriptors."""
         while True:
-            data, descriptors = self._receive_packet()
+            data = self._socket.recv(protocol.MAX_MESSAGE_BYTES)
+            if not data:
+                raise errors.AgentUnavailableError("the agent closed the attach connection")
             if protocol.is_answer(data):
                 return protocol.decode_answer(data)
-            _close_all(descriptors)
             self._handle(protocol.decode(data))
 
     def _receive_packet(self) -> tuple[bytes, list[int]]:

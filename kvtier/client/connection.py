@@ -48,10 +48,10 @@ class Connection:
 
     def call(self, method: str, session: bytes, request: Any, timeout_seconds: float) -> Any:
         """One call of the request path: directly if it is small, else by gRPC."""
-        self._attachment.poll()
         body = self._attachment.call(method, session, request, timeout_seconds)
         if body is not None:
             return self._service.response(method, body)
+        self._attachment.poll()
         metadata = ((SESSION_METADATA, session),)
         return self._service.call(method, request, timeout_seconds, metadata)
 
