@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 _PEER_CREDENTIALS = struct.Struct("3i")
 _MAX_QUEUED = 64
+_IDS_PER_MESSAGE = 1024
 
 #: Answers a direct call: a gRPC status code (0: OK) and the response or a message.
 Answer = Callable[[protocol.DirectCall], Awaitable[tuple[int, bytes]]]
@@ -66,7 +67,7 @@ class AttachServer:
         """Asks the workers that hold an extent to unmap it."""
         for connection in self.connections:
             if connection.attachment in extent.holders:
-                connection.send({"op": "retired", "extents": [extent.extent_id]})
+                connection.announce_retired(extent.extent_id)
 
     def forget(self, attachment: Attachment) -> None:
         """An attachment that can map nothing any more: its process need not be watched."""
@@ -103,6 +104,7 @@ class _Connection:
         self._pidfd = -1
         self._call: asyncio.Task[None] | None = None
         self._outgoing: deque[tuple[bytes, list[int]]] = deque()
+        self._retired: list[int] = []
         credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
         self._pid, self._uid, self._gid = _PEER_CREDENTIALS.unpack(credentials)
         self._loop.add_reader(peer, self._readable)
@@ -119,6 +121,12 @@ class _Connection:
             return
         self._outgoing.append((data, list(descriptors)))
         self._flush()
+
+    def announce_retired(self, extent_id: int) -> None:
+        """Tells the worker; one that does not read gets them together when it does."""
+        if self._peer.fileno() >= 0:
+            self._retired.append(extent_id)
+            self._flush()
 
     def forget_process(self) -> None:
         """Stops watching the process of a connection that has ended."""
@@ -251,7 +259,12 @@ class _Connection:
         self._server.arena.forget_holder(attachment, set(wanted))
 
     def _flush(self) -> None:
-        while self._outgoing:
+        while self._outgoing or self._retired:
+            if not self._outgoing:
+                extent_ids = self._retired[:_IDS_PER_MESSAGE]
+                del self._retired[:_IDS_PER_MESSAGE]
+                message = {"op": "retired", "extents": extent_ids}
+                self._outgoing.append((protocol.encode(message), []))
             data, descriptors = self._outgoing[0]
             try:
                 socket.send_fds(self._peer, [data], descriptors)
