@@ -85,6 +85,8 @@ class Loading:
             found += [row >= 0 for row in lowest]
             if len(found) < part.stop:
                 break
+        size_class.counters.found += found.count(True)
+        size_class.counters.looked_up += len(keys.hashes)
         return found
 
     def _hold(

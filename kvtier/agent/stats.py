@@ -23,6 +23,8 @@ class TierStats:
     leased_bytes: int
     quarantined_bytes: int
     block_count: int
+    lookup_count: int
+    lookup_hit_count: int
     hit_count: int
     miss_count: int
     stored_count: int
@@ -50,6 +52,8 @@ def host_stats(
         leased_bytes=sum(each.referenced_slots * each.slot_bytes for each in classes),
         quarantined_bytes=quarantined,
         block_count=sum(len(each.residency) for each in classes),
+        lookup_count=sum(each.counters.looked_up for each in classes),
+        lookup_hit_count=sum(each.counters.found for each in classes),
         hit_count=sum(each.counters.hits for each in classes),
         miss_count=sum(each.counters.misses for each in classes),
         stored_count=sum(each.counters.stored for each in classes),

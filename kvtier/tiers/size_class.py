@@ -20,6 +20,8 @@ PolicyFactory = Callable[[Evictable], Policy]
 class Counters:
     """Blocks, since the agent's start."""
 
+    looked_up: int = 0
+    found: int = 0
     stored: int = 0
     hits: int = 0
     misses: int = 0

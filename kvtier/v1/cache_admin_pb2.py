@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from kvtier.v1 import block_pb2 as kvtier_dot_v1_dot_block__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bkvtier/v1/cache_admin.proto\x12\tkvtier.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15kvtier/v1/block.proto\"\xc2\x03\n\tTierStats\x12\x1d\n\x04tier\x18\x01 \x01(\x0e\x32\x0f.kvtier.v1.Tier\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.kvtier.v1.TierStats.State\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x03 \x01(\x04\x12\x12\n\nused_bytes\x18\x04 \x01(\x04\x12\x13\n\x0b\x62lock_count\x18\x05 \x01(\x04\x12\x14\n\x0cleased_bytes\x18\x06 \x01(\x04\x12\x11\n\thit_count\x18\x07 \x01(\x04\x12\x12\n\nmiss_count\x18\x08 \x01(\x04\x12\x15\n\revicted_count\x18\t \x01(\x04\x12\x15\n\rcorrupt_count\x18\n \x01(\x04\x12\x13\n\x0bqueue_depth\x18\x0b \x01(\r\x12\x17\n\x0f\x61llocated_bytes\x18\x0c \x01(\x04\x12\x19\n\x11quarantined_bytes\x18\r \x01(\x04\x12\x14\n\x0cstored_count\x18\x0e \x01(\x04\x12\x15\n\rrefused_count\x18\x0f \x01(\x04\"I\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\n\n\x06\x41\x43TIVE\x10\x01\x12\x0c\n\x08\x44\x45GRADED\x10\x02\x12\x0f\n\x0bUNAVAILABLE\x10\x03\"\x85\x02\n\x05Stats\x12\r\n\x05\x65poch\x18\x01 \x01(\x06\x12/\n\x0bsample_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x05tiers\x18\x03 \x03(\x0b\x32\x14.kvtier.v1.TierStats\x12\x15\n\rsession_count\x18\x04 \x01(\r\x12\x13\n\x0blease_count\x18\x05 \x01(\r\x12\x16\n\x0erejected_count\x18\x06 \x01(\x04\x12\x0f\n\x07version\x18\x07 \x01(\t\x12)\n\x06uptime\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fnamespace_count\x18\t \x01(\r\"$\n\x0fGetStatsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\"S\n\x11WatchStatsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12+\n\x08interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x82\x01\n\x12\x45victBlocksRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\"\n\x04keys\x18\x02 \x01(\x0b\x32\x14.kvtier.v1.BlockKeys\x12\x1e\n\x05tiers\x18\x03 \x03(\x0e\x32\x0f.kvtier.v1.Tier\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"D\n\x13\x45victBlocksResponse\x12\x15\n\revicted_count\x18\x01 \x01(\x04\x12\x16\n\x0e\x64\x65\x66\x65rred_count\x18\x02 \x01(\x04\"\xb6\x01\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0e\n\x06worker\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0blease_count\x18\x06 \x01(\r\x12\x14\n\x0cleased_bytes\x18\x07 \x01(\x04\x12\x0b\n\x03uid\x18\x08 \x01(\r\"<\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"U\n\x14ListSessionsResponse\x12$\n\x08sessions\x18\x01 \x03(\x0b\x32\x12.kvtier.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc2\x01\n\rNamespaceInfo\x12&\n\x04spec\x18\x01 \x01(\x0b\x32\x18.kvtier.v1.NamespaceSpec\x12\x15\n\rlayout_digest\x18\x02 \x01(\x0c\x12\x15\n\rgeneration_id\x18\x03 \x01(\x0c\x12\x13\n\x0b\x62lock_count\x18\x04 \x03(\x04\x12\x12\n\nused_bytes\x18\x05 \x03(\x04\x12\x1b\n\x13sibling_differences\x18\x06 \x03(\t\x12\x15\n\rsession_count\x18\x07 \x01(\r\">\n\x15ListNamespacesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"_\n\x16ListNamespacesResponse\x12,\n\nnamespaces\x18\x01 \x03(\x0b\x32\x18.kvtier.v1.NamespaceInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xfc\x02\n\nCacheAdmin\x12\x38\n\x08GetStats\x12\x1a.kvtier.v1.GetStatsRequest\x1a\x10.kvtier.v1.Stats\x12>\n\nWatchStats\x12\x1c.kvtier.v1.WatchStatsRequest\x1a\x10.kvtier.v1.Stats0\x01\x12L\n\x0b\x45victBlocks\x12\x1d.kvtier.v1.EvictBlocksRequest\x1a\x1e.kvtier.v1.EvictBlocksResponse\x12O\n\x0cListSessions\x12\x1e.kvtier.v1.ListSessionsRequest\x1a\x1f.kvtier.v1.ListSessionsResponse\x12U\n\x0eListNamespaces\x12 .kvtier.v1.ListNamespacesRequest\x1a!.kvtier.v1.ListNamespacesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bkvtier/v1/cache_admin.proto\x12\tkvtier.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15kvtier/v1/block.proto\"\xf2\x03\n\tTierStats\x12\x1d\n\x04tier\x18\x01 \x01(\x0e\x32\x0f.kvtier.v1.Tier\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.kvtier.v1.TierStats.State\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x03 \x01(\x04\x12\x12\n\nused_bytes\x18\x04 \x01(\x04\x12\x13\n\x0b\x62lock_count\x18\x05 \x01(\x04\x12\x14\n\x0cleased_bytes\x18\x06 \x01(\x04\x12\x11\n\thit_count\x18\x07 \x01(\x04\x12\x12\n\nmiss_count\x18\x08 \x01(\x04\x12\x15\n\revicted_count\x18\t \x01(\x04\x12\x15\n\rcorrupt_count\x18\n \x01(\x04\x12\x13\n\x0bqueue_depth\x18\x0b \x01(\r\x12\x17\n\x0f\x61llocated_bytes\x18\x0c \x01(\x04\x12\x19\n\x11quarantined_bytes\x18\r \x01(\x04\x12\x14\n\x0cstored_count\x18\x0e \x01(\x04\x12\x15\n\rrefused_count\x18\x0f \x01(\x04\x12\x14\n\x0clookup_count\x18\x10 \x01(\x04\x12\x18\n\x10lookup_hit_count\x18\x11 \x01(\x04\"I\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\n\n\x06\x41\x43TIVE\x10\x01\x12\x0c\n\x08\x44\x45GRADED\x10\x02\x12\x0f\n\x0bUNAVAILABLE\x10\x03\"\x85\x02\n\x05Stats\x12\r\n\x05\x65poch\x18\x01 \x01(\x06\x12/\n\x0bsample_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x05tiers\x18\x03 \x03(\x0b\x32\x14.kvtier.v1.TierStats\x12\x15\n\rsession_count\x18\x04 \x01(\r\x12\x13\n\x0blease_count\x18\x05 \x01(\r\x12\x16\n\x0erejected_count\x18\x06 \x01(\x04\x12\x0f\n\x07version\x18\x07 \x01(\t\x12)\n\x06uptime\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fnamespace_count\x18\t \x01(\r\"$\n\x0fGetStatsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\"S\n\x11WatchStatsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12+\n\x08interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x82\x01\n\x12\x45victBlocksRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\"\n\x04keys\x18\x02 \x01(\x0b\x32\x14.kvtier.v1.BlockKeys\x12\x1e\n\x05tiers\x18\x03 \x03(\x0e\x32\x0f.kvtier.v1.Tier\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"D\n\x13\x45victBlocksResponse\x12\x15\n\revicted_count\x18\x01 \x01(\x04\x12\x16\n\x0e\x64\x65\x66\x65rred_count\x18\x02 \x01(\x04\"\xb6\x01\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0e\n\x06worker\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0blease_count\x18\x06 \x01(\r\x12\x14\n\x0cleased_bytes\x18\x07 \x01(\x04\x12\x0b\n\x03uid\x18\x08 \x01(\r\"<\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"U\n\x14ListSessionsResponse\x12$\n\x08sessions\x18\x01 \x03(\x0b\x32\x12.kvtier.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc2\x01\n\rNamespaceInfo\x12&\n\x04spec\x18\x01 \x01(\x0b\x32\x18.kvtier.v1.NamespaceSpec\x12\x15\n\rlayout_digest\x18\x02 \x01(\x0c\x12\x15\n\rgeneration_id\x18\x03 \x01(\x0c\x12\x13\n\x0b\x62lock_count\x18\x04 \x03(\x04\x12\x12\n\nused_bytes\x18\x05 \x03(\x04\x12\x1b\n\x13sibling_differences\x18\x06 \x03(\t\x12\x15\n\rsession_count\x18\x07 \x01(\r\">\n\x15ListNamespacesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"_\n\x16ListNamespacesResponse\x12,\n\nnamespaces\x18\x01 \x03(\x0b\x32\x18.kvtier.v1.NamespaceInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xfc\x02\n\nCacheAdmin\x12\x38\n\x08GetStats\x12\x1a.kvtier.v1.GetStatsRequest\x1a\x10.kvtier.v1.Stats\x12>\n\nWatchStats\x12\x1c.kvtier.v1.WatchStatsRequest\x1a\x10.kvtier.v1.Stats0\x01\x12L\n\x0b\x45victBlocks\x12\x1d.kvtier.v1.EvictBlocksRequest\x1a\x1e.kvtier.v1.EvictBlocksResponse\x12O\n\x0cListSessions\x12\x1e.kvtier.v1.ListSessionsRequest\x1a\x1f.kvtier.v1.ListSessionsResponse\x12U\n\x0eListNamespaces\x12 .kvtier.v1.ListNamespacesRequest\x1a!.kvtier.v1.ListNamespacesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,31 +35,31 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kvtier.v1.cache_admin_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TIERSTATS']._serialized_start=131
-  _globals['_TIERSTATS']._serialized_end=581
-  _globals['_TIERSTATS_STATE']._serialized_start=508
-  _globals['_TIERSTATS_STATE']._serialized_end=581
-  _globals['_STATS']._serialized_start=584
-  _globals['_STATS']._serialized_end=845
-  _globals['_GETSTATSREQUEST']._serialized_start=847
-  _globals['_GETSTATSREQUEST']._serialized_end=883
-  _globals['_WATCHSTATSREQUEST']._serialized_start=885
-  _globals['_WATCHSTATSREQUEST']._serialized_end=968
-  _globals['_EVICTBLOCKSREQUEST']._serialized_start=971
-  _globals['_EVICTBLOCKSREQUEST']._serialized_end=1101
-  _globals['_EVICTBLOCKSRESPONSE']._serialized_start=1103
-  _globals['_EVICTBLOCKSRESPONSE']._serialized_end=1171
-  _globals['_SESSION']._serialized_start=1174
-  _globals['_SESSION']._serialized_end=1356
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=1358
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=1418
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1420
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1505
-  _globals['_NAMESPACEINFO']._serialized_start=1508
-  _globals['_NAMESPACEINFO']._serialized_end=1702
-  _globals['_LISTNAMESPACESREQUEST']._serialized_start=1704
-  _globals['_LISTNAMESPACESREQUEST']._serialized_end=1766
-  _globals['_LISTNAMESPACESRESPONSE']._serialized_start=1768
-  _globals['_LISTNAMESPACESRESPONSE']._serialized_end=1863
-  _globals['_CACHEADMIN']._serialized_start=1866
-  _globals['_CACHEADMIN']._serialized_end=2246
+  _globals['_TIERSTATS']._serialized_end=629
+  _globals['_TIERSTATS_STATE']._serialized_start=556
+  _globals['_TIERSTATS_STATE']._serialized_end=629
+  _globals['_STATS']._serialized_start=632
+  _globals['_STATS']._serialized_end=893
+  _globals['_GETSTATSREQUEST']._serialized_start=895
+  _globals['_GETSTATSREQUEST']._serialized_end=931
+  _globals['_WATCHSTATSREQUEST']._serialized_start=933
+  _globals['_WATCHSTATSREQUEST']._serialized_end=1016
+  _globals['_EVICTBLOCKSREQUEST']._serialized_start=1019
+  _globals['_EVICTBLOCKSREQUEST']._serialized_end=1149
+  _globals['_EVICTBLOCKSRESPONSE']._serialized_start=1151
+  _globals['_EVICTBLOCKSRESPONSE']._serialized_end=1219
+  _globals['_SESSION']._serialized_start=1222
+  _globals['_SESSION']._serialized_end=1404
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=1406
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=1466
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1468
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1553
+  _globals['_NAMESPACEINFO']._serialized_start=1556
+  _globals['_NAMESPACEINFO']._serialized_end=1750
+  _globals['_LISTNAMESPACESREQUEST']._serialized_start=1752
+  _globals['_LISTNAMESPACESREQUEST']._serialized_end=1814
+  _globals['_LISTNAMESPACESRESPONSE']._serialized_start=1816
+  _globals['_LISTNAMESPACESRESPONSE']._serialized_end=1911
+  _globals['_CACHEADMIN']._serialized_start=1914
+  _globals['_CACHEADMIN']._serialized_end=2294
 # @@protoc_insertion_point(module_scope)

@@ -13,7 +13,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TierStats(_message.Message):
-    __slots__ = ("tier", "state", "capacity_bytes", "used_bytes", "block_count", "leased_bytes", "hit_count", "miss_count", "evicted_count", "corrupt_count", "queue_depth", "allocated_bytes", "quarantined_bytes", "stored_count", "refused_count")
+    __slots__ = ("tier", "state", "capacity_bytes", "used_bytes", "block_count", "leased_bytes", "hit_count", "miss_count", "evicted_count", "corrupt_count", "queue_depth", "allocated_bytes", "quarantined_bytes", "stored_count", "refused_count", "lookup_count", "lookup_hit_count")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[TierStats.State]
@@ -39,6 +39,8 @@ class TierStats(_message.Message):
     QUARANTINED_BYTES_FIELD_NUMBER: _ClassVar[int]
     STORED_COUNT_FIELD_NUMBER: _ClassVar[int]
     REFUSED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    LOOKUP_COUNT_FIELD_NUMBER: _ClassVar[int]
+    LOOKUP_HIT_COUNT_FIELD_NUMBER: _ClassVar[int]
     tier: _block_pb2.Tier
     state: TierStats.State
     capacity_bytes: int
@@ -54,7 +56,9 @@ class TierStats(_message.Message):
     quarantined_bytes: int
     stored_count: int
     refused_count: int
-    def __init__(self, tier: _Optional[_Union[_block_pb2.Tier, str]] = ..., state: _Optional[_Union[TierStats.State, str]] = ..., capacity_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., block_count: _Optional[int] = ..., leased_bytes: _Optional[int] = ..., hit_count: _Optional[int] = ..., miss_count: _Optional[int] = ..., evicted_count: _Optional[int] = ..., corrupt_count: _Optional[int] = ..., queue_depth: _Optional[int] = ..., allocated_bytes: _Optional[int] = ..., quarantined_bytes: _Optional[int] = ..., stored_count: _Optional[int] = ..., refused_count: _Optional[int] = ...) -> None: ...
+    lookup_count: int
+    lookup_hit_count: int
+    def __init__(self, tier: _Optional[_Union[_block_pb2.Tier, str]] = ..., state: _Optional[_Union[TierStats.State, str]] = ..., capacity_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., block_count: _Optional[int] = ..., leased_bytes: _Optional[int] = ..., hit_count: _Optional[int] = ..., miss_count: _Optional[int] = ..., evicted_count: _Optional[int] = ..., corrupt_count: _Optional[int] = ..., queue_depth: _Optional[int] = ..., allocated_bytes: _Optional[int] = ..., quarantined_bytes: _Optional[int] = ..., stored_count: _Optional[int] = ..., refused_count: _Optional[int] = ..., lookup_count: _Optional[int] = ..., lookup_hit_count: _Optional[int] = ...) -> None: ...
 
 class Stats(_message.Message):
     __slots__ = ("epoch", "sample_time", "tiers", "session_count", "lease_count", "rejected_count", "version", "uptime", "namespace_count")
