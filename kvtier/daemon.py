@@ -11,6 +11,7 @@ import os
 import resource
 import secrets
 import signal
+import stat
 import sys
 import time
 from importlib.metadata import version
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 _BLOCK_CACHE = block_cache_pb2.DESCRIPTOR.services_by_name["BlockCache"]
 _CACHE_ADMIN = cache_admin_pb2.DESCRIPTOR.services_by_name["CacheAdmin"]
 _DESCRIPTORS = 16384
+_FEWEST_DESCRIPTORS = 4096
 _STOP_GRACE_SECONDS = 1.0
 
 
@@ -84,22 +86,48 @@ class SocketDirectory:
     def __init__(self, path: Path, group: str | int | None) -> None:
         self.path = path
         self.group_id = _group_id(group)
-        self.has_group = group is not None
-        path.mkdir(parents=True, exist_ok=True)
-        os.chmod(path, 0o750 if self.has_group else 0o700)
-        os.chown(path, -1, self.group_id)
-        self._lock = os.open(path / "agent.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(self._lock)
+            self._make_or_check()
+            self._lock = self._take_lock()
+            os.chown(path, -1, self.group_id)
+            os.chmod(path, self._mode)
+        except OSError as error:
+            raise ConfigError(f"socket_dir {path}: {error.strerror}") from error
+
+    @property
+    def _mode(self) -> int:
+        return 0o700 if self.group_id == -1 else 0o750
+
+    def _make_or_check(self) -> None:
+        """Uses only a directory that is the agent's own: others' modes are not its to change."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True)
+            return
+        except FileExistsError:
+            status = self.path.stat()
+        if not stat.S_ISDIR(status.st_mode):
+            raise ConfigError(f"socket_dir {self.path}: it is not a directory")
+        if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o027:
             raise ConfigError(
-                f"socket_dir {path}: another agent is running there; stop it or choose another one"
+                f"socket_dir {self.path}: it must belong to uid {os.geteuid()} and be closed to "
+                "others (mode 0700); name one that does not exist yet, or chmod it"
+            )
+
+    def _take_lock(self) -> int:
+        lock = os.open(self.path / "agent.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(lock)
+            raise ConfigError(
+                f"socket_dir {self.path}: another agent is running there; stop it, or choose "
+                "another directory"
             ) from error
+        return lock
 
     @property
     def worker_mode(self) -> int:
-        return 0o660 if self.has_group else 0o600
+        return 0o600 if self.group_id == -1 else 0o660
 
     def close(self) -> None:
         """Removes the sockets; the lock file stays, or two agents could hold locks on two files."""
@@ -179,21 +207,31 @@ class Agent:
         self.attach.listen(directory.path / ATTACH_SOCKET, mode, group_id)
         await worker_server.listen(directory.path / WORKER_SOCKET, mode, group_id)
         await admin_server.listen(directory.path / ADMIN_SOCKET, 0o600, -1)
+        capacity, available = self.config.tiers.host.capacity, memory.available_bytes()
+        if capacity > available:
+            log.warning(
+                "tiers.host.capacity is %d MiB, and %d MiB of memory are available: HOST stops "
+                "growing when memory_reserve is reached",
+                capacity >> 20,
+                available >> 20,
+            )
         log.info(
-            "serving on %s; HOST %.2f GiB; epoch %016x",
+            "serving on %s; HOST %d MiB; pid %d; epoch %016x",
             directory.path,
-            self.config.tiers.host.capacity / 2**30,
+            capacity >> 20,
+            os.getpid(),
             self.identity.epoch,
         )
 
     async def stop(self) -> None:
         """Lets calls in flight end for a moment, then closes everything."""
         await asyncio.gather(*(server.stop(_STOP_GRACE_SECONDS) for server in self._servers))
-        await self.placement.close()
         self.attach.close()
+        await self.placement.close()
         self.grants.close()
         self.mover.close()
         self.host.close()
+        log.info("stopped")
 
 
 def _lease_limits(config: AgentConfig) -> LeaseLimits:
@@ -225,10 +263,12 @@ def _group_id(group: str | int | None) -> int:
 def _raise_descriptor_limit() -> None:
     """Extents are descriptors: a large HOST has some hundreds."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
-    if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    elif wanted < 4096:
+    infinite = resource.RLIM_INFINITY
+    if hard != infinite and hard < _FEWEST_DESCRIPTORS:
         raise ConfigError(
-            f"RLIMIT_NOFILE is at most {hard}; the agent needs 4096: raise `ulimit -n`"
+            f"RLIMIT_NOFILE is at most {hard}; the agent needs {_FEWEST_DESCRIPTORS}: "
+            "raise `ulimit -Hn`"
         )
+    wanted = _DESCRIPTORS if hard == infinite else min(_DESCRIPTORS, hard)
+    if soft != infinite and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -8,7 +8,7 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 _PEER_CREDENTIALS = struct.Struct("3i")
 _MAX_QUEUED = 64
 _IDS_PER_MESSAGE = 1024
+_MAX_SILENT = 64
+_ATTACH_SECONDS = 5.0
+_PAUSE_SECONDS = 1.0
 
 #: Answers a direct call: a gRPC status code (0: OK) and the response or a message.
 Answer = Callable[[protocol.DirectCall], Awaitable[tuple[int, bytes]]]
@@ -87,10 +90,21 @@ class AttachServer:
         try:
             peer, _ = listener.accept()
         except OSError as error:
-            log.warning("attach: cannot accept: %s", error)
+            log.error("attach: cannot accept: %s; trying again in %g s", error, _PAUSE_SECONDS)
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(listener)
+            loop.call_later(_PAUSE_SECONDS, self._resume, listener)
+            return
+        if sum(each.attachment is None for each in self.connections) >= _MAX_SILENT:
+            log.warning("attach: %d connections have not attached yet: refusing more", _MAX_SILENT)
+            peer.close()
             return
         peer.setblocking(False)
         self.connections.add(_Connection(self, peer))
+
+    def _resume(self, listener: socket.socket) -> None:
+        if listener.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
 
 class _Connection:
@@ -108,6 +122,11 @@ class _Connection:
         credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
         self._pid, self._uid, self._gid = _PEER_CREDENTIALS.unpack(credentials)
         self._loop.add_reader(peer, self._readable)
+        self._loop.call_later(_ATTACH_SECONDS, self._attach_or_leave)
+
+    def _attach_or_leave(self) -> None:
+        if self.attachment is None:
+            self._hang_up()
 
     def send(self, message: protocol.Message, descriptors: Sequence[int] = ()) -> None:
         """Queues a message; a peer that lets them pile up is cut off."""
@@ -116,17 +135,30 @@ class _Connection:
     def _send(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
         if self._peer.fileno() < 0:
             return
+        if not self._outgoing and self._try_to_send(data, descriptors):
+            return
         if len(self._outgoing) >= _MAX_QUEUED:
             self._cut_off("it does not read its messages")
             return
-        self._outgoing.append((data, list(descriptors)))
-        self._flush()
+        # Copies: an extent may be retired, and its number used again, before a slow peer reads.
+        self._outgoing.append((data, [os.dup(each) for each in descriptors]))
+        self._loop.add_writer(self._peer, self._flush)
+
+    def _try_to_send(self, data: bytes, descriptors: Sequence[int]) -> bool:
+        """False if the peer has to read first."""
+        try:
+            socket.send_fds(self._peer, [data], descriptors)
+        except BlockingIOError:
+            return False
+        except OSError:
+            self._hang_up()
+        return True
 
     def announce_retired(self, extent_id: int) -> None:
         """Tells the worker; one that does not read gets them together when it does."""
         if self._peer.fileno() >= 0:
             self._retired.append(extent_id)
-            self._flush()
+            self._announce()
 
     def forget_process(self) -> None:
         """Stops watching the process of a connection that has ended."""
@@ -161,9 +193,7 @@ class _Connection:
             self.send({"op": "error", "error": type(error).__name__, "message": str(error)})
             self._cut_off(str(error))
         finally:
-            for descriptor in descriptors:
-                if descriptor != self._pidfd:
-                    os.close(descriptor)
+            _close_all(descriptors)
 
     def _answer(self, message: protocol.Message, descriptors: list[int]) -> None:
         operation = protocol.text(message, "op")
@@ -217,7 +247,7 @@ class _Connection:
         self.attachment = self._server.sessions.attach(
             client_id, self._uid, self._gid, self._pid, access
         )
-        self._pidfd = descriptors[0]
+        self._pidfd = descriptors.pop()
         self._loop.add_reader(self._pidfd, self._process_ended)
         log.info("worker attached: pid %d, uid %d", self._pid, self._uid)
         self.send(
@@ -259,23 +289,23 @@ class _Connection:
         self._server.arena.forget_holder(attachment, set(wanted))
 
     def _flush(self) -> None:
-        while self._outgoing or self._retired:
-            if not self._outgoing:
-                extent_ids = self._retired[:_IDS_PER_MESSAGE]
-                del self._retired[:_IDS_PER_MESSAGE]
-                message = {"op": "retired", "extents": extent_ids}
-                self._outgoing.append((protocol.encode(message), []))
+        while self._outgoing:
             data, descriptors = self._outgoing[0]
-            try:
-                socket.send_fds(self._peer, [data], descriptors)
-            except BlockingIOError:
-                self._loop.add_writer(self._peer, self._flush)
+            if not self._try_to_send(data, descriptors):
                 return
-            except OSError:
-                self._hang_up()
-                return
-            self._outgoing.popleft()
-        self._loop.remove_writer(self._peer)
+            if self._outgoing:
+                self._outgoing.popleft()
+                _close_all(descriptors)
+        if self._peer.fileno() >= 0:
+            self._loop.remove_writer(self._peer)
+            self._announce()
+
+    def _announce(self) -> None:
+        """Sends what has been retired, unless other messages wait."""
+        while self._retired and not self._outgoing and self._peer.fileno() >= 0:
+            extent_ids = self._retired[:_IDS_PER_MESSAGE]
+            del self._retired[:_IDS_PER_MESSAGE]
+            self.send({"op": "retired", "extents": extent_ids})
 
     def _cut_off(self, reason: str) -> None:
         log.warning("attach: pid %d, uid %d cut off: %s", self._pid, self._uid, reason)
@@ -288,7 +318,8 @@ class _Connection:
         self._loop.remove_reader(self._peer)
         self._loop.remove_writer(self._peer)
         self._peer.close()
-        self._outgoing.clear()
+        while self._outgoing:
+            _close_all(self._outgoing.popleft()[1])
         if self._call is not None:
             self._call.cancel()
         if self.attachment is None:
@@ -307,6 +338,11 @@ class _Connection:
         self._loop.remove_reader(self._pidfd)
         self._hang_up()
         self._server.sessions.process_gone(self.attachment)
+
+
+def _close_all(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _is_pidfd_of(descriptor: int, pid: int) -> bool:

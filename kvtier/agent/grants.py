@@ -163,9 +163,10 @@ class Grants:
             for part in parts
         ]
 
-    def drop_oldest_hold(self, namespace: Namespace) -> bool:
-        """Makes the oldest hold of a namespace yield; False if there is none."""
-        hold = self.leases.oldest_hold(namespace.namespace_id)
+    def drop_oldest_hold(self, namespace: Namespace, session: Session | None = None) -> bool:
+        """Makes the oldest hold of a namespace, or of one session, yield; False if none."""
+        session_id = session.session_id if session else None
+        hold = self.leases.oldest_hold(namespace.namespace_id, session_id)
         if hold is None:
             return False
         self.release(hold)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from kvtier.core.namespace import Identity, NamespaceSpec
 from kvtier.errors import LayoutConflictError, NotFoundError, OverloadedError
 from kvtier.tiers.host import HostTier
 from kvtier.tiers.size_class import SizeClass
+
+log = logging.getLogger(__name__)
 
 
 class LayoutConflict(Enum):
@@ -78,6 +81,12 @@ class Namespaces:
             groups = tuple(self._host.size_class(namespace_id, size) for size in spec.block_bytes)
             namespace = Namespace(namespace_id, spec, groups)
             self._by_identity[spec.identity] = namespace
+            if differences:
+                log.warning(
+                    "%s: another layout has the same name; they share no blocks, and differ in %s",
+                    spec.label,
+                    ", ".join(differences),
+                )
         return namespace, differences
 
     def sibling_differences(self, spec: NamespaceSpec) -> list[str]:

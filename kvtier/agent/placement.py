@@ -186,16 +186,18 @@ class Placement:
 
     async def _move(self, size_class: SizeClass, sources: list[int]) -> bool:
         """Moves blocks to other slots of their class; False if there is none."""
-        owner = size_class.table.owner
+        table = size_class.table
         targets = size_class.take(len(sources))
         moves = [  # making room for the targets may have evicted some of the sources
-            (owner[a], a, b) for a, b in zip(sources, targets, strict=False) if owner[a] != NO_OWNER
+            (table.owner[a], a, table.generations[a], b)
+            for a, b in zip(sources, targets, strict=False)
+            if table.owner[a] != NO_OWNER
         ]
         try:
-            cells = [(size_class.cell(a), size_class.cell(b)) for _, a, b in moves]
+            cells = [(size_class.cell(a), size_class.cell(b)) for _, a, _, b in moves]
             await self._mover.run(copy_cells, cells)
-            for row, source, target in moves:
-                size_class.move(row, source, target)
+            for row, source, generation, target in moves:
+                size_class.move(row, source, generation, target)
         finally:
             size_class.release(targets)
         return bool(targets)

@@ -56,7 +56,6 @@ class Attachment:
     client that attaches again proves that it has unmapped what it had before.
     """
 
-    attachment_id: int
     client_id: bytes
     uid: int
     gid: int
@@ -122,7 +121,7 @@ class Sessions:
             )
         for old in [each for each in self._lingering if each.client_id == client_id]:
             self.process_gone(old)
-        attachment = Attachment(next(self._ids), client_id, uid, gid, pid, access)
+        attachment = Attachment(client_id, uid, gid, pid, access)
         self._attachments[attachment.token] = attachment
         return attachment
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -55,10 +55,11 @@ class Storing:
         """
         guards: Guards = []
         try:
+            missing = await self._guard(session, entries, guards)
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience_seconds):
-                    for keys in entries:
-                        await self._make_room(session, keys, guards)
+                    for size_class, count in missing.items():
+                        await self._make_room(session, size_class, count)
             with self._grants.granting(LeaseKind.RESERVATION, session, ttl_seconds) as lease:
                 granted = Granted(lease)
                 for keys in entries:
@@ -67,24 +68,34 @@ class Storing:
             release_guards(guards)
         return granted
 
-    async def _make_room(self, session: Session, keys: BlockKeys, guards: Guards) -> None:
-        size_class = session.namespace.groups[keys.lane.group]
-        missing = 0
-        async for part in slices(len(keys.hashes), READ_SLICE):
-            rows = size_class.find_many(keys.lane, keys.hashes[part])
-            missing += rows.count(-1)
-            if part.start == 0 and keys.parent:
-                rows.insert(0, size_class.residency.find(keys.lane, keys.parent))
-            present = [row for row in rows if row >= 0]
-            size_class.touch(present)
-            guards.append((size_class, size_class.acquire(present)))
-        missing = min(missing, self._grants.room(session, size_class))
-        if missing > 0:
-            await self._placement.make_room(size_class, missing)
-            while size_class.free_slots < missing:
-                if not self._grants.drop_oldest_hold(session.namespace):
-                    break
-                await self._placement.make_room(size_class, missing)
+    async def _guard(
+        self, session: Session, entries: Sequence[BlockKeys], guards: Guards
+    ) -> Counter[SizeClass]:
+        """Keeps what is here of the sequences; how many slots the rest needs, per size class."""
+        missing: Counter[SizeClass] = Counter()
+        for keys in entries:
+            size_class = session.namespace.groups[keys.lane.group]
+            async for part in slices(len(keys.hashes), READ_SLICE):
+                rows = size_class.find_many(keys.lane, keys.hashes[part])
+                missing[size_class] += rows.count(-1)
+                if part.start == 0 and keys.parent:
+                    rows.insert(0, size_class.residency.find(keys.lane, keys.parent))
+                present = [row for row in rows if row >= 0]
+                size_class.touch(present)
+                guards.append((size_class, size_class.acquire(present)))
+        return missing
+
+    async def _make_room(self, session: Session, size_class: SizeClass, wanted: int) -> None:
+        """Holds yield, the oldest first: to the session's share, and to the arena."""
+        while self._grants.room(session, size_class) < wanted:
+            if not self._grants.drop_oldest_hold(session.namespace, session):
+                break
+        wanted = min(wanted, self._grants.room(session, size_class))
+        await self._placement.make_room(size_class, wanted)
+        while size_class.free_slots < wanted:
+            if not self._grants.drop_oldest_hold(session.namespace):
+                break
+            await self._placement.make_room(size_class, wanted)
 
     async def _reserve_entry(self, session: Session, keys: BlockKeys, granted: Granted) -> None:
         size_class = session.namespace.groups[keys.lane.group]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ _LOOKUP_KEYS = 8192
 _CALLS = 300
 _BATCHES_IN_ARENA = 8
 _MIN_ARENA_BYTES = 1 << 30
+_FILL_BYTES = 16 << 20
+_MAX_CALL_BLOCKS = 8192
 
 
 def run(block_bytes: int = 2 << 20, batch: int = 16, seconds: float = 5.0) -> dict[str, object]:
@@ -73,18 +76,25 @@ class _Copies:
     def __init__(self, namespace: Namespace, block_bytes: int, batch: int, capacity: int) -> None:
         self._namespace = namespace
         self._batch = batch
+        self._block_bytes = block_bytes
         self._bytes = batch * block_bytes
+        self._capacity = capacity
         self._private = np.zeros((batch, block_bytes), dtype=np.uint8)
         self._private[:] = np.arange(batch, dtype=np.uint8)[:, None]
         self._shared = _shared_memory(capacity // self._bytes, batch, block_bytes)
-        self._stored: list[list[bytes]] = []
+        self._stored: deque[list[bytes]] = deque(maxlen=len(self._shared) // 2 + 1)
         self._next = 0
         self._turn = 0
 
     def fill(self) -> None:
-        """Until the arena is full, so that every store measured has to evict."""
-        for _ in range(len(self._shared) + 2):
-            self._store()
+        """Until the arena is full, so that every store measured has to evict.
+
+        Small batches are put together into larger calls: else this would take minutes.
+        """
+        batches = max(1, min(_MAX_CALL_BLOCKS // self._batch, _FILL_BYTES // self._bytes))
+        blocks = np.resize(self._private, (batches * self._batch, self._block_bytes))
+        for _ in range(self._capacity // (batches * self._bytes) + 2):
+            self._store_blocks(blocks)
 
     def alternate(self, seconds: float) -> dict[str, float]:
         """Plain copies in turn with stores, then in turn with loads, in the same directions.
@@ -120,17 +130,22 @@ class _Copies:
 
     def _next_shared(self) -> ByteArray:
         self._turn += 1
-        return self._shared[self._turn % len(self._shared)]
+        shared: ByteArray = self._shared[self._turn % len(self._shared)]
+        return shared
 
     def _store(self) -> None:
-        hashes = _hashes(self._next, self._batch)
+        self._store_blocks(self._private)
+
+    def _store_blocks(self, blocks: ByteArray) -> None:
+        hashes = _hashes(self._next, len(blocks))
         self._next += 1
-        statuses = self._namespace.store(hashes, self._private)
+        statuses = self._namespace.store(hashes, blocks)
         assert set(statuses) == {BlockStatus.OK}, statuses
-        self._stored = [*self._stored[-(len(self._shared) // 2) :], hashes]
+        for start in range(0, len(hashes), self._batch):
+            self._stored.append(hashes[start : start + self._batch])
 
     def _load(self) -> None:
-        self._stored = [*self._stored[1:], self._stored[0]]
+        self._stored.rotate(-1)
         statuses = self._namespace.load_into(self._stored[0], self._private)
         assert set(statuses) == {BlockStatus.OK}, statuses
 
@@ -173,14 +188,14 @@ def _median_ratio(rates: list[float], limits: list[float]) -> float:
     return statistics.median([a / b for a, b in zip(rates, limits, strict=True)])
 
 
-def _shared_memory(count: int, batch: int, block_bytes: int) -> list[ByteArray]:
-    """Memory as an arena has it: a populated memfd."""
+def _shared_memory(count: int, batch: int, block_bytes: int) -> ByteArray:
+    """Memory as an arena has it: a populated memfd, [count, batch, block_bytes]."""
     size = count * batch * block_bytes
     fd = memory.create_memfd("kvtier-bench", size)
     mapped = memory.map_shared(fd, size, writable=True)
     memory.populate(fd, mapped, 0, size)
     os.close(fd)
-    return list(mapped.reshape(count, batch, block_bytes))
+    return mapped.reshape(count, batch, block_bytes)
 
 
 def _hashes(seed: int, count: int) -> list[bytes]:

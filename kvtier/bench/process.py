@@ -21,6 +21,9 @@ def in_worker_process(measure: Callable[..., dict[str, Any]], **arguments: Any) 
         result: dict[str, Any] = receiver.recv()
     except EOFError as error:
         raise RuntimeError("the worker process ended without a result") from error
+    except BaseException:
+        process.terminate()
+        raise
     finally:
         process.join()
         receiver.close()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import sys
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import typer
 
 from kvtier.cli.app import app
-from kvtier.cli.exit import exit_code, explain
+from kvtier.cli.exit import ExitCode, drop_output, exit_code, explain
 from kvtier.errors import KvtierError
 
 __all__ = ["main"]
+
+_CANNOT_WRITE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main() -> NoReturn:
@@ -21,4 +24,10 @@ def main() -> NoReturn:
     except KvtierError as error:
         typer.echo(f"kvtier: {explain(error)}", err=True)
         sys.exit(exit_code(error))
+    except OSError as error:
+        if error.errno not in _CANNOT_WRITE:
+            raise
+        drop_output()
+        typer.echo(f"kvtier: cannot write: {error.strerror}", err=True)
+        sys.exit(ExitCode.FAILED)
     sys.exit(0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from kvtier.cli import agent, bench, config, demo, evict, namespaces, sessions, stats, version
@@ -10,6 +12,13 @@ HELP = """A KV-cache agent for LLM inference workers.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 agent not reached.
 """
+
+
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        version.version()
+        raise typer.Exit
+
 
 app = typer.Typer(
     name="kvtier",
@@ -20,6 +29,17 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback(help=HELP)
+def _main(
+    _: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
 
 app.command("agent")(agent.agent)
 app.command("stats")(stats.stats)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from kvtier.cli.document import print_json
+from kvtier.cli.exit import exit_on_sigterm
 from kvtier.cli.options import JsonOption
 from kvtier.cli.text import console, number, table
 
 app = typer.Typer(help="Measure this machine.", no_args_is_help=True)
+
+_MIN_BLOCK_BYTES: Final = 4096
 
 SecondsOption = Annotated[
     float, typer.Option("--seconds", min=0.1, metavar="SECONDS", help="For each measurement.")
@@ -21,7 +24,7 @@ SecondsOption = Annotated[
 @app.command("host")
 def host(
     block_bytes: Annotated[
-        str, typer.Option("--block-bytes", metavar="SIZE", help="Such as 2MiB.")
+        str, typer.Option("--block-bytes", metavar="SIZE", help="Such as 2MiB; at least 4KiB.")
     ] = "2MiB",
     batch: Annotated[
         int, typer.Option("--batch", min=1, max=8192, metavar="COUNT", help="Blocks of one call.")
@@ -37,6 +40,9 @@ def host(
         size_bytes = parse_size(block_bytes)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--block-bytes") from error
+    if size_bytes < _MIN_BLOCK_BYTES:
+        raise typer.BadParameter("at least 4KiB", param_hint="--block-bytes")
+    exit_on_sigterm()
     _print(run(block_bytes=size_bytes, batch=batch, seconds=seconds), as_json)
 
 
@@ -51,6 +57,7 @@ def metadata(
     """Measure the index: memory, inserts, lag of the loop."""
     from kvtier.bench.metadata import run
 
+    exit_on_sigterm()
     _print(run(blocks=blocks, seconds=seconds), as_json)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,11 +21,49 @@ app = typer.Typer(help="Check and show the agent's configuration.", no_args_is_h
 
 
 @app.command("check")
-def check(path: ConfigOption = None, overrides: SetOption = None) -> None:
-    """Say whether the configuration is valid."""
-    loaded = _load(path, overrides)
+def check(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="The YAML file, as with --config.")
+    ] = None,
+    path: ConfigOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Say whether the configuration is valid, and which file was judged."""
+    if file is not None and path is not None:
+        raise typer.BadParameter("name the file once, as FILE or with --config")
+    loaded = _load(file or path, overrides)
+    _check_group(loaded)
+    typer.echo(f"{_source(loaded)}: {_changed(loaded)}")
+
+
+def _check_group(loaded: LoadedConfig) -> None:
+    """Groups are the machine's: a file may be right here and wrong elsewhere."""
+    from kvtier.errors import ConfigError
+
+    group = loaded.config.socket_group
+    if not isinstance(group, str):
+        return
+    try:
+        grp.getgrnam(group)
+    except KeyError as error:
+        raise ConfigError(
+            f"{loaded.origin['socket_group']}: socket_group: there is no group {group!r}"
+        ) from error
+
+
+def _source(loaded: LoadedConfig) -> str:
+    from kvtier.config import SYSTEM_FILE
+
+    if loaded.file is None:
+        return f"no file ({SYSTEM_FILE} does not exist)"
+    return f"{loaded.file} is valid"
+
+
+def _changed(loaded: LoadedConfig) -> str:
     changed = sum(origin != "default" for origin in loaded.origin.values())
-    typer.echo(f"configuration is valid: {changed} of {len(loaded.origin)} keys are set")
+    if not changed:
+        return f"all {len(loaded.origin)} keys have their defaults"
+    return f"{changed} of {len(loaded.origin)} keys are set"
 
 
 @app.command("show")

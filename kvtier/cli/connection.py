@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kvtier.errors import AgentUnavailableError, DeadlineExceededError
+from kvtier.errors import AgentUnavailableError, DeadlineExceededError, InvalidRequestError
+from kvtier.sockets import ATTACH_SOCKET, WORKER_SOCKET
 
 if TYPE_CHECKING:
     from kvtier.client.admin import AdminClient
@@ -17,16 +20,59 @@ def admin(address: str, timeout_seconds: float) -> Iterator[AdminClient]:
     """An AdminClient, closed at the end."""
     from kvtier.client.admin import AdminClient
 
+    path = socket_path(address)
+    target = f"unix:{path}"
     try:
-        with AdminClient(address, timeout_seconds=timeout_seconds) as client:
+        with AdminClient(target, timeout_seconds=timeout_seconds) as client:
             yield client
     except AgentUnavailableError as error:
+        if is_denied(path):
+            raise AgentUnavailableError(
+                f"{target}: permission denied; it is for the agent's own user"
+            ) from error
         raise AgentUnavailableError(
-            f"no agent at {address}: start one with `kvtier agent`, "
+            f"no agent at {target}: start one with `kvtier agent`, "
             "or name its socket with --address"
         ) from error
     except DeadlineExceededError as error:
         raise DeadlineExceededError(
-            f"the agent at {address} did not answer within {timeout_seconds:g} s: "
+            f"the agent at {target} did not answer within {timeout_seconds:g} s: "
             "see whether it hangs, or raise --timeout"
         ) from error
+
+
+def socket_path(address: str) -> Path:
+    """The socket of `unix:PATH`, `unix:///PATH` or an absolute path.
+
+    Raises InvalidRequestError for other addresses, and for the sockets of workers.
+    """
+    text = address if address.startswith("/") else _after_scheme(address)
+    if not text:
+        raise InvalidRequestError(f"--address {address!r}: only unix:PATH is supported")
+    path = Path(text)
+    if path.name in (WORKER_SOCKET, ATTACH_SOCKET):
+        raise InvalidRequestError(
+            f"--address {address}: that is a workers' socket; this command needs admin.sock"
+        )
+    return path
+
+
+def _after_scheme(address: str) -> str:
+    """Empty if it is not a Unix socket's."""
+    scheme, _, path = address.partition(":")
+    if scheme != "unix" or (path.startswith("//") and not path.startswith("///")):
+        return ""
+    return path.removeprefix("//") if path.startswith("///") else path
+
+
+def is_denied(path: Path) -> bool:
+    """Whether there may be a socket that this user must not connect to."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except PermissionError:
+            return True
+        except OSError:
+            return False
+    return False

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from kvtier.cli.exit import exit_on_sigterm
+
 
 def demo(
     model: Annotated[
@@ -27,4 +29,5 @@ def demo(
     """
     from kvtier.demo import run_demo
 
+    exit_on_sigterm()
     raise typer.Exit(run_demo(model=model, tokens=tokens))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from enum import IntEnum
+from typing import NoReturn
 
 from kvtier.errors import (
     AgentUnavailableError,
@@ -36,3 +40,20 @@ def exit_code(error: KvtierError) -> ExitCode:
 def explain(error: KvtierError) -> str:
     """The error's message, or its name where it has none."""
     return str(error) or type(error).__name__
+
+
+def exit_on_sigterm() -> None:
+    """From now on SIGTERM ends the command as SystemExit, so that it cleans up behind itself."""
+    signal.signal(signal.SIGTERM, _exit)
+
+
+def _exit(number: int, _frame: object) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # cleaning up goes on to its end
+    sys.exit(128 + number)
+
+
+def drop_output() -> None:
+    """What could not be written is not tried again at the interpreter's end."""
+    sink = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, sys.stdout.fileno())
+    os.close(sink)

@@ -37,20 +37,31 @@ def namespaces(
         print_json({"namespaces": [as_document(info) for info in found]})
         return
     out = console()
+    if not found:
+        out.print("no namespaces yet: one is registered at a worker's first call")
+        return
     out.print(table(_COLUMNS, (row(info) for info in found), left=3))
     for line in differences(found):
         out.print(line)
 
 
-def _label(info: NamespaceInfo) -> str:
+def label(info: NamespaceInfo) -> str:
+    """What commands take: `tenant/name@digest`, the digest cut to 8 digits."""
     return f"{info.spec.tenant}/{info.spec.name}@{info.layout_digest.hex()[:8]}"
+
+
+def is_selected(info: NamespaceInfo, selector: str) -> bool:
+    """Whether `tenant/name` or `tenant/name@digest` names this namespace."""
+    path, _, digest = selector.partition("@")
+    is_path = path == f"{info.spec.tenant}/{info.spec.name}"
+    return is_path and info.layout_digest.hex().startswith(digest.lower())
 
 
 def row(info: NamespaceInfo) -> tuple[str, ...]:
     """The cells of one line of the table."""
     sizes = "+".join(human_bytes(size) for size in info.spec.block_bytes)
     return (
-        _label(info),
+        label(info),
         info.spec.model or "-",
         info.spec.dtype or "-",
         f"{info.spec.block_tokens} tokens, {sizes}",
@@ -64,6 +75,6 @@ def differences(found: list[NamespaceInfo]) -> Iterator[str]:
     """A line for each namespace that shares its name with another layout."""
     for info in found:
         if info.sibling_differences:
-            yield f"{_label(info)} differs from others of its name in " + ", ".join(
+            yield f"{label(info)} differs from others of its name in " + ", ".join(
                 info.sibling_differences
             )

@@ -19,7 +19,7 @@ AddressOption = Annotated[
         "--address",
         envvar="KVTIER_ADMIN_ADDRESS",
         metavar="TARGET",
-        help="The agent's admin socket, as unix:PATH.",
+        help="The agent's admin socket, as unix:PATH or an absolute path.",
     ),
 ]
 TimeoutOption = Annotated[

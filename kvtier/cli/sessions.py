@@ -36,6 +36,9 @@ def sessions(
     if as_json:
         print_json({"sessions": [as_document(session) for session in found]})
         return
+    if not found:
+        console().print("no sessions")
+        return
     now = datetime.now(UTC)
     console().print(table(_COLUMNS, (row(session, now) for session in found), left=3))
 

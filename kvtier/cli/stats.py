@@ -16,7 +16,7 @@ from kvtier.cli.options import (
     JsonOption,
     TimeoutOption,
 )
-from kvtier.cli.text import console, human_bytes, human_seconds, percent, table
+from kvtier.cli.text import console, human_bytes, human_seconds, percent, plural, table
 from kvtier.v1 import block_pb2
 from kvtier.v1.cache_admin_pb2 import Stats, TierStats
 
@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 def stats(
     as_json: JsonOption = False,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Go on, once a second, until interrupted.")
+        bool,
+        typer.Option(
+            "--watch",
+            help="Go on, once a second, until interrupted or the agent is gone.",
+        ),
     ] = False,
     namespace: Annotated[
         str, typer.Option(metavar="NAMESPACE", help="Only what belongs to tenant/name[@digest].")
@@ -37,7 +41,17 @@ def stats(
     address: AddressOption = DEFAULT_ADDRESS,
     timeout_seconds: TimeoutOption = DEFAULT_TIMEOUT_SECONDS,
 ) -> None:
-    """Show what each tier holds, and how it serves."""
+    """Show what each tier holds, and how it serves.
+
+    Allocated is memory taken from the machine, whether blocks use it or not.
+
+    Quarantined are slots that a stalled or vanished worker may still write to.
+
+    Refused are blocks that found no room, or not within their session's share.
+
+    Looked up and found are blocks that workers asked for; lost before load are those that were
+    gone when a worker came to load them.
+    """
     with admin(address, timeout_seconds) as client:
         if watch:
             _watch(client, namespace, as_json)
@@ -78,8 +92,9 @@ def overview(sample: Stats) -> Group:
     heading = (
         f"kvtier {sample.version}, epoch {sample.epoch:016x}, "
         f"up {human_seconds(sample.uptime.ToTimedelta().total_seconds())}\n"
-        f"{sample.namespace_count:,} namespaces, {sample.session_count:,} sessions, "
-        f"{sample.lease_count:,} leases, {sample.rejected_count:,} calls rejected"
+        f"{plural(sample.namespace_count, 'namespace')}, "
+        f"{plural(sample.session_count, 'session')}, "
+        f"{plural(sample.lease_count, 'lease')}, {plural(sample.rejected_count, 'call')} rejected"
     )
     tiers = [_tier(tier) for tier in sample.tiers]
     names = [block_pb2.Tier.Name(tier.tier).removeprefix("TIER_") for tier in sample.tiers]
@@ -99,9 +114,11 @@ def _tier(tier: TierStats) -> dict[str, str]:
         "stored": f"{tier.stored_count:,}",
         "refused": f"{tier.refused_count:,}",
         "evicted": f"{tier.evicted_count:,}",
-        "hits": f"{tier.hit_count:,}",
-        "misses": f"{tier.miss_count:,}",
-        "hit rate": percent(tier.hit_count, tier.hit_count + tier.miss_count),
+        "looked up": f"{tier.lookup_count:,}",
+        "found": f"{tier.lookup_hit_count:,}",
+        "found rate": percent(tier.lookup_hit_count, tier.lookup_count),
+        "loaded": f"{tier.hit_count:,}",
+        "lost before load": f"{tier.miss_count:,}",
         "corrupt": f"{tier.corrupt_count:,}",
         "queue": f"{tier.queue_depth:,}",
     }

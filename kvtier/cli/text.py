@@ -30,6 +30,11 @@ def human_seconds(seconds: float) -> str:
     return " ".join(f"{count} {unit}" for count, unit in parts[first : first + 2])
 
 
+def plural(count: int, noun: str) -> str:
+    """`1 block`, `2,000 blocks`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def number(value: object) -> str:
     """Thousands separated; three digits of a small fraction."""
     if isinstance(value, float):

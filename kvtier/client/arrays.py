@@ -50,6 +50,12 @@ def _bytes_of(value: Any) -> ByteArray:
                 f"strides {value.stride()}"
             )
         value = value.detach().reshape(-1).view(torch.uint8).numpy()
+    if not isinstance(
+        value, np.ndarray | np.generic | memoryview | bytearray | bytes
+    ) and not hasattr(value, "__array_interface__"):
+        raise InvalidRequestError(
+            f"blocks must be arrays, CPU tensors or buffers, not {type(value).__name__}"
+        )
     try:
         array = np.asarray(memoryview(value) if isinstance(value, bytearray | bytes) else value)
         if not array.flags.c_contiguous:

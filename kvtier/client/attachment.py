@@ -46,15 +46,15 @@ class Attachment:
         self._pid = os.getpid()
         self._extents: dict[int, MappedExtent] = {}
         self._unmapped: deque[int] = deque()
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            self._socket.settimeout(timeout_seconds)
-            self._socket.connect(path)
-            answer = self._attach(client_id)
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         except OSError as error:
-            self._socket.close()
-            raise errors.AgentUnavailableError(f"cannot attach at {path}: {error}") from error
-        except errors.KvtierError:
+            raise errors.AgentUnavailableError(f"no socket to attach with: {error}") from error
+        try:
+            with self._waiting(timeout_seconds):
+                self._socket.connect(path)
+                answer = self._attach(client_id)
+        except BaseException:
             self._socket.close()
             raise
         self.epoch = int(answer["epoch"])
@@ -92,7 +92,8 @@ class Attachment:
         body = request.SerializeToString()
         if len(body) > protocol.MAX_DIRECT_BYTES or not self._lock.acquire(blocking=False):
             return None
-        direct = protocol.DirectCall(method, session_token, int(timeout_seconds * 1000), body)
+        timeout_ms = min(int(timeout_seconds * 1000), protocol.MAX_TIMEOUT_MS)
+        direct = protocol.DirectCall(method, session_token, timeout_ms, body)
         try:
             with self._waiting(timeout_seconds):
                 self._tell_unmapped()
@@ -128,15 +129,23 @@ class Attachment:
         except OSError as error:
             self._broken = True
             raise errors.AgentUnavailableError(f"the attach connection failed: {error}") from error
+        except BaseException:  # an interrupt between question and answer, too
+            self._broken = True
+            raise
 
     def get(
         self, session_token: bytes, extent_ids: Collection[int], timeout_seconds: float
     ) -> dict[int, MappedExtent]:
         """These extents, mapped; without those that the agent has retired."""
-        missing = [each for each in extent_ids if each not in self._extents]
-        if missing:
-            with self._lock, self._waiting(timeout_seconds):
-                self._request(session_token, missing)
+        if any(each not in self._extents for each in extent_ids):
+            if not self._lock.acquire(timeout=timeout_seconds):
+                raise errors.DeadlineExceededError("the attach connection is in use")
+            try:
+                with self._waiting(timeout_seconds):
+                    missing = [each for each in extent_ids if each not in self._extents]
+                    self._request(session_token, missing)
+            finally:
+                self._lock.release()
         known = self._extents
         return {each: known[each] for each in extent_ids if each in known}
 
@@ -220,8 +229,10 @@ class Attachment:
         while self._unmapped and len(gone) < _UNMAPPED_PER_MESSAGE:
             gone.append(self._unmapped.popleft())
         if gone:
-            with suppress(BlockingIOError):
+            try:
                 self._socket.send(protocol.encode({"op": "unmapped", "extents": gone}))
+            except OSError:
+                self._unmapped.extend(gone)
 
     def close(self) -> None:
         """Ends the connection; what callers still look at stays mapped.

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from kvtier.client.connection import Connection
+from kvtier.client.connection import Connection, socket_path
 from kvtier.client.namespace import Namespace
 from kvtier.core.namespace import NamespaceSpec
 from kvtier.errors import (
@@ -35,8 +35,8 @@ class Client:
 
     An agent that is missing, dying or hung costs one call one timeout. From then on calls fail at
     once with AgentUnavailableError, while a thread of the client's own asks for the agent with
-    growing, jittered delays of at most 1 s; it ends when the agent answers. Making a client never
-    fails for lack of an agent.
+    growing, jittered delays of at most 1 s; it ends when the agent answers. Making a client fails
+    for a bad address only: what else is wrong, calls say.
 
     `address` is `unix:` and the path of worker.sock (default: `KVTIER_ADDRESS`, else where an agent
     of this user listens); `worker` a name for logs. A client does not survive a fork.
@@ -48,11 +48,13 @@ class Client:
         *,
         worker: str = "",
         timeout_seconds: float = 1.0,
-        environ: Mapping[str, str] = os.environ,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
-        self.address = (
-            address or environ.get("KVTIER_ADDRESS") or default_address(environ, WORKER_SOCKET)
-        )
+        environ = os.environ if environ is None else environ
+        if address is None:
+            address = environ.get("KVTIER_ADDRESS") or default_address(environ, WORKER_SOCKET)
+        self.address = f"unix:{address}" if address.startswith("/") else address
+        self._path = socket_path(self.address)
         self.worker = worker or f"pid {os.getpid()}"
         self.timeout_seconds = timeout_seconds
         self._client_id = secrets.token_bytes(_CLIENT_ID_BYTES)
@@ -62,10 +64,11 @@ class Client:
         self._restorer: threading.Thread | None = None
         self._connection: Connection | None = None
         self._suspended: Connection | None = None
+        self._failure: type[Exception] = AgentUnavailableError
         self._reason = "not connected yet"
         try:
             self._connection = Connection(self.address, self._client_id, timeout_seconds)
-        except _SUSPENDING as error:
+        except KvtierError as error:
             self._suspend(None, error)
 
     def namespace(self, spec: NamespaceSpec) -> Namespace:
@@ -79,16 +82,18 @@ class Client:
 
     def close(self) -> None:
         """Ends the connection. Arrays of loaded blocks stay readable."""
+        if os.getpid() != self._pid:  # locks and threads are the parent's
+            return
         self._closing.set()
         with self._lock:
             restorer, self._restorer = self._restorer, None
-        if restorer is not None and os.getpid() == self._pid:
+        if restorer is not None:
             restorer.join()
         for connection in (self._connection, self._suspended):
             if connection is not None:
                 connection.close()
         self._connection = self._suspended = None
-        self._reason = "the client is closed"
+        self._failure, self._reason = AgentUnavailableError, "the client is closed"
 
     @contextmanager
     def connected(self, wanted: Connection | None = None) -> Iterator[Connection]:
@@ -99,7 +104,7 @@ class Client:
         """
         connection = self._connection
         if connection is None or wanted not in (None, connection):
-            raise AgentUnavailableError(f"no agent at {self.address}: {self._reason}")
+            raise self._failure(f"no agent at {self.address}: {self._reason}")
         if os.getpid() != self._pid:
             raise AgentUnavailableError("this client was made before a fork: make one after it")
         try:
@@ -107,18 +112,40 @@ class Client:
         except _SUSPENDING as error:
             self._suspend(connection, error)
             raise
+        except Exception:
+            raise
+        except BaseException:  # an interrupt: nobody will read the answer
+            self._suspend(connection, AgentUnavailableError("a call was interrupted"))
+            raise
 
     def _suspend(self, connection: Connection | None, error: KvtierError) -> None:
         with self._lock:
             if self._closing.is_set() or self._connection is not connection:
                 return
             self._connection, self._suspended = None, connection
-            self._reason = str(error)
+            self._note(error)
             self._restorer = threading.Thread(
                 target=self._restore, name="kvtier-client", daemon=True
             )
             self._restorer.start()
-        log.warning("kvtier: the agent at %s does not answer: %s", self.address, error)
+        log.warning("kvtier: no agent at %s: %s", self.address, self._reason)
+
+    def _note(self, error: Exception) -> None:
+        """What calls raise from now on: what the agent objects to, or that it is away."""
+        objects = isinstance(error, KvtierError) and not isinstance(error, _SUSPENDING)
+        self._failure = type(error) if objects else AgentUnavailableError
+        self._reason = self._explain(error)
+
+    def _explain(self, error: Exception) -> str:
+        if isinstance(error, DeadlineExceededError):
+            return f"it did not answer within {self.timeout_seconds:g} s; it may hang"
+        try:
+            self._path.stat()
+        except FileNotFoundError:
+            return "there is no such socket; start one with `kvtier agent`"
+        except OSError as trouble:
+            return f"{trouble.strerror}: only the agent's user and `socket_group` may connect"
+        return str(error)
 
     def _restore(self) -> None:
         """Asks until the agent answers, then ends."""
@@ -126,8 +153,8 @@ class Client:
         while not self._closing.wait(delay * random.uniform(0.5, 1.0)):
             try:
                 connection = self._revive()
-            except KvtierError as error:
-                self._reason = str(error)
+            except Exception as error:  # whatever it is, the next attempt may do better
+                self._note(error)
                 delay = min(max(2 * delay, _FIRST_DELAY_SECONDS), _LONGEST_DELAY_SECONDS)
                 continue
             with self._lock:
@@ -137,11 +164,10 @@ class Client:
 
     def _revive(self) -> Connection:
         """A new connection, once the old one is given up."""
-        suspended = self._suspended
-        if suspended is not None:
-            if suspended.writing:
+        if self._suspended is not None:
+            if not self._suspended.retire():
                 raise AgentUnavailableError("slots of the old connection are being written")
-            suspended.close()
+            self._suspended.close()
             self._suspended = None
         return Connection(self.address, self._client_id, self.timeout_seconds)
 

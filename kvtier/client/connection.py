@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from kvtier.client.attachment import Attachment
 from kvtier.client.service import Service
 from kvtier.client.slots import GrantedSlots
 from kvtier.core.namespace import Identity, NamespaceSpec
-from kvtier.errors import InvalidRequestError
+from kvtier.errors import AgentUnavailableError, InvalidRequestError
 from kvtier.v1 import block_cache_pb2 as pb
 from kvtier.v1 import block_pb2
 
@@ -25,8 +28,8 @@ _RELEASES_PER_CALL = 1024
 class Connection:
     """A channel, an attach connection and open sessions. Thread-safe.
 
-    `writing` counts who may still write to reserved slots: the client attaches anew only when
-    nobody does, because attaching says that it has unmapped everything.
+    It knows who may still write to reserved slots: the client attaches anew only when nobody does,
+    because attaching says that nothing of it writes any more.
     """
 
     def __init__(self, address: str, client_id: bytes, timeout_seconds: float) -> None:
@@ -41,10 +44,11 @@ class Connection:
             self._service.close()
             raise
         self.epoch = self._attachment.epoch
-        self.writing = 0
+        self._writers: WeakSet[object] = WeakSet()
+        self._retired = False
         self._lock = threading.Lock()
         self._sessions: dict[Identity, bytes] = {}
-        self._releases: list[tuple[bytes, int]] = []
+        self._releases: defaultdict[bytes, list[int]] = defaultdict(list)
 
     def call(self, method: str, session: bytes, request: Any, timeout_seconds: float) -> Any:
         """One call of the request path: directly if it is small, else by gRPC."""
@@ -63,8 +67,7 @@ class Connection:
 
     def session(self, spec: NamespaceSpec, worker: str, timeout_seconds: float) -> bytes:
         """The session of a namespace, opened at the first call."""
-        with self._lock:
-            token = self._sessions.get(spec.identity)
+        token = self._sessions.get(spec.identity)
         if token is not None:
             return token
         request = pb.OpenSessionRequest(
@@ -73,8 +76,8 @@ class Connection:
         answer = self._service.call("OpenSession", request, timeout_seconds)
         if answer.sibling_differences:
             log.warning(
-                "kvtier: namespace %s shares its name with one of another layout, and nothing "
-                "else; they differ in %s",
+                "kvtier: another layout is registered under the name of namespace %s; they share "
+                "no blocks, and differ in %s",
                 spec.label,
                 ", ".join(answer.sibling_differences),
             )
@@ -95,24 +98,46 @@ class Connection:
         return GrantedSlots(list(statuses), slots, extents, block_bytes)
 
     def release_later(self, session: bytes, lease_id: int) -> None:
-        """Ends a lease with the session's next call; without one, it ends by its TTL."""
-        with self._lock:
-            self._releases.append((session, lease_id))
+        """Ends a lease with the session's next load or store; without one, it ends by its TTL."""
+        if lease_id:  # 0 stands for none: nothing was loaded
+            with self._lock:
+                self._releases[session].append(lease_id)
 
-    def releases(self, session: bytes) -> list[int]:
-        """Leases of the session to be ended now."""
+    @contextmanager
+    def releases(self, session: bytes) -> Iterator[list[int]]:
+        """Leases to be ended by the call in the block; kept for the next one if that fails."""
         with self._lock:
-            mine = [entry for entry in self._releases if entry[0] == session][:_RELEASES_PER_CALL]
-            self._releases = [entry for entry in self._releases if entry not in mine]
-        return [lease_id for _, lease_id in mine]
+            waiting = self._releases.pop(session, [])
+        now, later = waiting[:_RELEASES_PER_CALL], waiting[_RELEASES_PER_CALL:]
+        try:
+            yield now
+        except BaseException:
+            later = waiting
+            raise
+        finally:
+            if later:
+                with self._lock:
+                    self._releases[session] += later
 
-    def writing_started(self) -> None:
-        with self._lock:
-            self.writing += 1
+    def start_writing(self, writer: object) -> None:
+        """Until `end_writing`, or until nobody refers to the writer any more.
 
-    def writing_ended(self) -> None:
+        Raises AgentUnavailableError if the connection has been given up meanwhile.
+        """
         with self._lock:
-            self.writing -= 1
+            if self._retired:
+                raise AgentUnavailableError("the connection ended during the call")
+            self._writers.add(writer)
+
+    def end_writing(self, writer: object) -> None:
+        with self._lock:
+            self._writers.discard(writer)
+
+    def retire(self) -> bool:
+        """Gives the connection up, unless somebody may still write to reserved slots."""
+        with self._lock:
+            self._retired = not self._writers
+            return self._retired
 
     def close(self) -> None:
         self._attachment.close()
@@ -120,7 +145,7 @@ class Connection:
 
 
 def socket_path(address: str) -> Path:
-    """The path in a gRPC target `unix:PATH`."""
+    """The path in a gRPC target `unix:PATH`. Raises InvalidRequestError for any other."""
     scheme, _, path = address.partition(":")
     if scheme != "unix" or not path:
         raise InvalidRequestError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -176,16 +177,17 @@ class Namespace:
         """Slots for the blocks that are not cached yet, to be written in place."""
         with self._client.connected() as connection:
             token = self._session(connection)
-            request = pb.ReserveBlocksRequest(
-                keys=[_keys(hashes, place)],
-                release=connection.releases(token),
-                ttl=_duration(ttl_seconds),
-            )
-            answer = connection.call("ReserveBlocks", token, request, self._client.timeout_seconds)
+            with connection.releases(token) as ended:
+                request = pb.ReserveBlocksRequest(
+                    keys=[_keys(hashes, place)], release=ended, ttl=_duration(ttl_seconds)
+                )
+                answer = connection.call(
+                    "ReserveBlocks", token, request, self._client.timeout_seconds
+                )
             grantor = _Grantor(self._client, connection, token, answer.reservation.lease_id)
             try:
                 slots = self._granted(connection, token, answer, place)
-            except KvtierError:
+            except BaseException:
                 grantor.give_back()
                 raise
         return Reservation(slots, _seconds(answer.reservation.ttl), grantor)
@@ -222,14 +224,15 @@ class Namespace:
         hold_id: int,
         ttl_seconds: float,
     ) -> tuple[GrantedSlots, block_pb2.Lease]:
-        request = pb.LoadBlocksRequest(
-            keys=[_keys(hashes, place)],
-            wait=pb.LoadBlocksRequest.ALL,
-            hold_id=hold_id,
-            release=connection.releases(token),
-            ttl=_duration(ttl_seconds),
-        )
-        answer = connection.call("LoadBlocks", token, request, self._client.timeout_seconds)
+        with connection.releases(token) as ended:
+            request = pb.LoadBlocksRequest(
+                keys=[_keys(hashes, place)],
+                wait=pb.LoadBlocksRequest.ALL,
+                hold_id=hold_id,
+                release=ended,
+                ttl=_duration(ttl_seconds),
+            )
+            answer = connection.call("LoadBlocks", token, request, self._client.timeout_seconds)
         return self._granted(connection, token, answer, place), answer.lease
 
     def _granted(
@@ -266,7 +269,7 @@ class _Grantor:
         self._token = token
         self._reservation_id = reservation_id
         self._committed = False
-        connection.writing_started()
+        connection.start_writing(self)
 
     def commit(self, indexes: list[int]) -> list[int]:
         request = pb.CommitBlocksRequest(reservation_id=self._reservation_id, indexes=indexes)
@@ -279,10 +282,11 @@ class _Grantor:
         return statuses
 
     def give_back(self) -> None:
-        self._connection.writing_ended()
+        self._connection.end_writing(self)
         if self._reservation_id and not self._committed:
-            # With the next call: slots of an ended reservation are in quarantine until then.
-            self._connection.release_later(self._token, self._reservation_id)
+            request = pb.ReleaseLeasesRequest(lease_ids=[self._reservation_id])
+            with suppress(KvtierError), self._client.connected(self._connection) as connection:
+                connection.call("ReleaseLeases", self._token, request, self._client.timeout_seconds)
 
 
 def _keys(hashes: Sequence[bytes], place: Place) -> block_pb2.BlockKeys:

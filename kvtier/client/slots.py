@@ -205,7 +205,9 @@ class Reservation:
         """
         statuses = self.statuses
         indexes = [index for index, status in enumerate(statuses) if status == OK]
-        if self._grantor is not None and indexes:
+        if not indexes:
+            self.release()
+        elif self._grantor is not None:
             outcome = [EXPIRED] * len(indexes)
             try:
                 outcome = self._grantor.commit(indexes)

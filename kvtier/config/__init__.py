@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvtier.config.load import LoadedConfig, load_config
+from kvtier.config.load import SYSTEM_FILE, LoadedConfig, load_config
 from kvtier.config.schema import (
     AgentConfig,
     HostConfig,
@@ -18,6 +18,7 @@ from kvtier.config.schema import (
 from kvtier.config.size import Size, format_size, parse_size
 
 __all__ = [
+    "SYSTEM_FILE",
     "AgentConfig",
     "HostConfig",
     "LayoutConflict",

@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from kvtier.config.schema import AgentConfig
@@ -25,6 +26,8 @@ SYSTEM_FILE: Final = Path("/etc/kvtier/agent.yaml")
 
 DEFAULT_ORIGIN: Final = "default"
 
+_RUNTIME_DIR: Final = "XDG_RUNTIME_DIR"
+
 _WORDS: Final = {
     "Extra inputs are not permitted": "unknown key",
     "Input should be": "must be",
@@ -36,10 +39,14 @@ _WORDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class LoadedConfig:
-    """A valid configuration; `origin` says for each dotted key which source won."""
+    """A valid configuration; `origin` says for each dotted key which source won.
+
+    `file` is the one that was read, if any.
+    """
 
     config: AgentConfig
     origin: dict[str, str]
+    file: Path | None
 
 
 def load_config(
@@ -67,9 +74,9 @@ def load_config(
     try:
         config = AgentConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_explain(error, winners)) from error
+        raise ConfigError(_explain(error, winners, environ)) from error
     origin = {key: winners[key].origin if key in winners else DEFAULT_ORIGIN for key in keys}
-    return LoadedConfig(config, origin)
+    return LoadedConfig(config, origin, file)
 
 
 def config_keys() -> tuple[str, ...]:
@@ -104,7 +111,7 @@ def _check_key(setting: Setting, keys: Sequence[str], sections: Sequence[str]) -
     if setting.key in sections:
         inside = _names_in(f"{setting.key}.", keys, sections)
         raise ConfigError(
-            f"{setting.where}: {setting.key} = {setting.value!r} is not allowed: "
+            f"{setting.where}: {setting.key} = {_as_yaml(setting.value)} is not allowed: "
             f"it is a section with the keys {inside}"
         )
     if close := get_close_matches(setting.key, keys, n=1, cutoff=0.8):
@@ -134,18 +141,44 @@ def _nested(winners: Mapping[str, Setting]) -> dict[str, Any]:
     return root
 
 
-def _explain(error: ValidationError, winners: Mapping[str, Setting]) -> str:
+def _explain(
+    error: ValidationError, winners: Mapping[str, Setting], environ: Mapping[str, str]
+) -> str:
     lines: list[str] = []
     for detail in error.errors(include_url=False):
-        path = [str(part) for part in detail["loc"]]
-        setting = _setting_at(path, winners)
-        where = setting.where if setting is not None else DEFAULT_ORIGIN
-        value = "" if isinstance(detail["input"], dict) else f" = {detail['input']!r}"
+        where = _where(detail["loc"], winners, environ)
+        value = "" if isinstance(detail["input"], dict) else f" = {_as_yaml(detail['input'])}"
         allowed = detail["msg"].removeprefix("Value error, ")
         for theirs, ours in _WORDS.items():
             allowed = allowed.replace(theirs, ours)
-        lines.append(f"{where}: {'.'.join(path)}{value} is not allowed: {allowed}")
+        lines.append(f"{where}: {_dotted(detail['loc'])}{value} is not allowed: {allowed}")
     return "\n".join(lines)
+
+
+def _dotted(path: Sequence[str | int]) -> str:
+    """`workers[0].uid`."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return "".join(parts).removeprefix(".")
+
+
+def _as_yaml(value: object) -> str:
+    """A value as it is written in a file; text in quotes."""
+    if isinstance(value, str | Path):
+        return repr(str(value))
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=10_000)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _where(
+    path: Sequence[str | int], winners: Mapping[str, Setting], environ: Mapping[str, str]
+) -> str:
+    """The place in a source where a value was given."""
+    setting = _setting_at([str(part) for part in path], winners)
+    if setting is not None:
+        number = next((part for part in path if isinstance(part, int)), None)
+        return setting.where if number is None or not setting.items else setting.items[number]
+    is_from_runtime_dir = path == ("socket_dir",) and environ.get(_RUNTIME_DIR)
+    return _RUNTIME_DIR if is_from_runtime_dir else DEFAULT_ORIGIN
 
 
 def _setting_at(path: Sequence[str], winners: Mapping[str, Setting]) -> Setting | None:

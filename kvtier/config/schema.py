@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
 
-from kvtier.config.size import Size
+from kvtier.config.size import Size, at_least
 from kvtier.sockets import (
     ADMIN_SOCKET,
     ATTACH_SOCKET,
@@ -48,7 +48,10 @@ class WorkerRule(Section):
     @classmethod
     def _tenants_have_names(cls, tenants: tuple[str, ...]) -> tuple[str, ...]:
         if not tenants or not all(map(_TENANT.fullmatch, tenants)):
-            raise ValueError(f"write a list of names, each {_TENANT.pattern}")
+            raise ValueError(
+                'write a list of "*" or names: lower-case letters, digits, . _ -, at most 63, '
+                "a letter or a digit first"
+            )
         return tenants
 
     @model_validator(mode="after")
@@ -90,9 +93,9 @@ class LeaseConfig(Section):
 class HostConfig(Section):
     """The arena in host memory."""
 
-    capacity: Annotated[Size, Field(ge=2**20)] = 2**30
+    capacity: Annotated[Size, at_least(2**20)] = 2**30
     policy: Literal["lru"] = "lru"
-    memory_reserve: Annotated[Size, Field(ge=0)] = 512 * 2**20
+    memory_reserve: Annotated[Size, at_least(0)] = 512 * 2**20
     """Populating stops while available memory, or the cgroup's headroom, is below this."""
 
 
@@ -132,6 +135,13 @@ class AgentConfig(Section):
         if group is None or named or numbered:
             return group
         raise ValueError("write a group's name, its gid, or null")
+
+    @field_validator("socket_dir", mode="before")
+    @classmethod
+    def _socket_dir_is_text(cls, socket_dir: object) -> object:
+        if not isinstance(socket_dir, str | Path):
+            raise ValueError("write an absolute path")
+        return socket_dir
 
     @field_validator("socket_dir")
     @classmethod

@@ -6,7 +6,7 @@ import re
 from fractions import Fraction
 from typing import Annotated, Final
 
-from pydantic import BeforeValidator, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer
 
 _UNITS: Final = {"TiB": 2**40, "GiB": 2**30, "MiB": 2**20, "KiB": 2**10, "B": 1, "": 1}
 _PATTERN: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
@@ -39,3 +39,14 @@ Size = Annotated[
     BeforeValidator(parse_size),
     PlainSerializer(format_size, return_type=str, when_used="json"),
 ]
+
+
+def at_least(minimum_bytes: int) -> AfterValidator:
+    """For a Size: refuses smaller ones, and names the bound as people write it."""
+
+    def check(size_bytes: int) -> int:
+        if size_bytes < minimum_bytes:
+            raise ValueError(f"must be at least {format_size(minimum_bytes)}")
+        return size_bytes
+
+    return AfterValidator(check)

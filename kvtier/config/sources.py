@@ -24,12 +24,16 @@ _SERVICE_LINK: Final = re.compile(
 
 
 class Setting(NamedTuple):
-    """One key with its value: `origin` names the source, `where` also the place in it."""
+    """One key with its value: `origin` names the source, `where` also the place in it.
+
+    `items` are the places of a list's items, if they have places of their own.
+    """
 
     key: str
     value: object
     origin: str
     where: str
+    items: tuple[str, ...] = ()
 
 
 def file_settings(path: Path, sections: Collection[str]) -> Iterator[Setting]:
@@ -59,7 +63,7 @@ def _leaves(
     seen: set[str] = set()
     for (key_node, value_node), name in zip(node.value, _names(node), strict=True):
         key = f"{prefix}{name}"
-        where = f"{path}, line {key_node.start_mark.line + 1}"
+        where = _where(key_node, path)
         if name in seen:
             raise ConfigError(f"{where}: {key} is given twice")
         seen.add(name)
@@ -68,7 +72,17 @@ def _leaves(
             assert isinstance(value, Mapping)
             yield from _leaves(value_node, value, f"{key}.", path, sections)
         elif key not in sections or value is not None:
-            yield Setting(key, value, f"file {path}", where)
+            yield Setting(key, value, f"file {path}", where, _items(value_node, path))
+
+
+def _items(node: yaml.Node, path: Path) -> tuple[str, ...]:
+    if not isinstance(node, yaml.SequenceNode):
+        return ()
+    return tuple(_where(each, path) for each in node.value)
+
+
+def _where(node: yaml.Node, path: Path) -> str:
+    return f"{path}, line {node.start_mark.line + 1}"
 
 
 def _names(node: yaml.MappingNode) -> list[str]:

@@ -27,6 +27,8 @@ TOO_LARGE = 255
 
 Message = dict[str, Any]
 
+MAX_TIMEOUT_MS = 0xFFFFFFFF
+
 _CALL, _ANSWER = 1, 2
 #: Kind, milliseconds until the deadline, bytes of the method's name; then name, token, request.
 _CALL_HEAD = struct.Struct("<BIB")

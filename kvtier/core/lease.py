@@ -128,10 +128,12 @@ class LeaseTable:
         lease = self._holds.get(hold_id)
         return lease if lease and lease.namespace_id == namespace_id else None
 
-    def oldest_hold(self, namespace_id: int) -> Lease | None:
-        """The hold of a namespace that yields first."""
-        holds = (hold for hold in self._holds.values() if hold.namespace_id == namespace_id)
-        return next(holds, None)
+    def oldest_hold(self, namespace_id: int, session_id: int | None = None) -> Lease | None:
+        """The hold of a namespace, or of one of its sessions, that yields first."""
+        for hold in self._holds.values():
+            if hold.namespace_id == namespace_id and session_id in (None, hold.session_id):
+                return hold
+        return None
 
     def of_session(self, session_id: int) -> list[Lease]:
         return list(self._by_session.get(session_id, {}).values())
@@ -139,9 +141,6 @@ class LeaseTable:
     def session_bytes(self, session_id: int) -> int:
         """Leased, held, reserved and quarantined."""
         return self._session_bytes[session_id]
-
-    def quarantined_bytes(self) -> int:
-        return sum(lease.size_bytes for lease in self if lease.kind is LeaseKind.QUARANTINE)
 
     def renew(self, lease: Lease, ttl_seconds: float) -> None:
         """Moves the deadline, never to an earlier time. Quarantine has none."""

@@ -48,21 +48,28 @@ def _column(turn: Turn) -> dict[str, str]:
         "of it from the cache": f"{outcome.restored_tokens:,}",
         "first token without kvtier": f"{outcome.cold_seconds:.2f} s",
         "first token with kvtier": f"{outcome.cached_seconds:.2f} s",
-        "speed-up": f"{outcome.cold_seconds / outcome.cached_seconds:.1f} x",
-        "stored": mebibytes(outcome.stored_bytes),
-        "loaded": mebibytes(outcome.loaded_bytes),
+        "speed-up": _speed_up(outcome),
+        "stored": human_bytes(outcome.stored_bytes),
+        "loaded": human_bytes(outcome.loaded_bytes),
         "loading": f"{speed:.2f} GB/s" if speed else "-",
         **{f"hits in {tier}, blocks": f"{count:,}" for tier, count in turn.hits.items()},
         "same tokens": "yes" if outcome.is_identical else "NO",
     }
 
 
+def _speed_up(outcome: Outcome) -> str:
+    """`-` where nothing was cached: what is measured then is noise."""
+    if not outcome.restored_tokens:
+        return "-"
+    return f"{outcome.cold_seconds / outcome.cached_seconds:.1f} x"
+
+
 def tier_line(tier: TierStats) -> str:
     """One tier, as `kvtier stats` counts it."""
     return (
-        f"{_name(tier)}: {tier.block_count:,} blocks, {mebibytes(tier.used_bytes)} of "
-        f"{mebibytes(tier.capacity_bytes)}; {tier.stored_count:,} stored, {tier.hit_count:,} "
-        f"hits, {tier.miss_count:,} misses, {tier.evicted_count:,} evicted, "
+        f"{_name(tier)}: {tier.block_count:,} blocks, {human_bytes(tier.used_bytes)} of "
+        f"{human_bytes(tier.capacity_bytes)}; {tier.stored_count:,} stored, {tier.hit_count:,} "
+        f"loaded, {tier.miss_count:,} lost before load, {tier.evicted_count:,} evicted, "
         f"{tier.refused_count:,} refused"
     )
 
@@ -80,9 +87,13 @@ def verdict(turns: Sequence[Turn]) -> tuple[bool, str]:
     return True, f"All {count} generated tokens are those of a run without kvtier."
 
 
-def mebibytes(size_bytes: int) -> str:
-    """`-` for nothing."""
-    return f"{size_bytes / 2**20:,.1f} MiB" if size_bytes else "-"
+def human_bytes(size_bytes: int) -> str:
+    """`80.5 MiB`, `4.00 GiB`; `-` for nothing."""
+    if not size_bytes:
+        return "-"
+    return (
+        f"{size_bytes / 2**30:.2f} GiB" if size_bytes >= 2**30 else f"{size_bytes / 2**20:.1f} MiB"
+    )
 
 
 def _name(tier: TierStats) -> str:

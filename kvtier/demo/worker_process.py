@@ -32,6 +32,7 @@ def run_worker(task: Task, directory: Path, on_step: Callable[[str], None]) -> O
     """
     path = directory / f"{task.worker.replace(' ', '-')}.err"
     environ = os.environ | _QUIET | ({"HF_HUB_OFFLINE": "1"} if task.is_made else {})
+    environ["TORCHINDUCTOR_CACHE_DIR"] = str(directory / "inductor")  # else it stays in /tmp
     command = [sys.executable, "-m", "kvtier.demo.worker"]
     with (
         path.open("wb") as stderr,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
@@ -21,6 +22,8 @@ from kvtier.rpc.block_cache import Identity
 from kvtier.rpc.server import Call, Gate
 from kvtier.tiers.host import HostTier
 from kvtier.v1 import cache_admin_pb2 as pb
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -78,6 +81,8 @@ class CacheAdminService:
             evicted = await self._evict(namespace, request)
             total.gone += evicted.gone
             total.deferred += evicted.deferred
+        if not request.validate_only:
+            log.info("evicted %d blocks of %s", total.gone + total.deferred, request.namespace)
         return pb.EvictBlocksResponse(evicted_count=total.gone, deferred_count=total.deferred)
 
     async def _evict(self, namespace: Namespace, request: pb.EvictBlocksRequest) -> Evicted:

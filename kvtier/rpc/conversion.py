@@ -15,6 +15,9 @@ from kvtier.core.namespace import NamespaceSpec
 from kvtier.errors import InvalidRequestError
 from kvtier.v1 import block_pb2
 
+#: A turn of the event loop is cut within entries, not between them.
+MAX_ENTRIES = 256
+
 
 def spec_from(message: block_pb2.NamespaceSpec) -> NamespaceSpec:
     return NamespaceSpec(
@@ -50,6 +53,8 @@ def entries_from(
     """Keys of a call; together at most `max_keys`."""
     if not messages:
         raise InvalidRequestError("keys is empty")
+    if len(messages) > MAX_ENTRIES:
+        raise InvalidRequestError(f"keys has {len(messages)} entries; at most {MAX_ENTRIES}")
     entries = [
         keys_from(message, namespace, max_keys, f"keys[{index}]" if len(messages) > 1 else "keys")
         for index, message in enumerate(messages)

@@ -62,13 +62,6 @@ class HostTier:
     def classes(self) -> list[SizeClass]:
         return list(self._classes.values())
 
-    def table(self, namespace_id: int) -> SlotTable | None:
-        return self._tables.get(namespace_id)
-
-    def used_bytes(self) -> int:
-        """Slots that hold a block or are referred to."""
-        return sum(each.used_slots * each.slot_bytes for each in self._classes.values())
-
     # Growing.
 
     def can_grow(self, size_class: SizeClass) -> bool:

@@ -189,10 +189,14 @@ class SizeClass:
         """The rank of its youngest memory: of a new extent, or of the last block stored."""
         return max(self.grown_at, 0 if self._last_row == NONE else self.policy.rank(self._last_row))
 
-    def move(self, row: int, source: int, target: int) -> bool:
-        """Lets a block live in `target` (taken, filled with its bytes), unless it is gone."""
-        if self.table.owner[source] != row or self.residency.slot[row] != source:
-            return False  # evicted meanwhile
+    def move(self, row: int, source: int, generation: int, target: int) -> bool:
+        """Lets a block live in `target` (taken, filled with its bytes), unless it is gone.
+
+        `generation` is the source's from before the copy. Row and slot alone do not tell: both may
+        have been used again for another block.
+        """
+        if self.table.generations[source] != generation or self.residency.slot[row] != source:
+            return False
         self.residency.slot[row] = target
         self.table.owner[target] = row
         self.table.owner[source] = NO_OWNER

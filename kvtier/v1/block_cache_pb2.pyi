@@ -16,22 +16,20 @@ class GetCapabilitiesRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetCapabilitiesResponse(_message.Message):
-    __slots__ = ("epoch", "max_batch_blocks", "max_chunk_bytes", "max_lease_ttl", "attach_socket", "tiers", "version")
+    __slots__ = ("epoch", "max_batch_blocks", "max_lease_ttl", "attach_socket", "tiers", "version")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     MAX_BATCH_BLOCKS_FIELD_NUMBER: _ClassVar[int]
-    MAX_CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_LEASE_TTL_FIELD_NUMBER: _ClassVar[int]
     ATTACH_SOCKET_FIELD_NUMBER: _ClassVar[int]
     TIERS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     max_batch_blocks: int
-    max_chunk_bytes: int
     max_lease_ttl: _duration_pb2.Duration
     attach_socket: str
     tiers: _containers.RepeatedScalarFieldContainer[_block_pb2.Tier]
     version: str
-    def __init__(self, epoch: _Optional[int] = ..., max_batch_blocks: _Optional[int] = ..., max_chunk_bytes: _Optional[int] = ..., max_lease_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., attach_socket: _Optional[str] = ..., tiers: _Optional[_Iterable[_Union[_block_pb2.Tier, str]]] = ..., version: _Optional[str] = ...) -> None: ...
+    def __init__(self, epoch: _Optional[int] = ..., max_batch_blocks: _Optional[int] = ..., max_lease_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., attach_socket: _Optional[str] = ..., tiers: _Optional[_Iterable[_Union[_block_pb2.Tier, str]]] = ..., version: _Optional[str] = ...) -> None: ...
 
 class OpenSessionRequest(_message.Message):
     __slots__ = ("namespace", "attach_token", "worker")

@@ -46,6 +46,8 @@ def test_three_workers_share_a_prefix(directory: Path) -> None:
     assert rows["of it from the cache"] == ["0", "256", "320"]
     assert rows["hits in HOST, blocks"] == ["0", "4", "5"]
     assert rows["prompt, tokens"] == ["300", "300", "361"]
+    assert rows["speed-up"][0] == "-"
+    assert any(line.startswith("HOST: ") and " of 4.00 GiB; " in line for line in lines)
     assert lines[-1] == "All 72 generated tokens are those of a run without kvtier."
     assert not list(directory.iterdir())
 

@@ -135,9 +135,10 @@ def test_a_listed_worker_gets_its_tenants_and_no_others(identity: str) -> None:
 def test_the_agents_own_uid_needs_a_rule_once_there_are_rules() -> None:
     with (
         running_agent("64MiB", workers=f"[{{uid: {_STRANGER}}}]") as agent,
+        Client(agent.address) as client,
         pytest.raises(AccessDeniedError, match="workers"),
     ):
-        Client(agent.address)
+        client.namespace(spec_of()).lookup(hashes_of("any", 1))
 
 
 def test_a_second_agent_in_one_directory_is_refused() -> None:

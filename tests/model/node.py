@@ -108,8 +108,7 @@ class Node:
                 size_bytes += len(slots) * part.slot_bytes
             assert size_bytes == lease.size_bytes, lease
         for namespace in self.namespaces:
-            table = self.host.table(namespace.namespace_id)
-            assert table is not None
+            table = namespace.groups[0].table
             for slot, count in _nonzero(table.references):
                 assert listed.pop((namespace.namespace_id, slot), 0) == count, (slot, count)
         assert not listed, f"leases list slots without references: {listed}"

@@ -90,7 +90,8 @@ def test_a_value_for_a_section_is_refused(agent_yaml: Path) -> None:
     ("override", "allowed"),
     [
         ("tiers.host.capacity=1GB", "write 64GiB"),
-        ("tiers.host.capacity=1KiB", "greater than or equal to 1048576"),
+        ("tiers.host.capacity=1KiB", "at least 1MiB"),
+        ("tiers.host.memory_reserve=-1", "at least 0"),
         ("tiers.host.capacity=0.3B", "whole number of bytes"),
         ("tiers.host.capacity=true", "not a size"),
         ("tiers.host.policy=fifo", "'lru'"),
@@ -106,10 +107,11 @@ def test_a_value_for_a_section_is_refused(agent_yaml: Path) -> None:
         ("leases.default_seconds=90", "may not exceed max_seconds (60)"),
         ("socket_group=true", "a group's name, its gid, or null"),
         ("socket_dir=run/kvtier", "absolute path"),
+        ("socket_dir=5", "write an absolute path"),
         (f"socket_dir=/{'x' * 95}", "1 too long for worker.sock"),
         ("workers=[{}]", "either uid or gid"),
         ("workers=[{uid: 1, gid: 2}]", "either uid or gid"),
-        ("workers=[{uid: 1, tenants: [Team]}]", "[a-z0-9]"),
+        ("workers=[{uid: 1, tenants: [Team]}]", "lower-case letters, digits, . _ -, at most 63"),
         ("workers=[{uid: 1, tenant: a}]", "unknown key"),
         ("workers=1000", "a list"),
     ],
@@ -121,6 +123,28 @@ def test_a_bad_value_is_refused_with_what_is_allowed(
     assert message.startswith(f"--set {override}: {override.partition('=')[0].partition('.')[0]}")
     assert allowed in message
     assert "\n" not in message
+
+
+def test_values_are_named_as_in_yaml(agent_yaml: Path) -> None:
+    assert "movers = true is not allowed" in refusal(agent_yaml, {}, "movers=true")
+    assert "workers = null is not allowed" in refusal(agent_yaml, {}, "workers=null")
+
+
+def test_an_item_of_a_list_is_named_with_its_line(agent_yaml: Path) -> None:
+    agent_yaml.write_text("workers:\n  - uid: 1\n  - uid: 2\n    tenants: [A]\n")
+    assert f"{agent_yaml}, line 3: workers[1].tenants = [A]" in refusal(agent_yaml)
+
+
+def test_a_relative_runtime_directory_is_named(
+    agent_yaml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    message = refusal(agent_yaml, {"XDG_RUNTIME_DIR": "run"})
+    assert message.startswith("XDG_RUNTIME_DIR: socket_dir = 'run/kvtier' is not allowed: write")
+
+
+def test_the_file_that_was_read_is_known(agent_yaml: Path) -> None:
+    assert load_config(agent_yaml, {}, ()).file == agent_yaml
 
 
 def test_all_bad_values_are_named_at_once(agent_yaml: Path) -> None:

@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from kvtier.cli import connection, evict
+from kvtier.cli.connection import socket_path
 from kvtier.cli.exit import ExitCode, exit_code
+from kvtier.config import SYSTEM_FILE
+from kvtier.config.load import config_keys
 from kvtier.errors import (
     AgentUnavailableError,
     ConfigError,
@@ -20,6 +24,8 @@ from kvtier.errors import (
     KvtierError,
     NotFoundError,
 )
+from kvtier.v1.block_pb2 import NamespaceSpec
+from kvtier.v1.cache_admin_pb2 import NamespaceInfo
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -86,7 +92,9 @@ def test_output_into_a_pipe_has_no_colours() -> None:
     assert "\x1b" not in done.stdout
 
 
-@pytest.mark.parametrize("verb", [["stats"], ["namespaces"], ["sessions"], ["evict", "a/b"]])
+@pytest.mark.parametrize(
+    "verb", [["stats"], ["namespaces"], ["sessions"], ["evict", "a/b", "--yes"]]
+)
 def test_without_an_agent_verbs_say_how_to_start_one(verb: list[str], tmp_path: Path) -> None:
     address = f"unix:{tmp_path}/admin.sock"
     done = kvtier(*verb, "--address", address)
@@ -97,10 +105,122 @@ def test_without_an_agent_verbs_say_how_to_start_one(verb: list[str], tmp_path: 
     )
 
 
-@pytest.mark.parametrize("hashes", [["xyz"], ["00", "0000"]])
-def test_hashes_must_be_hex_of_one_length(hashes: list[str]) -> None:
-    options = [part for text in hashes for part in ("--hash", text)]
-    assert kvtier("evict", "a/b", *options).returncode == ExitCode.USAGE
+def test_the_configuration_that_was_checked_is_named() -> None:
+    checked = kvtier("config", "check", "configs/agent.yaml", "--set", "movers=3")
+    assert checked.stdout.startswith("configs/agent.yaml is valid: ")
+    twice = kvtier("config", "check", "configs/agent.yaml", "--config", "configs/agent.yaml")
+    assert twice.returncode == ExitCode.USAGE
+
+
+@pytest.mark.skipif(SYSTEM_FILE.exists(), reason="this machine has a configuration")
+def test_checking_no_file_says_so() -> None:
+    assert kvtier("config", "check").stdout == (
+        f"no file ({SYSTEM_FILE} does not exist): "
+        f"all {len(config_keys())} keys have their defaults\n"
+    )
+
+
+def test_a_group_that_does_not_exist_is_refused() -> None:
+    done = kvtier("config", "check", "--set", "socket_group=no-such-group")
+    assert done.returncode == ExitCode.USAGE
+    assert "there is no group 'no-such-group'" in done.stderr
+
+
+def test_the_version_is_an_option_too() -> None:
+    assert kvtier("--version").stdout == kvtier("version").stdout
+
+
+def test_output_that_cannot_be_written_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "kvtier", "config", "show"],
+            cwd=REPOSITORY,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == ExitCode.FAILED
+    assert done.stderr == "kvtier: cannot write: No space left on device\n"
+
+
+@pytest.mark.parametrize("address", ["", "here", "tcp:1", "unix:", "unix://host/path"])
+def test_addresses_of_other_kinds_are_refused(address: str) -> None:
+    with pytest.raises(InvalidRequestError, match="only unix:PATH is supported"):
+        socket_path(address)
+
+
+@pytest.mark.parametrize("address", ["/x/admin.sock", "unix:/x/admin.sock", "unix:///x/admin.sock"])
+def test_an_absolute_path_is_an_address(address: str) -> None:
+    assert socket_path(address) == Path("/x/admin.sock")
+
+
+@pytest.mark.parametrize("name", ["worker.sock", "attach.sock"])
+def test_sockets_of_workers_are_refused(name: str) -> None:
+    done = kvtier("stats", "--address", f"unix:/x/{name}")
+    assert done.returncode == ExitCode.USAGE
+    assert "that is a workers' socket; this command needs admin.sock" in done.stderr
+
+
+def test_a_socket_of_another_user_is_told_from_a_missing_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(connection, "is_denied", lambda _: True)
+    address = f"unix:{tmp_path}/admin.sock"
+    with (
+        pytest.raises(AgentUnavailableError, match="permission denied; it is for"),
+        connection.admin(address, 1.0) as client,
+    ):
+        client.get_stats()
+
+
+@pytest.mark.parametrize(
+    ("hashes", "complaint"),
+    [
+        (["xyzx"], "--hash xyzx: write it in hexadecimal"),
+        (["abc"], "--hash abc: 3 digits"),
+        (["abcd"], "--hash abcd: 2 bytes; a hash has 16 to 64"),
+        (["00" * 16, "00" * 32], "all hashes must have one length"),
+    ],
+)
+def test_hashes_must_be_hex_of_one_length(hashes: list[str], complaint: str) -> None:
+    with pytest.raises(InvalidRequestError, match=complaint):
+        evict.parsed(hashes)
+
+
+def test_hashes_may_begin_with_0x() -> None:
+    assert evict.parsed(["0x" + "AB" * 16]) == [b"\xab" * 16]
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["a/b", "--group", "0", "--yes"], "--group and --shard go with --hash"),
+        (["a/b", "--shard", "1", "--yes"], "--group and --shard go with --hash"),
+        (["a/b@", "--yes"], "'a/b@' names no namespace"),
+        (["a/b"], "not a terminal: pass --yes"),
+        (["a/b", "--json"], "--json does not ask: pass --yes"),
+    ],
+)
+def test_evict_refuses_what_may_be_a_mistake(options: list[str], complaint: str) -> None:
+    done = kvtier("evict", *options)
+    assert done.returncode == ExitCode.USAGE
+    assert complaint in done.stderr
+
+
+def test_several_namespaces_are_named_before_they_are_evicted() -> None:
+    spec = NamespaceSpec(tenant="a", name="b")
+    infos = [NamespaceInfo(spec=spec, layout_digest=bytes([n] * 32)) for n in (1, 2)]
+    infos.append(NamespaceInfo(spec=NamespaceSpec(tenant="a", name="c"), layout_digest=b"\1" * 32))
+    assert evict.described("a/b", infos) == "2 namespaces (a/b@01010101, a/b@02020202)"
+    assert evict.described("a/b@01", infos) == "a/b@01"
+
+
+def test_blocks_of_a_benchmark_have_a_smallest_size() -> None:
+    done = kvtier("bench", "host", "--block-bytes", "1")
+    assert done.returncode == ExitCode.USAGE
+    assert "at least 4KiB" in done.stderr
 
 
 @pytest.mark.parametrize(

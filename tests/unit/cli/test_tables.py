@@ -27,8 +27,10 @@ def test_stats_show_a_column_for_each_tier() -> None:
         state=TierStats.ACTIVE,
         capacity_bytes=2**30,
         used_bytes=3 * 2**28,
-        hit_count=9,
+        hit_count=5,
         miss_count=1,
+        lookup_count=10,
+        lookup_hit_count=9,
     )
     sample = Stats(epoch=0xAB, version="1.2", uptime=Duration(seconds=61), tiers=[host])
     lines = printed(overview(sample))
@@ -36,7 +38,16 @@ def test_stats_show_a_column_for_each_tier() -> None:
     assert "HOST" in lines
     assert "state active" in lines
     assert "used 768 MiB of 1.00 GiB" in lines
-    assert "hit rate 90.0 %" in lines
+    assert "looked up 10" in lines
+    assert "found 9" in lines
+    assert "found rate 90.0 %" in lines
+    assert "loaded 5" in lines
+    assert "lost before load 1" in lines
+
+
+def test_one_of_a_kind_is_not_a_plural() -> None:
+    lines = printed(overview(Stats(namespace_count=1, session_count=2, lease_count=1)))
+    assert lines[1] == "1 namespace, 2 sessions, 1 lease, 0 calls rejected"
 
 
 def test_stats_without_tiers_still_have_a_heading() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kvtier.cli.text import human_bytes, human_seconds, number, percent
+from kvtier.cli.text import human_bytes, human_seconds, number, percent, plural
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,14 @@ def test_bytes_have_three_digits_that_matter(size_bytes: int, text: str) -> None
 )
 def test_times_have_two_units(seconds: float, text: str) -> None:
     assert human_seconds(seconds) == text
+
+
+def test_only_one_is_singular() -> None:
+    assert [plural(count, "block") for count in (0, 1, 2000)] == [
+        "0 blocks",
+        "1 block",
+        "2,000 blocks",
+    ]
 
 
 def test_a_share_of_nothing_is_a_dash() -> None:
