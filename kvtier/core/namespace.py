@@ -50,8 +50,11 @@ class NamespaceSpec:
         for name in ("tenant", "name"):
             if not _NAME.fullmatch(getattr(self, name)):
                 raise InvalidRequestError(
-                    f"namespace.{name} is {getattr(self, name)!r}; it must match {_NAME.pattern}"
+                    f"namespace.{name} is {getattr(self, name)!r}; it must be lower-case letters, "
+                    "digits, '.', '_' and '-', at most 63, beginning with a letter or digit"
                 )
+        if isinstance(self.block_bytes, int):
+            raise InvalidRequestError("namespace.block_bytes is a number; give one per KV group")
         if not 1 <= len(self.block_bytes) <= _MAX_GROUPS:
             raise InvalidRequestError(
                 f"namespace.block_bytes has {len(self.block_bytes)} entries; "

@@ -26,6 +26,7 @@ from tests.faults.blocks import Verdict, hashes_of, judge, payloads, spec_of, st
 from tests.faults.raw_worker import RawWorker, keys_message
 
 _PIECE_BYTES = 512
+_STOPPED_WITHIN_SECONDS = 5.0
 _STOPPED_SECONDS = 0.05
 #: A call that fails for want of an agent takes less.
 SLOW_SECONDS = 0.05
@@ -103,19 +104,27 @@ def store_slowly(pipe: Pipe, address: str, sequence: str, count: int, ttl_second
 def _copy_in_pieces(
     targets: Sequence[ByteArray], sources: Sequence[ByteArray], begun: Callable[[], None]
 ) -> float:
-    """The part that was copied when it stood still longest; 0 if it never did."""
+    """The part that was copied when it stood still longest; 0 if it never did.
+
+    It goes on with the first piece until it has been stopped, so that this is in the middle.
+    """
     total = sum(len(each) for each in targets)
     copied, longest, where, before = 0, 0.0, 0.0, time.monotonic()
+    patience = before + _STOPPED_WITHIN_SECONDS
     for target, source in zip(targets, sources, strict=True):
         for start in range(0, len(target), _PIECE_BYTES):
             target[start : start + _PIECE_BYTES] = source[start : start + _PIECE_BYTES]
             if copied == 0:
                 begun()
             copied += _PIECE_BYTES
-            now = time.monotonic()
-            if now - before > max(longest, _STOPPED_SECONDS):
-                longest, where = now - before, copied / total
-            before = now
+            while True:
+                now = time.monotonic()
+                if now - before > max(longest, _STOPPED_SECONDS):
+                    longest, where = now - before, copied / total
+                before = now
+                if longest or now > patience:
+                    break
+                target[start : start + _PIECE_BYTES] = source[start : start + _PIECE_BYTES]
     return where
 
 
