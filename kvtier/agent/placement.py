@@ -193,6 +193,9 @@ class Placement:
             for a, b in zip(sources, targets, strict=False)
             if table.owner[a] != NO_OWNER
         ]
+        # Until the copy ends the sources stay in use: reading an extent that has been punched would
+        # bring its pages back.
+        guarded = size_class.acquire([row for row, _, _, _ in moves])
         try:
             cells = [(size_class.cell(a), size_class.cell(b)) for _, a, _, b in moves]
             await self._mover.run(copy_cells, cells)
@@ -200,6 +203,7 @@ class Placement:
                 size_class.move(row, source, generation, target)
         finally:
             size_class.release(targets)
+            size_class.release(guarded)
         return bool(targets)
 
     def _discard_soon(self, size_class: SizeClass, extent: Extent) -> None:
