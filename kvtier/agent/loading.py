@@ -130,7 +130,7 @@ class Loading:
     ) -> None:
         size_class = session.namespace.groups[keys.lane.group]
         stopped = False
-        async for part in slices(len(keys.hashes), READ_SLICE // 4):
+        async for part in slices(len(keys.hashes), READ_SLICE // 2):
             rows = size_class.find_many(keys.lane, keys.hashes[part])
             if stop_at_gap and (stopped or -1 in rows):
                 gap = 0 if stopped else rows.index(-1)
