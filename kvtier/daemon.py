@@ -14,19 +14,25 @@ import signal
 import stat
 import sys
 import time
+from collections.abc import Coroutine
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from kvtier import memory
 from kvtier.agent import logs
 from kvtier.agent.attach import AttachServer
+from kvtier.agent.demotion import WritePolicy
+from kvtier.agent.disk import Disk, DiskSettings
 from kvtier.agent.grants import Grants, LeaseLimits
+from kvtier.agent.lifecycle import Lifecycle
 from kvtier.agent.loading import Loading
 from kvtier.agent.mover import Mover
 from kvtier.agent.namespaces import LayoutConflict, Namespaces
 from kvtier.agent.placement import Placement
 from kvtier.agent.sessions import AccessRule, Sessions
 from kvtier.agent.storing import Storing
+from kvtier.agent.upkeep import Upkeep
 from kvtier.config import AgentConfig
 from kvtier.core.lease import LeaseTable
 from kvtier.errors import ConfigError
@@ -35,6 +41,7 @@ from kvtier.rpc.cache_admin import CacheAdminService
 from kvtier.rpc.direct import DirectCalls
 from kvtier.rpc.server import Gate, Server
 from kvtier.sockets import ADMIN_SOCKET, ATTACH_SOCKET, WORKER_SOCKET
+from kvtier.tiers.host import HostTier
 from kvtier.v1 import block_cache_pb2, cache_admin_pb2
 
 log = logging.getLogger(__name__)
@@ -148,17 +155,21 @@ class Agent:
             attach_socket=ATTACH_SOCKET,
         )
         self.mover = Mover(config.movers)
+        host = config.tiers.host
+        self.host = HostTier(host.capacity, policy=host.policy)
         self.placement = Placement(
-            self.mover,
-            capacity_bytes=config.tiers.host.capacity,
-            policy=config.tiers.host.policy,
-            memory_reserve_bytes=config.tiers.host.memory_reserve,
-        )
-        self.host = self.placement.host
-        self.leases = LeaseTable(time.monotonic)
-        self.grants = Grants(self.host, self.leases, _lease_limits(config))
-        self.namespaces = Namespaces(
             self.host,
+            lambda extent, call, *args: self.mover.run(call, *args),
+            spare_bytes=lambda: memory.available_bytes() - host.memory_reserve,
+        )
+        self.disk: Disk | None = None
+        if config.tiers.disk.paths:
+            self.disk = Disk(_disk_settings(config), self.host, self.placement)
+        tiers = [self.host, *([self.disk.tier] if self.disk else [])]
+        self.leases = LeaseTable(time.monotonic)
+        self.grants = Grants(tiers, self.leases, _lease_limits(config))
+        self.namespaces = Namespaces(
+            tiers,
             limit=config.limits.max_namespaces,
             layout_conflict=LayoutConflict(config.layout_conflict),
         )
@@ -170,11 +181,31 @@ class Agent:
             release=self.grants.release_slots,
             on_gone=lambda attachment: self.attach.forget(attachment),
         )
-        self.loading = Loading(self.grants)
+        self.loading = Loading(self.grants, self.disk.promotion if self.disk else None)
         self.storing = Storing(self.grants, self.placement, self.mover)
+        if self.disk:
+            self.loading.on_used = self.disk.demotion.used
+            self.storing.on_stored = self.disk.demotion.stored
+        self.lifecycle = Lifecycle()
+        self.upkeep = Upkeep(
+            self.host,
+            self.mover,
+            self.disk,
+            self.namespaces,
+            self.sessions,
+            self.grants,
+            self.lifecycle,
+            self._set_ready,
+        )
         self.gate = Gate(config.limits.max_calls)
         self.block_cache = BlockCacheService(
-            self.identity, self.sessions, self.grants, self.loading, self.storing
+            self.identity,
+            self.sessions,
+            self.grants,
+            self.loading,
+            self.storing,
+            self.lifecycle,
+            [tier.tier for tier in tiers],
         )
         self.attach = AttachServer(
             self.sessions,
@@ -185,18 +216,20 @@ class Agent:
         )
         self.placement.on_retired = self.attach.announce_retired
         self._servers: list[Server] = []
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, directory: SocketDirectory) -> None:
         """Listens on all sockets and serves."""
         admin = CacheAdminService(
             self.identity,
             self.gate,
-            self.host,
+            self.upkeep,
             self.namespaces,
             self.sessions,
             self.leases,
-            self.mover,
         )
+        if self.disk:
+            await self.disk.restore_namespaces(self.namespaces)
         worker_server = Server(self.gate)
         worker_server.add(_BLOCK_CACHE, self.block_cache)
         admin_server = Server(Gate(self.config.limits.max_calls))
@@ -223,15 +256,61 @@ class Agent:
             self.identity.epoch,
         )
 
+        self._spawn(self._recover())
+
+    async def _recover(self) -> None:
+        """Reads what is on DISK while the agent serves; then it is ready."""
+        if self.disk:
+            await self.disk.recover(self.namespaces)
+        await self._announce_ready(not self.lifecycle.is_draining)
+
+    async def _announce_ready(self, is_ready: bool) -> None:
+        for server in self._servers:
+            await server.set_ready(is_ready)
+
+    def _set_ready(self, is_ready: bool) -> None:
+        self._spawn(self._announce_ready(is_ready))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception():
+            log.error("background work failed", exc_info=task.exception())
+
     async def stop(self) -> None:
-        """Lets calls in flight end for a moment, then closes everything."""
+        """Lets calls in flight end for a moment, flushes DISK, then closes everything."""
         await asyncio.gather(*(server.stop(_STOP_GRACE_SECONDS) for server in self._servers))
         self.attach.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.disk:
+            await self.disk.stop()
         await self.placement.close()
         self.grants.close()
         self.mover.close()
         self.host.close()
         log.info("stopped")
+
+
+def _disk_settings(config: AgentConfig) -> DiskSettings:
+    disk = config.tiers.disk
+    return DiskSettings(
+        paths=disk.paths,
+        capacity_bytes=disk.capacity,
+        policy=disk.policy,
+        write_policy=WritePolicy(disk.write_policy),
+        after_hits=disk.write_after_hits,
+        min_free_bytes=disk.min_free,
+        depth=disk.io_depth,
+        timeout_seconds=disk.io_timeout,
+        max_in_flight_bytes=disk.max_in_flight,
+        scrub_bytes_per_second=disk.scrub_rate,
+    )
 
 
 def _lease_limits(config: AgentConfig) -> LeaseLimits:

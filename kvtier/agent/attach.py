@@ -14,8 +14,10 @@ from pathlib import Path
 
 from kvtier.agent.sessions import AccessRule, Attachment, Sessions, access_of
 from kvtier.core import attach as protocol
+from kvtier.core.block import Tier
 from kvtier.errors import AccessDeniedError, InvalidRequestError, KvtierError
-from kvtier.tiers.arena import Arena, Extent
+from kvtier.tiers.arena import Arena, HostExtent, SharedSlotTable
+from kvtier.tiers.slot_table import Extent
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +70,7 @@ class AttachServer:
 
     def announce_retired(self, extent: Extent) -> None:
         """Asks the workers that hold an extent to unmap it."""
+        assert isinstance(extent, HostExtent)
         for connection in self.connections:
             if connection.attachment in extent.holders:
                 connection.announce_retired(extent.extent_id)
@@ -265,13 +268,14 @@ class _Connection:
         wanted = set(protocol.numbers(message, "extents", protocol.MAX_EXTENTS_PER_REQUEST))
         extents = [
             extent
-            for size_class in session.namespace.classes
+            for size_class in session.namespace.classes_of(Tier.HOST)
             for extent in size_class.extents
-            if extent.extent_id in wanted
+            if extent.extent_id in wanted and isinstance(extent, HostExtent)
         ]
         for extent in extents:
             extent.holders.add(attachment)
         table = session.namespace.groups[0].table
+        assert isinstance(table, SharedSlotTable)
         described = [
             {
                 "extent": extent.extent_id,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from kvtier.agent.namespaces import Namespace
 from kvtier.agent.turns import READ_SLICE, WRITE_SLICE, slices
 from kvtier.core.block import BlockKeys
 from kvtier.core.residency import NONE
@@ -24,29 +24,41 @@ class Evicted:
         self.deferred += in_use
 
 
-async def evict_namespace(namespace: Namespace, *, dry_run: bool) -> Evicted:
-    """Every block of a namespace."""
+async def evict_all(
+    size_classes: Sequence[SizeClass],
+    *,
+    dry_run: bool,
+    forget: Callable[[SizeClass, int], None] = SizeClass.forget,
+) -> Evicted:
+    """Every block of some size classes."""
     evicted = Evicted()
-    for size_class in namespace.classes:
+    for size_class in size_classes:
         residency = size_class.residency
         async for part in slices(residency.row_count, WRITE_SLICE):
             for row in range(part.start, part.stop):
                 if residency.slot[row] != NONE:
                     evicted.add(1, size_class.is_referenced(row))
                     if not dry_run:
-                        size_class.forget(row)
+                        forget(size_class, row)
     return evicted
 
 
-async def evict_prefixes(namespace: Namespace, keys: BlockKeys, *, dry_run: bool) -> Evicted:
+async def evict_prefixes(
+    size_class: SizeClass,
+    keys: BlockKeys,
+    *,
+    dry_run: bool,
+    forget: Callable[[SizeClass, int], None] = SizeClass.forget,
+) -> Evicted:
     """The blocks of some keys and all that continues them."""
-    size_class = namespace.groups[keys.lane.group]
     if dry_run:
         return await _count_below(size_class, keys)
     evicted = Evicted()
     for block_hash in keys.hashes:
         while (row := size_class.residency.find(keys.lane, block_hash)) != NONE:
-            evicted.add(*size_class.evict_below(row, WRITE_SLICE))
+            evicted.add(
+                *size_class.evict_below(row, WRITE_SLICE, lambda each: forget(size_class, each))
+            )
             await asyncio.sleep(0)
     return evicted
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 
 from kvtier.agent.namespaces import Namespace
 from kvtier.agent.sessions import Session
-from kvtier.core.block import BlockStatus, Lane
+from kvtier.core.block import BlockStatus, Lane, Tier
 from kvtier.core.lease import Lease, LeaseKind, LeasePart, LeaseTable
 from kvtier.core.slots import SLOTS_PER_PAGE
 from kvtier.errors import SessionLostError
-from kvtier.tiers.host import HostTier
 from kvtier.tiers.size_class import SizeClass
+from kvtier.tiers.slot_tier import SlotTier
 
 #: References that keep blocks from eviction for the length of one call.
 Guards = list[tuple[SizeClass, "array[int]"]]
@@ -31,6 +31,7 @@ class Granted:
     extents: list[int] = field(default_factory=list)
     slots: list[int] = field(default_factory=list)
     generations: list[int] = field(default_factory=list)
+    sources: list[int] = field(default_factory=list)
 
     def add(
         self, size_class: SizeClass, statuses: Sequence[BlockStatus], slots: Sequence[int]
@@ -59,10 +60,10 @@ class LeaseLimits:
 class Grants:
     """Ties leases to slots: whatever a lease lists has a reference, until it is released here."""
 
-    def __init__(self, host: HostTier, leases: LeaseTable, limits: LeaseLimits) -> None:
+    def __init__(self, tiers: Sequence[SlotTier], leases: LeaseTable, limits: LeaseLimits) -> None:
         self.leases = leases
         self.limits = limits
-        self._host = host
+        self._tiers = {tier.tier: tier for tier in tiers}
         self._timer: asyncio.TimerHandle | None = None
         self._alarm = math.inf
 
@@ -95,11 +96,18 @@ class Grants:
 
     def room(self, session: Session, size_class: SizeClass) -> int:
         """Slots that a session may still lease, hold or reserve."""
-        limit = int(self.limits.max_share * self._host.arena.capacity_bytes)
+        limit = int(self.limits.max_share * self._tiers[Tier.HOST].space.capacity_bytes)
         left = limit - self.leases.session_bytes(session.session_id)
         return max(0, left // size_class.slot_bytes)
 
-    def refer(self, size_class: SizeClass, lease: Lease, lane: Lane, rows: list[int]) -> int:
+    def refer(
+        self,
+        size_class: SizeClass,
+        lease: Lease,
+        lane: Lane,
+        rows: list[int],
+        tier: Tier = Tier.HOST,
+    ) -> int:
         """Adds blocks to a lease; the caller keeps within `room`. Returns how many.
 
         Raises SessionLostError if the lease has ended meanwhile.
@@ -107,7 +115,7 @@ class Grants:
         self.require_active(lease)
         if rows:
             slots = size_class.acquire(rows)
-            self.leases.extend(lease, LeasePart(lane, slots, size_class.slot_bytes))
+            self.leases.extend(lease, LeasePart(lane, slots, size_class.slot_bytes, tier=tier))
         return len(rows)
 
     def require_active(self, lease: Lease) -> None:
@@ -118,6 +126,11 @@ class Grants:
     def release(self, lease: Lease) -> None:
         """Ends a lease of any kind and gives its slots back."""
         if self.leases.drop(lease):
+            self.release_slots(lease)
+
+    def revoke(self, lease: Lease) -> None:
+        """Ends a lease against its worker's will: a reservation's slots go into quarantine."""
+        if self.leases.end(lease):
             self.release_slots(lease)
 
     def release_by_id(self, session: Session, lease_id: int) -> None:
@@ -147,7 +160,7 @@ class Grants:
     def release_slots(self, lease: Lease) -> None:
         """Gives back the slots of a lease that the table has dropped."""
         for part in lease.parts:
-            size_class = self._host.size_class(lease.namespace_id, part.slot_bytes)
+            size_class = self._class_of(lease.namespace_id, part)
             size_class.release([slot for slot in part.slots if slot >= 0])
 
     def take_over(self, namespace: Namespace, hold_id: int, lanes: Collection[Lane]) -> Guards:
@@ -158,10 +171,10 @@ class Grants:
         parts = self.leases.take_lanes(hold, lanes)
         if not hold.parts:
             self.leases.drop(hold)
-        return [
-            (self._host.size_class(namespace.namespace_id, part.slot_bytes), part.slots)
-            for part in parts
-        ]
+        return [(self._class_of(namespace.namespace_id, part), part.slots) for part in parts]
+
+    def _class_of(self, namespace_id: int, part: LeasePart) -> SizeClass:
+        return self._tiers[part.tier].size_class(namespace_id, part.slot_bytes)
 
     def drop_oldest_hold(self, namespace: Namespace, session: Session | None = None) -> bool:
         """Makes the oldest hold of a namespace, or of one session, yield; False if none."""

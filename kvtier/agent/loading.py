@@ -2,22 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
+from itertools import groupby
 
-from kvtier.agent.grants import Granted, Grants, release_guards
+from kvtier.agent.grants import Granted, Grants, Guards, release_guards
+from kvtier.agent.namespaces import Namespace
+from kvtier.agent.promotion import Flight, Promotion
 from kvtier.agent.sessions import Session
 from kvtier.agent.turns import READ_SLICE, slices
 from kvtier.core.block import BlockKeys, BlockStatus, Lane, Match, Tier
 from kvtier.core.lease import Lease, LeaseKind
 from kvtier.tiers.size_class import SizeClass
 
+_EVERYTHING = frozenset(Tier)
+
+
+class Wait(IntEnum):
+    """How long a load waits for blocks in slower tiers (numbers as in the proto)."""
+
+    #: Not at all; they are brought in the background.
+    BEST_EFFORT = 1
+    #: Until shortly before the call's deadline.
+    ALL = 2
+    BREAK_EVEN = 3
+
+
+class _At(IntEnum):
+    """Where a block is; the greatest number takes longest to read."""
+
+    NOWHERE = 0
+    HOST = 1
+    ON_ITS_WAY = 2
+    DISK = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Consecutive blocks that share a residency; `ready_after_seconds` is an estimate."""
+
+    start: int
+    count: int
+    tier: Tier
+    pending: bool = False
+    ready_after_seconds: float = 0.0
+
 
 @dataclass(slots=True)
 class Found:
-    """A lookup's answer for one entry of keys: the leading blocks found, and which are present."""
+    """A lookup's answer for one entry of keys: the leading blocks found, where they are, and which
+    of all are present."""
 
     matched: int
+    runs: list[Run]
     presence: list[bool]
 
 
@@ -25,8 +64,10 @@ class Loading:
     """The reading verbs. Each cuts its batch into slices and lets other work have its turn between
     them; the books are right at every such point. A cancelled call gives back what it took."""
 
-    def __init__(self, grants: Grants) -> None:
+    def __init__(self, grants: Grants, promotion: Promotion | None = None) -> None:
+        self.on_used: Callable[[SizeClass, Sequence[int]], None] = lambda size_class, rows: None
         self._grants = grants
+        self._promotion = promotion
 
     async def lookup(
         self,
@@ -39,6 +80,7 @@ class Loading:
         hold_seconds: float = 0.0,
     ) -> tuple[list[Found], int]:
         """What is cached, per entry, and the id of the hold (0 if none was asked or granted)."""
+        tiers = tiers or _EVERYTHING
         if hold_seconds <= 0:
             return await self._find(session, entries, match, tiers, shards, None), 0
         with self._grants.granting(LeaseKind.HOLD, session, hold_seconds) as hold:
@@ -57,81 +99,209 @@ class Loading:
         answers = []
         for keys in entries:
             lanes = [Lane(keys.lane.group, shard) for shard in shards] or [keys.lane]
-            found: list[bool] = []
-            if not tiers or Tier.HOST in tiers:
-                found = await self._present(session, keys, lanes, match, hold)
-            found += [False] * (len(keys.hashes) - len(found))
-            answers.append(Found([*found, False].index(False), found))
+            places: list[int] = []
+            if tiers & session.namespace.tiers.keys():
+                places = await self._places(session, keys, lanes, match, tiers, hold)
+            places += [_At.NOWHERE] * (len(keys.hashes) - len(places))
+            matched = [*places, _At.NOWHERE].index(_At.NOWHERE)
+            runs = self._runs(session.namespace, keys, lanes, places[:matched])
+            answers.append(Found(matched, runs, [place > 0 for place in places]))
         return answers
 
-    async def _present(
+    async def _places(
         self,
         session: Session,
         keys: BlockKeys,
         lanes: list[Lane],
         match: Match,
+        tiers: frozenset[Tier],
         hold: Lease | None,
-    ) -> list[bool]:
-        """Which keys every lane has; only up to the first gap if a prefix is asked."""
-        size_class = session.namespace.groups[keys.lane.group]
-        found: list[bool] = []
+    ) -> list[int]:
+        """Where each key's block is in the lane that takes longest; NOWHERE if one lane has it not.
+
+        Only up to the first gap if a prefix is asked.
+        """
+        namespace = session.namespace
+        found: list[int] = []
+        in_host = 0
         async for part in slices(len(keys.hashes), READ_SLICE):
-            columns = [size_class.find_many(lane, keys.hashes[part]) for lane in lanes]
-            lowest = columns[0] if len(columns) == 1 else list(map(min, *columns))
-            if match is Match.PREFIX and -1 in lowest:
-                lowest = lowest[: lowest.index(-1)]
+            columns = [self._column(namespace, lane, keys.hashes[part], tiers) for lane in lanes]
+            if len(columns) == 1:
+                slowest = columns[0]
+            else:
+                slowest = [max(row) if all(row) else 0 for row in zip(*columns, strict=True)]
+            if match is Match.PREFIX and _At.NOWHERE in slowest:
+                slowest = slowest[: slowest.index(_At.NOWHERE)]
             if hold is not None and self._grants.leases.is_active(hold):
-                self._hold(session, size_class, hold, lanes, columns, lowest)
-            found += [row >= 0 for row in lowest]
+                self._hold(session, hold, lanes, keys.hashes[part], columns, slowest)
+            in_host += slowest.count(_At.HOST)
+            found += slowest
             if len(found) < part.stop:
                 break
-        size_class.counters.found += found.count(True)
-        size_class.counters.looked_up += len(keys.hashes)
+        host = namespace.groups[keys.lane.group]
+        host.counters.found += in_host
+        host.counters.looked_up += len(keys.hashes)
+        if self._promotion is not None and in_host < len(keys.hashes):
+            disk = namespace.tiers[Tier.DISK][keys.lane.group]
+            disk.counters.found += len(found) - found.count(_At.NOWHERE) - in_host
+            disk.counters.looked_up += len(keys.hashes) - in_host
         return found
+
+    def _column(
+        self, namespace: Namespace, lane: Lane, hashes: Sequence[bytes], tiers: frozenset[Tier]
+    ) -> list[int]:
+        """Where each block of one lane is."""
+        host = namespace.groups[lane.group]
+        rows = host.find_many(lane, hashes) if Tier.HOST in tiers else [-1] * len(hashes)
+        places: list[int] = [_At.HOST if row >= 0 else _At.NOWHERE for row in rows]
+        if self._promotion is None or _At.NOWHERE not in places or Tier.DISK not in tiers:
+            return places
+        missing = [index for index, place in enumerate(places) if place == _At.NOWHERE]
+        on_disk = self._promotion.rows(namespace, lane, [hashes[index] for index in missing])
+        for index, row in zip(missing, on_disk, strict=True):
+            if self._promotion.is_under_way(host, lane, hashes[index]):
+                places[index] = _At.ON_ITS_WAY
+            elif row >= 0:
+                places[index] = _At.DISK
+        return places
 
     def _hold(
         self,
         session: Session,
-        size_class: SizeClass,
         hold: Lease,
         lanes: list[Lane],
+        hashes: Sequence[bytes],
         columns: list[list[int]],
-        lowest: list[int],
+        slowest: list[int],
     ) -> None:
         """Keeps the blocks of each lane where every lane has one."""
-        for lane, rows in zip(lanes, columns, strict=True):
-            here = [row for row, low in zip(rows, lowest, strict=False) if low >= 0]
-            here = here[: self._grants.room(session, size_class)]
-            self._grants.refer(size_class, hold, lane, here)
+        tiers = session.namespace.tiers
+        for lane, column in zip(lanes, columns, strict=True):
+            for tier, wanted in ((Tier.HOST, (_At.HOST,)), (Tier.DISK, (_At.DISK, _At.ON_ITS_WAY))):
+                here = [
+                    block_hash
+                    for block_hash, place, slow in zip(hashes, column, slowest, strict=False)
+                    if slow and place in wanted
+                ]
+                if here:
+                    size_class = tiers[tier][lane.group]
+                    rows = [row for row in size_class.find_many(lane, here) if row >= 0]
+                    room = self._grants.room(session, size_class)
+                    self._grants.refer(size_class, hold, lane, rows[:room], tier)
+
+    def _runs(
+        self, namespace: Namespace, keys: BlockKeys, lanes: list[Lane], places: list[int]
+    ) -> list[Run]:
+        """Cuts places into runs. What is on DISK is read in order, run by run."""
+        runs: list[Run] = []
+        start, wanted = 0, {lane: list[int]() for lane in lanes}
+        for place, group in groupby(places):
+            count = len(list(group))
+            after = 0.0
+            if self._promotion is not None and place == _At.ON_ITS_WAY:
+                after = self._promotion.seconds_until_landed()
+            elif self._promotion is not None and place == _At.DISK:
+                disk = namespace.tiers[Tier.DISK][keys.lane.group]
+                hashes = keys.hashes[start : start + count]
+                for lane, rows in wanted.items():
+                    rows += [row for row in disk.find_many(lane, hashes) if row >= 0]
+                after = self._promotion.seconds_until(
+                    disk, [row for rows in wanted.values() for row in rows]
+                )
+            tier = Tier.DISK if place == _At.DISK else Tier.HOST
+            runs.append(Run(start, count, tier, place == _At.ON_ITS_WAY, after))
+            start += count
+        return runs
+
+    async def prefetch(self, session: Session, keys: BlockKeys) -> int:
+        """Begins to bring a prefix to HOST; how many leading blocks are there or will be."""
+        answers, _ = await self.lookup(session, [keys])
+        found = answers[0]
+        if not self._promotion or all(run.tier is Tier.HOST for run in found.runs):
+            return found.matched
+        flights: list[Flight] = []
+        prefix = BlockKeys(keys.lane, keys.hashes[: found.matched], keys.parent, keys.position)
+        size_class = session.namespace.groups[keys.lane.group]
+        try:
+            room = self._grants.room(session, size_class)
+            await self._promotion.start(session.namespace, prefix, room, flights)
+        finally:
+            self._promotion.leave(flights)
+        coming = {flight.key.block_hash for flight in flights}
+        rows = size_class.find_many(keys.lane, prefix.hashes)
+        accepted = [
+            row >= 0 or each in coming for row, each in zip(rows, prefix.hashes, strict=True)
+        ]
+        return [*accepted, False].index(False)
 
     async def load(
         self,
         session: Session,
         entries: Sequence[BlockKeys],
         *,
+        wait: Wait = Wait.ALL,
+        patience_seconds: float | None = None,
         stop_at_gap: bool = False,
         ttl_seconds: float = 0.0,
         hold_id: int = 0,
     ) -> Granted:
-        """Leases what is in HOST; REFUSED is what the session may not lease beside what it has."""
+        """Leases blocks, after bringing to HOST what is in slower tiers.
+
+        PENDING is what does not arrive within the wait, of at most `patience_seconds`; REFUSED what
+        finds no room in HOST, or what the session may not lease beside what it has.
+        """
         lanes = {keys.lane for keys in entries}
         with self._grants.granting(LeaseKind.LOAD, session, ttl_seconds) as lease:
             granted = Granted(lease)
             guards = self._grants.take_over(session.namespace, hold_id, lanes)
+            flights: list[Flight] = []
             try:
+                if self._promotion is not None:
+                    await self._promote(session, entries, guards, flights)
+                    if flights and wait is not Wait.BEST_EFFORT:
+                        answers = [flight.answer for flight in flights]
+                        await asyncio.wait(answers, timeout=patience_seconds)
+                arrived = {flight.key.block_hash for flight in flights if flight.has_arrived}
                 for keys in entries:
-                    await self._load_entry(session, keys, granted, stop_at_gap=stop_at_gap)
+                    await self._load_entry(session, keys, granted, arrived, stop_at_gap=stop_at_gap)
             finally:
+                if self._promotion is not None:
+                    self._promotion.leave(flights)
                 release_guards(guards)
         return granted
 
+    async def _promote(
+        self,
+        session: Session,
+        entries: Sequence[BlockKeys],
+        guards: Guards,
+        flights: list[Flight],
+    ) -> None:
+        """Begins to bring what HOST has not; keeps what it has of these entries meanwhile."""
+        assert self._promotion is not None
+        for keys in entries:
+            size_class = session.namespace.groups[keys.lane.group]
+            rows = size_class.find_many(keys.lane, keys.hashes)
+            if -1 in rows:
+                here = [row for row in rows if row >= 0]
+                guards.append((size_class, size_class.acquire(here)))
+                room = max(0, self._grants.room(session, size_class) - len(here))
+                await self._promotion.start(session.namespace, keys, room, flights)
+
     async def _load_entry(
-        self, session: Session, keys: BlockKeys, granted: Granted, *, stop_at_gap: bool
+        self,
+        session: Session,
+        keys: BlockKeys,
+        granted: Granted,
+        arrived: set[bytes],
+        *,
+        stop_at_gap: bool,
     ) -> None:
         size_class = session.namespace.groups[keys.lane.group]
         stopped = False
         async for part in slices(len(keys.hashes), READ_SLICE // 2):
-            rows = size_class.find_many(keys.lane, keys.hashes[part])
+            hashes = keys.hashes[part]
+            rows = size_class.find_many(keys.lane, hashes)
             if stop_at_gap and (stopped or -1 in rows):
                 gap = 0 if stopped else rows.index(-1)
                 rows[gap:] = [-1] * (len(rows) - gap)
@@ -140,9 +310,71 @@ class Loading:
             size_class.touch(present)
             leased = present[: self._grants.room(session, size_class)]
             self._grants.refer(size_class, granted.lease, keys.lane, leased)
-            _describe(size_class, granted, rows, len(leased))
-            size_class.counters.hits += len(leased)
-            size_class.counters.misses += rows.count(-1)
+            self.on_used(size_class, leased)
+            self._describe(session.namespace, keys.lane, hashes, granted, rows, len(leased))
+            self._count(session.namespace, keys.lane, hashes, granted, arrived)
+
+    def _describe(
+        self,
+        namespace: Namespace,
+        lane: Lane,
+        hashes: Sequence[bytes],
+        granted: Granted,
+        rows: list[int],
+        leased: int,
+    ) -> None:
+        """Writes the answer for some keys, of which the first `leased` present ones were leased."""
+        size_class = namespace.groups[lane.group]
+        if leased == len(rows):
+            granted.add(size_class, [BlockStatus.OK] * leased, size_class.slots_of(rows))
+            return
+        statuses, slots = [], []
+        for row, block_hash in zip(rows, hashes, strict=True):
+            is_leased = row >= 0 and leased > 0
+            leased -= is_leased
+            slots.append(size_class.residency.slot[row] if is_leased else -1)
+            if is_leased:
+                statuses.append(BlockStatus.OK)
+            elif row >= 0:
+                statuses.append(BlockStatus.REFUSED)
+            else:
+                statuses.append(self._without(namespace, lane, block_hash))
+        granted.add(size_class, statuses, slots)
+
+    def _without(self, namespace: Namespace, lane: Lane, block_hash: bytes) -> BlockStatus:
+        """Why a block is not in HOST: on its way, in DISK without room in HOST, or gone."""
+        if self._promotion is None:
+            return BlockStatus.ABSENT
+        if self._promotion.is_under_way(namespace.groups[lane.group], lane, block_hash):
+            return BlockStatus.PENDING
+        [row] = self._promotion.rows(namespace, lane, [block_hash])
+        return BlockStatus.ABSENT if row < 0 else BlockStatus.REFUSED
+
+    def _count(
+        self,
+        namespace: Namespace,
+        lane: Lane,
+        hashes: Sequence[bytes],
+        granted: Granted,
+        arrived: set[bytes],
+    ) -> None:
+        """Hits and misses; a block counts for the tier that supplied it."""
+        statuses = granted.statuses[-len(hashes) :]
+        host = namespace.groups[lane.group].counters
+        hits, absent = statuses.count(BlockStatus.OK), statuses.count(BlockStatus.ABSENT)
+        if not arrived:
+            granted.sources += [Tier.HOST if each == BlockStatus.OK else 0 for each in statuses]
+            host.hits += hits
+            host.misses += absent
+            return
+        disk = namespace.tiers[Tier.DISK][lane.group].counters
+        for status, block_hash in zip(statuses, hashes, strict=True):
+            tier = Tier.DISK if block_hash in arrived else Tier.HOST
+            granted.sources.append(tier if status == BlockStatus.OK else 0)
+        from_disk = granted.sources[-len(hashes) :].count(Tier.DISK)
+        disk.hits += from_disk
+        host.hits += hits - from_disk
+        host.misses += absent
 
     async def touch(self, session: Session, keys: BlockKeys) -> None:
         """Marks cached blocks as used."""
@@ -150,18 +382,3 @@ class Loading:
         async for part in slices(len(keys.hashes), READ_SLICE):
             rows = size_class.find_many(keys.lane, keys.hashes[part])
             size_class.touch([row for row in rows if row >= 0])
-
-
-def _describe(size_class: SizeClass, granted: Granted, rows: list[int], leased: int) -> None:
-    """Writes the answer for some keys, of which the first `leased` present ones were leased."""
-    if leased == len(rows):
-        granted.add(size_class, [BlockStatus.OK] * leased, size_class.slots_of(rows))
-        return
-    statuses, slots = [], []
-    for row in rows:
-        is_leased = row >= 0 and leased > 0
-        leased -= is_leased
-        slots.append(size_class.residency.slot[row] if is_leased else -1)
-        status = BlockStatus.OK if is_leased else BlockStatus.REFUSED
-        statuses.append(status if row >= 0 else BlockStatus.ABSENT)
-    granted.add(size_class, statuses, slots)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import itertools
 import logging
 import secrets
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from enum import Enum
 
+from kvtier.core.block import Tier
 from kvtier.core.namespace import Identity, NamespaceSpec
 from kvtier.errors import LayoutConflictError, NotFoundError, OverloadedError
-from kvtier.tiers.host import HostTier
 from kvtier.tiers.size_class import SizeClass
+from kvtier.tiers.slot_tier import SlotTier
 
 log = logging.getLogger(__name__)
+
+
+_GENERATION_ID_BYTES = 16
 
 
 class LayoutConflict(Enum):
@@ -26,12 +30,12 @@ class LayoutConflict(Enum):
 
 @dataclass(eq=False)
 class Namespace:
-    """One registered layout: its size class per KV group, and who uses it."""
+    """One registered layout: for each tier its size class per KV group; and who uses it."""
 
     namespace_id: int
     spec: NamespaceSpec
-    groups: tuple[SizeClass, ...]
-    generation_id: bytes = field(default_factory=lambda: secrets.token_bytes(16))
+    tiers: dict[Tier, tuple[SizeClass, ...]]
+    generation_id: bytes
     session_count: int = 0
 
     @property
@@ -39,9 +43,18 @@ class Namespace:
         return self.spec.label
 
     @property
-    def classes(self) -> list[SizeClass]:
-        """Its size classes; groups of one size share one."""
-        return list(dict.fromkeys(self.groups))
+    def groups(self) -> tuple[SizeClass, ...]:
+        """HOST's."""
+        return self.tiers[Tier.HOST]
+
+    def classes_of(self, tier: Tier) -> list[SizeClass]:
+        """Its size classes in a tier; groups of one size share one."""
+        return list(dict.fromkeys(self.tiers.get(tier, ())))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no tier has space of it."""
+        return not any(each.extents for tier in self.tiers for each in self.classes_of(tier))
 
 
 class Namespaces:
@@ -49,14 +62,16 @@ class Namespaces:
 
     def __init__(
         self,
-        host: HostTier,
+        tiers: Sequence[SlotTier],
         *,
         limit: int,
         layout_conflict: LayoutConflict = LayoutConflict.WARN,
     ) -> None:
-        self._host = host
+        self._tiers = tiers
         self._limit = limit
         self._layout_conflict = layout_conflict
+        self.on_added: Callable[[Namespace], None] = lambda namespace: None
+        self.on_dropped: Callable[[Namespace], None] = lambda namespace: None
         self._ids = itertools.count(1)
         self._by_identity: dict[Identity, Namespace] = {}
 
@@ -77,10 +92,7 @@ class Namespaces:
         namespace = self._by_identity.get(spec.identity)
         if namespace is None:
             self._make_way()
-            namespace_id = next(self._ids)
-            groups = tuple(self._host.size_class(namespace_id, size) for size in spec.block_bytes)
-            namespace = Namespace(namespace_id, spec, groups)
-            self._by_identity[spec.identity] = namespace
+            namespace = self._add(spec)
             if differences:
                 log.warning(
                     "%s: another layout has the same name; they share no blocks, and differ in %s",
@@ -88,6 +100,21 @@ class Namespaces:
                     ", ".join(differences),
                 )
         return namespace, differences
+
+    def restore(self, spec: NamespaceSpec, generation_id: bytes) -> Namespace:
+        """One that an earlier run of the agent knew."""
+        return self._add(spec, generation_id)
+
+    def _add(self, spec: NamespaceSpec, generation_id: bytes | None = None) -> Namespace:
+        namespace_id = next(self._ids)
+        tiers = {
+            tier.tier: tuple(tier.size_class(namespace_id, size) for size in spec.block_bytes)
+            for tier in self._tiers
+        }
+        namespace = Namespace(namespace_id, spec, tiers, generation_id or new_generation_id())
+        self._by_identity[spec.identity] = namespace
+        self.on_added(namespace)
+        return namespace
 
     def sibling_differences(self, spec: NamespaceSpec) -> list[str]:
         """Layout fields in which namespaces of the same tenant and name differ from `spec`."""
@@ -116,10 +143,17 @@ class Namespaces:
         if len(self) < self._limit:
             return
         for identity, each in self._by_identity.items():
-            if each.session_count == 0 and not any(c.extents for c in each.classes):
+            if each.session_count == 0 and each.is_empty:
                 del self._by_identity[identity]
-                self._host.drop_namespace(each.namespace_id)
+                for tier in self._tiers:
+                    tier.drop_namespace(each.namespace_id)
+                self.on_dropped(each)
                 return
         raise OverloadedError(
             f"{len(self)} namespaces are in use, as many as limits.max_namespaces allows"
         )
+
+
+def new_generation_id() -> bytes:
+    """Blocks of a namespace under another generation id are not its blocks."""
+    return secrets.token_bytes(_GENERATION_ID_BYTES)

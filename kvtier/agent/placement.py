@@ -1,22 +1,22 @@
-"""Making room in HOST: growing, evicting, and taking extents from colder size classes."""
+"""Making room in a tier: growing, evicting, and taking extents from colder size classes."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
-from kvtier import memory
-from kvtier.agent.mover import Mover
 from kvtier.agent.turns import WRITE_SLICE
-from kvtier.tiers.arena import NO_OWNER, Extent, copy_cells
-from kvtier.tiers.host import HostTier
 from kvtier.tiers.size_class import SizeClass
+from kvtier.tiers.slot_table import NO_OWNER, Extent
+from kvtier.tiers.slot_tier import SlotTier
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _POPULATE_BYTES = 8 << 20
 _MOVE_BYTES = 16 << 20
@@ -24,26 +24,34 @@ _PAUSE_SECONDS = 1.0
 _FRUITLESS_TRADES = 16
 
 
-class Placement:
-    """Runs what HostTier decides. Nothing polls: work starts when a store needs room.
+class Run(Protocol):
+    """Runs a call in a thread that works for the place where an extent lies."""
 
-    `on_retired` is told of extents whose memory is gone, so that workers unmap them.
+    def __call__(self, extent: Extent, call: Callable[..., T], *args: Any) -> Awaitable[T]: ...
+
+
+class Placement:
+    """Runs what a tier decides. Nothing polls: work starts when a block needs room.
+
+    `run` lets a mover call something for an extent. `spare_bytes` says how much more the machine
+    can give beyond its reserve; `step_bytes` of it are populated at a time. `on_retired` is told of
+    extents whose space is gone, so that workers unmap them.
     """
 
     def __init__(
         self,
-        mover: Mover,
+        tier: SlotTier,
+        run: Run,
         *,
-        capacity_bytes: int,
-        policy: str = "lru",
-        memory_reserve_bytes: int = 0,
-        available_bytes: Callable[[], int] = memory.available_bytes,
+        spare_bytes: Callable[[], int],
+        step_bytes: int = _POPULATE_BYTES,
     ) -> None:
-        self.host = HostTier(capacity_bytes, policy=policy, on_idle=self._discard_soon)
+        self.tier = tier
+        tier.on_idle = self._discard_soon
         self.on_retired: Callable[[Extent], None] = lambda extent: None
-        self._mover = mover
-        self._memory_reserve_bytes = memory_reserve_bytes
-        self._available_bytes = available_bytes
+        self._run = run
+        self._spare_bytes = spare_bytes
+        self._step_bytes = step_bytes
         self._growing: set[SizeClass] = set()
         self._trading: set[SizeClass] = set()
         self._trade_after: WeakKeyDictionary[SizeClass, int] = WeakKeyDictionary()
@@ -51,7 +59,7 @@ class Placement:
         self._discards: dict[Extent, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
-        self._short_of_memory = False
+        self._is_short = False
         self._pause_until = 0.0
 
     async def make_room(self, size_class: SizeClass, wanted: int) -> None:
@@ -103,9 +111,9 @@ class Placement:
         if size_class in self._growing:
             return True
         # Asking for memory reads several files of /proc: last, and only if there is a use for it.
-        if not self.host.can_grow(size_class) or self._spare_memory(size_class.slot_bytes) < 1:
+        if not self.tier.can_grow(size_class) or self._spare_slots(size_class.slot_bytes) < 1:
             return False
-        extent = self.host.grow(size_class)
+        extent = self.tier.grow(size_class)
         extent.populating = True
         self._growing.add(size_class)
         self._spawn(self._populate(size_class, extent))
@@ -114,29 +122,29 @@ class Placement:
     async def _populate(self, size_class: SizeClass, extent: Extent) -> None:
         try:
             while extent.populated_slots < extent.slots:
-                count = max(1, _POPULATE_BYTES // extent.slot_bytes)
+                count = max(1, self._step_bytes // extent.slot_bytes)
                 count = min(count, extent.slots - extent.populated_slots)
-                count = min(count, self._spare_memory(extent.slot_bytes))
+                count = min(count, self._spare_slots(extent.slot_bytes))
                 if count < 1:
                     break
-                await self._mover.run(extent.populate, count)
+                await self._run(extent, extent.populate, count)
                 size_class.publish(extent, count)
                 self._notify()
         except OSError as error:
-            log.error("cannot populate an extent of HOST: %s; trying again later", error)
+            log.error("%s cannot grow: %s; trying again later", self.tier.tier.name, error)
             self._pause_until = asyncio.get_running_loop().time() + _PAUSE_SECONDS
         finally:
             extent.populating = False
             self._growing.discard(size_class)
 
-    def _spare_memory(self, slot_bytes: int) -> int:
+    def _spare_slots(self, slot_bytes: int) -> int:
         """How many slots may be populated now."""
         if asyncio.get_running_loop().time() < self._pause_until:
             return 0
-        slots = (self._available_bytes() - self._memory_reserve_bytes) // slot_bytes
-        if slots < 1 and not self._short_of_memory:
-            log.warning("available memory is down to memory_reserve: HOST stops growing")
-        self._short_of_memory = slots < 1
+        slots = self._spare_bytes() // slot_bytes
+        if slots < 1 and not self._is_short:
+            log.warning("%s stops growing: the machine has no more to spare", self.tier.tier.name)
+        self._is_short = slots < 1
         return slots
 
     # Trading.
@@ -155,8 +163,8 @@ class Placement:
         """Whether an extent is being taken from another class for this one."""
         if taker in self._trading:
             return True
-        for donor in self.host.donors(taker):
-            extent = self.host.extent_to_retire(donor)
+        for donor in self.tier.donors(taker):
+            extent = self.tier.extent_to_retire(donor)
             if extent is not None:
                 self._start_trade(taker, donor, extent)
                 return True
@@ -175,7 +183,7 @@ class Placement:
             await self._evict(donor, lambda: donor.free_slots >= extent.used_slots)
             batch = max(1, _MOVE_BYTES // donor.slot_bytes)
             while live := donor.live_slots(extent)[:batch]:
-                if not await self._move(donor, live) and extent not in self._discards:
+                if not await self._try_to_move(donor, live) and extent not in self._discards:
                     donor.restore(extent)
                     del self._takers[extent]
                     return
@@ -183,6 +191,13 @@ class Placement:
                 await asyncio.shield(self._discards[extent])
         finally:
             self._trading.discard(taker)
+
+    async def _try_to_move(self, size_class: SizeClass, sources: list[int]) -> bool:
+        try:
+            return await self._move(size_class, sources)
+        except OSError as error:
+            log.error("%s: blocks cannot be moved: %s", self.tier.tier.name, error)
+            return False
 
     async def _move(self, size_class: SizeClass, sources: list[int]) -> bool:
         """Moves blocks to other slots of their class; False if there is none."""
@@ -197,10 +212,13 @@ class Placement:
         # bring its pages back.
         guarded = size_class.acquire([row for row, _, _, _ in moves])
         try:
-            cells = [(size_class.cell(a), size_class.cell(b)) for _, a, _, b in moves]
-            await self._mover.run(copy_cells, cells)
-            for row, source, generation, target in moves:
-                size_class.move(row, source, generation, target)
+            copying = self.tier.space.copying(size_class, [(row, a, b) for row, a, _, b in moves])
+            whole = await self._run(table.extent_of(sources[0]), copying)
+            for (row, source, generation, target), is_whole in zip(moves, whole, strict=True):
+                if is_whole:
+                    size_class.move(row, source, generation, target)
+                elif size_class.is_at(row, source, generation):
+                    size_class.forget(row)
         finally:
             size_class.release(targets)
             size_class.release(guarded)
@@ -210,13 +228,17 @@ class Placement:
         self._discards[extent] = self._spawn(self._discard(size_class, extent))
 
     async def _discard(self, size_class: SizeClass, extent: Extent) -> None:
-        self.host.discard(size_class, extent)
-        await self._mover.run(extent.punch)
-        self.host.arena.retire(extent)
+        self.tier.discard(size_class, extent)
+        try:
+            await self._run(extent, extent.discard)
+        except OSError as error:  # it goes on counting
+            log.error("%s cannot give space back: %s", self.tier.tier.name, error)
+        else:
+            self.tier.space.retire(extent)
         del self._discards[extent]
         # In the same turn, or the donor itself could have it back first.
         taker = self._takers.pop(extent, None)
-        if taker in self.host.classes:
+        if taker in self.tier.classes:
             self._grow(taker)
         self.on_retired(extent)
 

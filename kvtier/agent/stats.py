@@ -4,15 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from enum import IntEnum
 
+from kvtier.agent.disk import Disk
 from kvtier.agent.mover import Mover
 from kvtier.agent.namespaces import Namespace
+from kvtier.agent.volume_mover import Health
 from kvtier.core.block import Tier
 from kvtier.core.lease import LeaseKind, LeaseTable
 from kvtier.tiers.host import HostTier
+from kvtier.tiers.slot_tier import SlotTier
 
 
-@dataclass(frozen=True)
+class TierState(IntEnum):
+    """What a tier does (numbers as in the proto)."""
+
+    ACTIVE = 1
+    DEGRADED = 2
+    UNAVAILABLE = 3
+    RECOVERING = 4
+
+
+@dataclass
 class TierStats:
     """One tier, for some namespaces. Counts are blocks since the agent's start."""
 
@@ -21,7 +34,6 @@ class TierStats:
     allocated_bytes: int
     used_bytes: int
     leased_bytes: int
-    quarantined_bytes: int
     block_count: int
     lookup_count: int
     lookup_hit_count: int
@@ -30,27 +42,73 @@ class TierStats:
     stored_count: int
     evicted_count: int
     refused_count: int
-    queue_depth: int
+    queue_depth: int = 0
+    quarantined_bytes: int = 0
+    state: TierState = TierState.ACTIVE
+    reason: str = ""
+    corrupt_count: int = 0
+    error_count: int = 0
+    promoted_count: int = 0
+    demoted_count: int = 0
+    unwritten_count: int = 0
+    pending_bytes: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
 
 
 def host_stats(
     host: HostTier, leases: LeaseTable, mover: Mover, namespaces: Collection[Namespace]
 ) -> TierStats:
     """HOST, counted over these namespaces; capacity, allocation and queue are the whole tier's."""
-    classes = [each for namespace in namespaces for each in namespace.classes]
+    stats = _stats(host, namespaces)
     chosen = {namespace.namespace_id for namespace in namespaces}
-    quarantined = sum(
+    stats.quarantined_bytes = sum(
         lease.size_bytes
         for lease in leases
         if lease.kind is LeaseKind.QUARANTINE and lease.namespace_id in chosen
     )
+    stats.queue_depth = mover.queue_depth
+    return stats
+
+
+def disk_stats(disk: Disk, namespaces: Collection[Namespace]) -> TierStats:
+    """DISK likewise; what concerns devices is the whole tier's."""
+    stats = _stats(disk.tier, namespaces)
+    stats.state, stats.reason = _disk_state(disk)
+    stats.queue_depth = sum(mover.queue_depth for mover in disk.movers)
+    stats.corrupt_count = disk.promotion.corrupt_count + disk.damaged_record_count
+    stats.error_count = sum(mover.error_count for mover in disk.movers)
+    stats.error_count += disk.promotion.unreadable_count
+    stats.promoted_count = disk.promotion.promoted_count
+    stats.demoted_count = disk.demotion.demoted_count
+    stats.unwritten_count = disk.demotion.unwritten_count
+    stats.pending_bytes = disk.demotion.waiting_bytes
+    stats.read_bytes = sum(mover.read_bytes for mover in disk.movers)
+    stats.written_bytes = sum(mover.written_bytes for mover in disk.movers)
+    return stats
+
+
+def _disk_state(disk: Disk) -> tuple[TierState, str]:
+    """UNAVAILABLE if every volume is, DEGRADED if one is not as it should be."""
+    bad = [mover for mover in disk.movers if mover.health is not Health.ACTIVE]
+    reason = "; ".join(f"{mover.volume.path}: {mover.reason}" for mover in bad)
+    if bad and all(not mover.is_readable for mover in disk.movers):
+        return TierState.UNAVAILABLE, reason
+    if bad:
+        return TierState.DEGRADED, reason
+    if not disk.is_recovered:
+        return TierState.RECOVERING, "its tables are still being read"
+    return TierState.ACTIVE, ""
+
+
+def _stats(tier: SlotTier, namespaces: Collection[Namespace]) -> TierStats:
+    classes = [each for namespace in namespaces for each in namespace.classes_of(tier.tier)]
     return TierStats(
-        tier=Tier.HOST,
-        capacity_bytes=host.arena.capacity_bytes,
-        allocated_bytes=host.arena.allocated_bytes,
+        tier=tier.tier,
+        capacity_bytes=tier.space.capacity_bytes,
+        allocated_bytes=tier.space.allocated_bytes,
         used_bytes=sum(each.used_slots * each.slot_bytes for each in classes),
         leased_bytes=sum(each.referenced_slots * each.slot_bytes for each in classes),
-        quarantined_bytes=quarantined,
         block_count=sum(len(each.residency) for each in classes),
         lookup_count=sum(each.counters.looked_up for each in classes),
         lookup_hit_count=sum(each.counters.found for each in classes),
@@ -59,5 +117,4 @@ def host_stats(
         stored_count=sum(each.counters.stored for each in classes),
         evicted_count=sum(each.counters.evicted for each in classes),
         refused_count=sum(each.counters.refused for each in classes),
-        queue_depth=mover.queue_depth,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -21,6 +21,7 @@ from kvtier.core.block import BlockKeys, BlockStatus
 from kvtier.core.lease import Lease, LeaseKind, LeasePart
 from kvtier.errors import InvalidRequestError
 from kvtier.memory import ByteArray
+from kvtier.tiers.arena import cell_of
 from kvtier.tiers.size_class import SizeClass
 
 DIGEST_BYTES = 16
@@ -35,6 +36,7 @@ class Storing:
     """The writing verbs, in slices as in `loading`. A slot becomes a block only at commit."""
 
     def __init__(self, grants: Grants, placement: Placement, mover: Mover) -> None:
+        self.on_stored: Callable[[SizeClass, Sequence[int]], None] = lambda size_class, slots: None
         self._grants = grants
         self._placement = placement
         self._mover = mover
@@ -135,6 +137,7 @@ class Storing:
         genuine = await self._verify(session.namespace, chosen, digests)
         statuses: list[BlockStatus] = []
         done: defaultdict[SizeClass, list[int]] = defaultdict(list)
+        stored: defaultdict[SizeClass, list[int]] = defaultdict(list)
         try:
             async for piece in slices(len(chosen), WRITE_SLICE):
                 is_active = leases.is_active(lease)
@@ -145,12 +148,17 @@ class Storing:
                         continue
                     slot = leases.take_slot(lease, part, index)
                     done[size_class].append(slot)
-                    statuses.append(
+                    status = (
                         _commit_slot(size_class, part, index, slot)
                         if is_genuine
                         else BlockStatus.DIGEST_MISMATCH
                     )
+                    if status is BlockStatus.OK:
+                        stored[size_class].append(slot)
+                    statuses.append(status)
         finally:
+            for size_class, slots in stored.items():
+                self.on_stored(size_class, slots)
             for size_class, slots in done.items():
                 size_class.release(slots)
         if not lease.size_bytes:
@@ -171,7 +179,7 @@ class Storing:
         for part, index in chosen:
             size_class = namespace.groups[part.lane.group]
             slot = part.slots[index]
-            cell = size_class.cell(slot) if slot >= 0 else _NOTHING
+            cell = cell_of(size_class.table, slot) if slot >= 0 else _NOTHING
             cells.append(cell[: namespace.spec.block_bytes[part.lane.group]])
         return await self._mover.run(_match_digests, cells, list(digests))
 

@@ -14,7 +14,7 @@ import numpy as np
 from kvtier.agent.sessions import Access, Session
 from kvtier.bench.process import in_worker_process
 from kvtier.config import AgentConfig
-from kvtier.core.block import BlockKeys, BlockStatus, Lane
+from kvtier.core.block import BlockKeys, BlockStatus, Lane, Tier
 from kvtier.core.namespace import NamespaceSpec
 from kvtier.daemon import Agent, tune_interpreter
 
@@ -87,7 +87,7 @@ class _Load:
 
     @property
     def block_count(self) -> int:
-        return sum(len(each.residency) for each in self._session.namespace.classes)
+        return sum(len(each.residency) for each in self._session.namespace.classes_of(Tier.HOST))
 
     async def store(self) -> None:
         """One batch: the next part of a chain, or the beginning of one."""

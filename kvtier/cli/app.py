@@ -6,7 +6,22 @@ from typing import Annotated
 
 import typer
 
-from kvtier.cli import agent, bench, config, demo, evict, namespaces, sessions, stats, version
+from kvtier.cli import (
+    agent,
+    bench,
+    config,
+    demo,
+    drain,
+    evict,
+    flush,
+    invalidate,
+    namespaces,
+    resume,
+    scrub,
+    sessions,
+    stats,
+    version,
+)
 
 HELP = """A KV-cache agent for LLM inference workers.
 
@@ -46,6 +61,11 @@ app.command("stats")(stats.stats)
 app.command("namespaces")(namespaces.namespaces)
 app.command("sessions")(sessions.sessions)
 app.command("evict")(evict.evict)
+app.command("invalidate")(invalidate.invalidate)
+app.command("flush")(flush.flush)
+app.command("scrub")(scrub.scrub)
+app.command("drain")(drain.drain)
+app.command("resume")(resume.resume)
 app.add_typer(config.app, name="config")
 app.add_typer(bench.app, name="bench")
 app.command("demo")(demo.demo)

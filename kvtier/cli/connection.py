@@ -5,19 +5,37 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kvtier.errors import AgentUnavailableError, DeadlineExceededError, InvalidRequestError
+from kvtier.errors import (
+    AgentUnavailableError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    KvtierError,
+)
 from kvtier.sockets import ATTACH_SOCKET, WORKER_SOCKET
 
 if TYPE_CHECKING:
     from kvtier.client.admin import AdminClient
 
 
+class Door(Enum):
+    """What stands at a socket's path."""
+
+    OPEN = "somebody listens"
+    DENIED = "there may be a socket that this user must not connect to"
+    MISSING = "nobody listens"
+
+
 @contextmanager
 def admin(address: str, timeout_seconds: float) -> Iterator[AdminClient]:
-    """An AdminClient, closed at the end."""
+    """An AdminClient, closed at the end.
+
+    An agent that answers that it is unable is told from one that does not answer: the former is
+    a KvtierError with what it says.
+    """
     from kvtier.client.admin import AdminClient
 
     path = socket_path(address)
@@ -26,14 +44,18 @@ def admin(address: str, timeout_seconds: float) -> Iterator[AdminClient]:
         with AdminClient(target, timeout_seconds=timeout_seconds) as client:
             yield client
     except AgentUnavailableError as error:
-        if is_denied(path):
-            raise AgentUnavailableError(
-                f"{target}: permission denied; it is for the agent's own user"
-            ) from error
-        raise AgentUnavailableError(
-            f"no agent at {target}: start one with `kvtier agent`, "
-            "or name its socket with --address"
-        ) from error
+        match door(path):
+            case Door.OPEN:
+                raise KvtierError(str(error)) from error
+            case Door.DENIED:
+                raise AgentUnavailableError(
+                    f"{target}: permission denied; it is for the agent's own user"
+                ) from error
+            case Door.MISSING:
+                raise AgentUnavailableError(
+                    f"no agent at {target}: start one with `kvtier agent`, "
+                    "or name its socket with --address"
+                ) from error
     except DeadlineExceededError as error:
         raise DeadlineExceededError(
             f"the agent at {target} did not answer within {timeout_seconds:g} s: "
@@ -65,14 +87,14 @@ def _after_scheme(address: str) -> str:
     return path.removeprefix("//") if path.startswith("///") else path
 
 
-def is_denied(path: Path) -> bool:
-    """Whether there may be a socket that this user must not connect to."""
+def door(path: Path) -> Door:
+    """Tries it."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1.0)
         try:
             probe.connect(str(path))
         except PermissionError:
-            return True
+            return Door.DENIED
         except OSError:
-            return False
-    return False
+            return Door.MISSING
+    return Door.OPEN

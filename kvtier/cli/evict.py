@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated
 
 import typer
 
 from kvtier.cli.connection import admin
+from kvtier.cli.consent import Consent, block_count, counted
 from kvtier.cli.document import as_document, print_json
-from kvtier.cli.namespaces import is_selected, label
 from kvtier.cli.options import (
     DEFAULT_ADDRESS,
     DEFAULT_TIMEOUT_SECONDS,
     AddressOption,
+    DryRunOption,
     JsonOption,
+    NamespaceArgument,
+    TierName,
     TimeoutOption,
+    YesOption,
 )
 from kvtier.cli.text import plural
+from kvtier.core.block import MAX_HASH_BYTES, MIN_HASH_BYTES, Tier
 from kvtier.errors import InvalidRequestError
-
-if TYPE_CHECKING:
-    from kvtier.v1.cache_admin_pb2 import EvictBlocksResponse, NamespaceInfo
-
-_NAMED: Final = 5
 
 
 def evict(
-    namespace: Annotated[
-        str, typer.Argument(metavar="NAMESPACE", help="tenant/name, or tenant/name@digest.")
-    ],
+    namespace: NamespaceArgument,
     hashes: Annotated[
         list[str] | None,
         typer.Option(
@@ -44,8 +41,12 @@ def evict(
         int | None, typer.Option(min=0, help="Of --hash: the KV group; else 0.")
     ] = None,
     shard: Annotated[int | None, typer.Option(min=0, help="Of --hash: the shard; else 0.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, change nothing.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    tiers: Annotated[
+        list[TierName] | None,
+        typer.Option("--tier", help="Only from this tier; may be repeated. Without: from all."),
+    ] = None,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
     as_json: JsonOption = False,
     address: AddressOption = DEFAULT_ADDRESS,
     timeout_seconds: TimeoutOption = DEFAULT_TIMEOUT_SECONDS,
@@ -53,45 +54,30 @@ def evict(
     """Remove blocks of a namespace.
 
     Blocks that are leased are no longer found; their space is free when their leases end.
-    Asks first; scripts pass --yes or --dry-run.
+    A block counts in each tier that held it. Asks first; scripts pass --yes or --dry-run.
+
+    Example: kvtier evict default/my-model --tier disk --dry-run
     """
-    _check_selector(namespace)
+    consent = Consent(namespace, is_given=dry_run or yes, as_json=as_json)
     keys = parsed(hashes or [])
     if not keys and (group is not None or shard is not None):
         raise InvalidRequestError(
             "--group and --shard go with --hash; "
             "without --hash every block of the namespace is evicted"
         )
-    is_asking = not (dry_run or yes)
-    if is_asking:
-        _check_can_ask(as_json)
+    chosen = [Tier[each.name] for each in tiers or ()]
     with admin(address, timeout_seconds) as client:
-        evict_blocks = partial(client.evict_blocks, namespace, keys, group or 0, shard or 0)
+        evict_blocks = partial(client.evict_blocks, namespace, keys, group or 0, shard or 0, chosen)
         answer = evict_blocks(validate_only=not yes or dry_run)
-        if is_asking and _count(answer):
-            whose = described(namespace, client.list_namespaces())
-            typer.confirm(f"Evict {_counted(answer)} of {whose}?", abort=True, err=True)
+        if not consent.is_given and block_count(answer):
+            consent.ask(client, f"Evict {counted(answer)} of")
             answer = evict_blocks(validate_only=False)
     if as_json:
         print_json(as_document(answer))
-    elif _count(answer):
-        typer.echo(f"{'would evict' if dry_run else 'evicted'} {_counted(answer)} of {namespace}")
+    elif block_count(answer):
+        typer.echo(f"{'would evict' if dry_run else 'evicted'} {counted(answer)} of {namespace}")
     else:
         typer.echo("nothing to evict")
-
-
-def _check_selector(namespace: str) -> None:
-    if not namespace or namespace.endswith("@"):
-        raise InvalidRequestError(
-            f"{namespace!r} names no namespace: write tenant/name, or tenant/name@digest"
-        )
-
-
-def _check_can_ask(as_json: bool) -> None:
-    if as_json:
-        raise InvalidRequestError("--json does not ask: pass --yes")
-    if not sys.stdin.isatty():
-        raise InvalidRequestError("not a terminal: pass --yes")
 
 
 def parsed(hashes: Sequence[str]) -> list[bytes]:
@@ -103,8 +89,6 @@ def parsed(hashes: Sequence[str]) -> list[bytes]:
 
 
 def _hash(text: str) -> bytes:
-    from kvtier.core.block import MAX_HASH_BYTES, MIN_HASH_BYTES
-
     digits = text.strip().lower().removeprefix("0x")
     if len(digits) % 2:
         raise InvalidRequestError(
@@ -120,23 +104,3 @@ def _hash(text: str) -> bytes:
             f"a hash has {MIN_HASH_BYTES} to {MAX_HASH_BYTES}"
         )
     return key
-
-
-def described(selector: str, namespaces: Sequence[NamespaceInfo]) -> str:
-    """The selector, or the namespaces that it names if they are several."""
-    labels = [label(info) for info in namespaces if is_selected(info, selector)]
-    if len(labels) < 2:
-        return selector
-    rest = f", and {len(labels) - _NAMED:,} more" if len(labels) > _NAMED else ""
-    return f"{len(labels):,} namespaces ({', '.join(labels[:_NAMED])}{rest})"
-
-
-def _count(answer: EvictBlocksResponse) -> int:
-    return answer.evicted_count + answer.deferred_count
-
-
-def _counted(answer: EvictBlocksResponse) -> str:
-    blocks = plural(_count(answer), "block")
-    if answer.deferred_count:
-        return f"{blocks} ({answer.deferred_count:,} of them when their leases end)"
-    return blocks

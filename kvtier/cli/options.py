@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -12,6 +13,22 @@ from kvtier.sockets import ADMIN_SOCKET, default_address
 
 DEFAULT_ADDRESS: Final = default_address(os.environ, ADMIN_SOCKET)
 DEFAULT_TIMEOUT_SECONDS: Final = 5.0
+DEFAULT_LONG_TIMEOUT_SECONDS: Final = 300.0
+"""Of calls that wait for a device."""
+
+
+class TierName(StrEnum):
+    """Tiers that hold blocks, as options name them."""
+
+    HOST = "host"
+    DISK = "disk"
+
+
+class DeviceTierName(StrEnum):
+    """Tiers whose blocks are on a device of their own, and outlive the agent."""
+
+    DISK = "disk"
+
 
 AddressOption = Annotated[
     str,
@@ -38,3 +55,9 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Overrides one key; may be repeated."),
 ]
+NamespaceArgument = Annotated[
+    str, typer.Argument(metavar="NAMESPACE", help="tenant/name, or tenant/name@digest.")
+]
+DeviceTierArgument = Annotated[DeviceTierName, typer.Argument(metavar="disk", help="The tier.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Count, change nothing.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]

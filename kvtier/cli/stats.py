@@ -43,6 +43,8 @@ def stats(
 ) -> None:
     """Show what each tier holds, and how it serves.
 
+    A tier that is not active is named first, with the reason.
+
     Allocated is memory taken from the machine, whether blocks use it or not.
 
     Quarantined are slots that a stalled or vanished worker may still write to.
@@ -51,6 +53,12 @@ def stats(
 
     Looked up and found are blocks that workers asked for; lost before load are those that were
     gone when a worker came to load them.
+
+    Of a tier below HOST: promoted are blocks that were copied up into HOST, demoted those that were
+    written here, left unwritten those that left HOST before they were. To be written are the bytes
+    that wait for that; read and written is what the device did, errors are its calls that failed.
+
+    Example: kvtier stats --watch --namespace default/my-model
     """
     with admin(address, timeout_seconds) as client:
         if watch:
@@ -96,16 +104,44 @@ def overview(sample: Stats) -> Group:
         f"{plural(sample.session_count, 'session')}, "
         f"{plural(sample.lease_count, 'lease')}, {plural(sample.rejected_count, 'call')} rejected"
     )
-    tiers = [_tier(tier) for tier in sample.tiers]
-    names = [block_pb2.Tier.Name(tier.tier).removeprefix("TIER_") for tier in sample.tiers]
-    rows = [(row, *(tier[row] for tier in tiers)) for row in (tiers[0] if tiers else ())]
-    return Group(heading, table(("", *names), rows))
+    troubles = [
+        f"{_name(tier)} is {_state(tier)}: {tier.reason}" for tier in sample.tiers if tier.reason
+    ]
+    tiers = [_rows(tier) for tier in sample.tiers]
+    longest = max(tiers, key=len, default={})
+    rows = [(row, *(tier.get(row, "-") for tier in tiers)) for row in longest]
+    return Group(heading, *troubles, table(("", *map(_name, sample.tiers)), rows))
 
 
-def _tier(tier: TierStats) -> dict[str, str]:
+def _name(tier: TierStats) -> str:
+    return block_pb2.Tier.Name(tier.tier).removeprefix("TIER_")
+
+
+def _state(tier: TierStats) -> str:
+    return TierStats.State.Name(tier.state).lower()
+
+
+def _rows(tier: TierStats) -> dict[str, str]:
+    is_fed_from_host = tier.tier > block_pb2.TIER_HOST
+    return _of_every_tier(tier) | (_of_a_lower_tier(tier) if is_fed_from_host else {})
+
+
+def _of_a_lower_tier(tier: TierStats) -> dict[str, str]:
+    return {
+        "promoted": f"{tier.promoted_count:,}",
+        "demoted": f"{tier.demoted_count:,}",
+        "left unwritten": f"{tier.unwritten_count:,}",
+        "to be written": human_bytes(tier.pending_bytes),
+        "read": human_bytes(tier.read_bytes),
+        "written": human_bytes(tier.written_bytes),
+        "errors": f"{tier.error_count:,}",
+    }
+
+
+def _of_every_tier(tier: TierStats) -> dict[str, str]:
     used = human_bytes(tier.used_bytes)
     return {
-        "state": TierStats.State.Name(tier.state).lower(),
+        "state": _state(tier),
         "used": f"{used} of {human_bytes(tier.capacity_bytes)}",
         "allocated": human_bytes(tier.allocated_bytes),
         "leased": human_bytes(tier.leased_bytes),

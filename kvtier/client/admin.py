@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing
+from typing import Any, Final
 
 from kvtier.client.service import Service
+from kvtier.core.block import Tier
 from kvtier.v1 import block_pb2
 from kvtier.v1 import cache_admin_pb2 as pb
 
-_PAGE = 1000
+_LONG_TIMEOUT_SECONDS: Final = 300.0  # for calls that wait for a device
+_PAGE: Final = 1000
 
 
 class AdminClient:
@@ -17,6 +20,7 @@ class AdminClient:
 
     def __init__(self, address: str, timeout_seconds: float = 5.0) -> None:
         self._service = Service(address, pb.DESCRIPTOR.services_by_name["CacheAdmin"])
+        self._address = address
         self._timeout_seconds = timeout_seconds
 
     def get_stats(self, namespace: str = "") -> pb.Stats:
@@ -31,24 +35,12 @@ class AdminClient:
         return self._service.stream("WatchStats", request)
 
     def list_sessions(self) -> list[pb.Session]:
-        sessions: list[pb.Session] = []
-        request = pb.ListSessionsRequest(page_size=_PAGE)
-        while True:
-            answer = self._call("ListSessions", request)
-            sessions.extend(answer.sessions)
-            if not answer.next_page_token:
-                return sessions
-            request.page_token = answer.next_page_token
+        return self._pages("ListSessions", pb.ListSessionsRequest(page_size=_PAGE), "sessions")
 
     def list_namespaces(self) -> list[pb.NamespaceInfo]:
-        namespaces: list[pb.NamespaceInfo] = []
-        request = pb.ListNamespacesRequest(page_size=_PAGE)
-        while True:
-            answer = self._call("ListNamespaces", request)
-            namespaces.extend(answer.namespaces)
-            if not answer.next_page_token:
-                return namespaces
-            request.page_token = answer.next_page_token
+        return self._pages(
+            "ListNamespaces", pb.ListNamespacesRequest(page_size=_PAGE), "namespaces"
+        )
 
     def evict_blocks(
         self,
@@ -56,13 +48,16 @@ class AdminClient:
         hashes: Sequence[bytes] = (),
         group: int = 0,
         shard: int = 0,
+        tiers: Collection[Tier] = (),
         validate_only: bool = False,
     ) -> pb.EvictBlocksResponse:
         """Evicts these blocks and what continues them; without hashes, the whole namespace.
 
-        All hashes have the same length.
+        All hashes have the same length. Without tiers, from all of them.
         """
-        request = pb.EvictBlocksRequest(namespace=namespace, validate_only=validate_only)
+        request = pb.EvictBlocksRequest(
+            namespace=namespace, tiers=map(_name, tiers), validate_only=validate_only
+        )
         if hashes:
             request.keys.CopyFrom(
                 block_pb2.BlockKeys(
@@ -72,8 +67,67 @@ class AdminClient:
         answer: pb.EvictBlocksResponse = self._call("EvictBlocks", request)
         return answer
 
+    def invalidate(
+        self, namespace: str, timeout_seconds: float = _LONG_TIMEOUT_SECONDS
+    ) -> pb.InvalidateNamespaceResponse:
+        """Makes all that these namespaces hold unreachable, in every tier and for good."""
+        request = pb.InvalidateNamespaceRequest(namespace=namespace)
+        answer: pb.InvalidateNamespaceResponse = self._service.call(
+            "InvalidateNamespace", request, timeout_seconds
+        )
+        return answer
+
+    def flush(self, tier: Tier = Tier.DISK, timeout_seconds: float = _LONG_TIMEOUT_SECONDS) -> int:
+        """Returns when all that was stored before is on the tier; the bytes written for this."""
+        answer = self._service.call(
+            "FlushTier", pb.FlushTierRequest(tier=_name(tier)), timeout_seconds
+        )
+        flushed_bytes: int = answer.flushed_bytes
+        return flushed_bytes
+
+    def scrub(self, tier: Tier = Tier.DISK, rate_bytes: int = 0) -> Iterator[pb.ScrubProgress]:
+        """Verifies a tier, at most so many bytes a second (0: as configured).
+
+        The last progress has `done`. Closing the iterator ends the scrub.
+        """
+        request = pb.ScrubTierRequest(tier=_name(tier), rate_limit_bytes=rate_bytes)
+        return self._service.stream("ScrubTier", request)
+
+    def drain(self, grace_seconds: float) -> Iterator[pb.DrainProgress]:
+        """Has the agent end its work; leases are revoked after the grace period.
+
+        The last progress has `done`. Closing the iterator changes nothing: see `resume`.
+        """
+        request = pb.DrainAgentRequest()
+        request.grace_period.FromNanoseconds(int(grace_seconds * 1e9))
+        return self._service.stream("DrainAgent", request)
+
+    def resume(self) -> None:
+        """The agent takes work again."""
+        self._call("ResumeAgent", pb.ResumeAgentRequest())
+
+    def is_ready(self) -> bool:
+        """Whether the agent says that it takes work; as probes ask it."""
+        from grpc_health.v1 import health_pb2
+
+        health = health_pb2.DESCRIPTOR.services_by_name["Health"]
+        request = health_pb2.HealthCheckRequest(service="ready")
+        with closing(Service(self._address, health)) as service:
+            answer = service.call("Check", request, self._timeout_seconds)
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
     def _call(self, method: str, request: Any) -> Any:
         return self._service.call(method, request, self._timeout_seconds)
+
+    def _pages(self, method: str, request: Any, field: str) -> list[Any]:
+        """This field of all pages; the request is changed."""
+        found: list[Any] = []
+        while True:
+            answer = self._call(method, request)
+            found.extend(getattr(answer, field))
+            if not answer.next_page_token:
+                return found
+            request.page_token = answer.next_page_token
 
     def close(self) -> None:
         self._service.close()
@@ -83,3 +137,8 @@ class AdminClient:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _name(tier: Tier) -> str:
+    """As the proto spells it."""
+    return f"TIER_{tier.name}"

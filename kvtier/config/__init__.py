@@ -5,6 +5,7 @@ from __future__ import annotations
 from kvtier.config.load import SYSTEM_FILE, LoadedConfig, load_config
 from kvtier.config.schema import (
     AgentConfig,
+    DiskConfig,
     HostConfig,
     LayoutConflict,
     LeaseConfig,
@@ -14,12 +15,14 @@ from kvtier.config.schema import (
     LogLevel,
     TiersConfig,
     WorkerRule,
+    WritePolicy,
 )
 from kvtier.config.size import Size, format_size, parse_size
 
 __all__ = [
     "SYSTEM_FILE",
     "AgentConfig",
+    "DiskConfig",
     "HostConfig",
     "LayoutConflict",
     "LeaseConfig",
@@ -31,6 +34,7 @@ __all__ = [
     "Size",
     "TiersConfig",
     "WorkerRule",
+    "WritePolicy",
     "format_size",
     "load_config",
     "parse_size",

@@ -9,7 +9,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
 
-from kvtier.config.size import Size, at_least
+from kvtier.config.directories import Directories
+from kvtier.config.size import Size, at_least, format_size
 from kvtier.sockets import (
     ADMIN_SOCKET,
     ATTACH_SOCKET,
@@ -21,6 +22,7 @@ from kvtier.sockets import (
 LayoutConflict = Literal["warn", "reject"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
+WritePolicy = Literal["through", "on_evict", "after_hits"]
 
 Count = Annotated[int, Strict(), Field(ge=1)]
 PosixId = Annotated[int, Strict(), Field(ge=0, lt=2**32 - 1)]
@@ -28,6 +30,7 @@ Positive = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
 Seconds = Positive
 Share = Annotated[Positive, Field(le=1)]
 
+_LEAST_PER_PATH: Final = 16 * 2**20
 _TENANT: Final = re.compile(r"\*|[a-z0-9][a-z0-9._-]{0,62}")
 
 
@@ -99,10 +102,44 @@ class HostConfig(Section):
     """Populating stops while available memory, or the cgroup's headroom, is below this."""
 
 
+class DiskConfig(Section):
+    """Files on local devices."""
+
+    paths: Directories = ()
+    """Empty: there is no DISK tier."""
+    capacity: Annotated[Size, at_least(_LEAST_PER_PATH)] = 10 * 2**30
+    """Over all paths together."""
+    policy: Literal["lru"] = "lru"
+    write_policy: WritePolicy = "through"
+    write_after_hits: Count = 2
+    """Of `after_hits`: the loads from HOST after which a block is written."""
+    min_free: Annotated[Size, at_least(0)] = 2**30
+    """Nothing is written while the device has less free space than this."""
+    io_depth: Annotated[Count, Field(le=64)] = 2
+    """Threads, and so requests in flight, for each path."""
+    io_timeout: Seconds = 10.0
+    max_in_flight: Annotated[Size, at_least(2**20)] = 256 * 2**20
+    """Being written at one time, over all paths together."""
+    scrub_rate: Annotated[Size, at_least(2**20)] = 100 * 2**20
+    """Bytes a second that a scrub reads unless it is told otherwise."""
+
+    @model_validator(mode="after")
+    def _every_path_has_room(self) -> DiskConfig:
+        least = _LEAST_PER_PATH * len(self.paths)
+        if self.capacity < least:
+            raise ValueError(
+                f"capacity ({format_size(self.capacity)}) must be at least "
+                f"{format_size(_LEAST_PER_PATH)} for each of {len(self.paths)} paths, "
+                f"together {format_size(least)}"
+            )
+        return self
+
+
 class TiersConfig(Section):
     """One section for each tier."""
 
     host: HostConfig = HostConfig()
+    disk: DiskConfig = DiskConfig()
 
 
 class LogConfig(Section):

@@ -45,6 +45,15 @@ class Lane(NamedTuple):
     shard: int = 0
 
 
+class BlockKey(NamedTuple):
+    """One block within a namespace; `parent_hash` is empty at the start of a sequence."""
+
+    lane: Lane
+    block_hash: bytes
+    parent_hash: bytes = b""
+    position: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class BlockKeys:
     """Keys of consecutive blocks of one sequence, within a namespace.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from kvtier.core.block import BlockKeys, Lane
+from kvtier.core.block import BlockKeys, Lane, Tier
 
 
 class LeaseKind(Enum):
@@ -34,6 +34,7 @@ class LeasePart:
     slots: array[int]
     slot_bytes: int
     keys: BlockKeys | None = None
+    tier: Tier = Tier.HOST
 
 
 @dataclass(slots=True)

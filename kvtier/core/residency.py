@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 
-from kvtier.core.block import Lane
+from kvtier.core.block import BlockKey, Lane
 from kvtier.core.index import HashColumn, HashIndex
 
 NONE = -1
@@ -111,6 +111,13 @@ class Residency:
     def describe(self, row: int) -> tuple[Lane, bytes]:
         """The lane and the hash of a row."""
         return self._lanes[self._lane[row]], self._hash[row]
+
+    def key(self, row: int) -> BlockKey:
+        """All that was said of a block when it was inserted, as far as it was believed."""
+        parent = self._parent[row]
+        parent_hash = self._awaited.get(row, b"") if parent == NONE else self._hash[parent]
+        lane = self._lanes[self._lane[row]]
+        return BlockKey(lane, self._hash[row], parent_hash, self._position[row])
 
     def _lane_number(self, lane: Lane) -> int:
         number = self._lane_numbers.get(lane)

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kvtier.agent.grants import Granted, Grants
-from kvtier.agent.loading import Loading
+from kvtier.agent.lifecycle import Lifecycle
+from kvtier.agent.loading import Loading, Wait
 from kvtier.agent.sessions import Session, Sessions
 from kvtier.agent.storing import DIGEST_BYTES, Storing
-from kvtier.core.block import BlockKeys, BlockStatus, Match, Tier
+from kvtier.core.block import BlockKeys, Match, Tier
 from kvtier.core.lease import Lease
 from kvtier.errors import InvalidRequestError, UnauthenticatedError
 from kvtier.rpc import conversion as convert
@@ -19,12 +20,6 @@ from kvtier.v1 import block_cache_pb2 as pb
 from kvtier.v1 import block_pb2
 
 _MAX_WORKER_BYTES = 256
-_OK, _HOST = int(BlockStatus.OK), int(Tier.HOST)
-_WAITS = {
-    pb.LoadBlocksRequest.BEST_EFFORT,
-    pb.LoadBlocksRequest.ALL,
-    pb.LoadBlocksRequest.BREAK_EVEN,
-}
 
 
 @dataclass(frozen=True)
@@ -47,28 +42,34 @@ class BlockCacheService:
         grants: Grants,
         loading: Loading,
         storing: Storing,
+        lifecycle: Lifecycle,
+        tiers: Sequence[Tier],
     ) -> None:
         self._identity = identity
         self._sessions = sessions
         self._grants = grants
         self._loading = loading
         self._storing = storing
+        self._lifecycle = lifecycle
+        self._tiers = tiers
 
     async def GetCapabilities(
         self, request: pb.GetCapabilitiesRequest, call: Call
     ) -> pb.GetCapabilitiesResponse:
+        self._lifecycle.require_serving()
         return pb.GetCapabilitiesResponse(
             epoch=self._identity.epoch,
             max_batch_blocks=self._identity.max_batch_blocks,
             max_lease_ttl=convert.duration(self._grants.limits.max_seconds),
             attach_socket=self._identity.attach_socket,
-            tiers=[block_pb2.TIER_HOST],
+            tiers=self._tiers,  # type: ignore[arg-type]
             version=self._identity.version,
         )
 
     async def OpenSession(
         self, request: pb.OpenSessionRequest, call: Call
     ) -> pb.OpenSessionResponse:
+        self._lifecycle.require_serving()
         if len(request.worker.encode()) > _MAX_WORKER_BYTES:
             raise InvalidRequestError(f"worker is longer than {_MAX_WORKER_BYTES} bytes")
         spec = convert.spec_from(request.namespace)
@@ -83,7 +84,7 @@ class BlockCacheService:
     async def LookupPrefix(
         self, request: pb.LookupPrefixRequest, call: Call
     ) -> pb.LookupPrefixResponse:
-        session = self._session(call)
+        session = self._working_session(call)
         entries = self._entries(session, request.keys)
         shards = self._shards(session, request.shards, entries)
         if request.match not in (0, *Match):
@@ -97,23 +98,28 @@ class BlockCacheService:
             shards=shards,
             hold_seconds=convert.seconds_from(request.hold, "hold"),
         )
+        if request.prefetch:
+            for keys in entries:
+                await self._loading.prefetch(session, keys)
         response = pb.LookupPrefixResponse(hold_id=hold_id)
         for each in found:
             answer = response.found.add(matched_count=each.matched)
-            if each.matched:
-                answer.runs.add(start=0, count=each.matched, tier=block_pb2.TIER_HOST)
+            for run in each.runs:
+                answer.runs.append(convert.run_message(run))
             if match is Match.PRESENCE:
                 answer.presence = convert.presence_bits(each.presence)
         return response
 
     async def LoadBlocks(self, request: pb.LoadBlocksRequest, call: Call) -> pb.LoadBlocksResponse:
-        session = self._session(call)
+        session = self._working_session(call)
         self._release(session, request.release)
-        if request.wait not in _WAITS:
+        if int(request.wait) not in set(map(int, Wait)):
             raise InvalidRequestError("wait is unset; it must be BEST_EFFORT, ALL or BREAK_EVEN")
         granted = await self._loading.load(
             session,
             self._entries(session, request.keys),
+            wait=Wait(request.wait),
+            patience_seconds=_patience_seconds(call),
             stop_at_gap=request.stop_at_gap,
             ttl_seconds=convert.seconds_from(request.ttl, "ttl"),
             hold_id=request.hold_id,
@@ -122,13 +128,13 @@ class BlockCacheService:
             lease=self._granted_lease(granted),
             status=granted.statuses,  # type: ignore[arg-type]
             slots=convert.slots_message(granted),
-            source=[_HOST if each == _OK else 0 for each in granted.statuses],  # type: ignore[misc]
+            source=granted.sources,  # type: ignore[arg-type]
         )
 
     async def ReserveBlocks(
         self, request: pb.ReserveBlocksRequest, call: Call
     ) -> pb.ReserveBlocksResponse:
-        session = self._session(call)
+        session = self._working_session(call)
         self._release(session, request.release)
         entries = self._entries(session, request.keys)
         convert.check_parents(entries)
@@ -178,19 +184,25 @@ class BlockCacheService:
     async def PrefetchPrefix(
         self, request: pb.PrefetchPrefixRequest, call: Call
     ) -> pb.PrefetchPrefixResponse:
-        session = self._session(call)
+        session = self._working_session(call)
         if request.target not in (block_pb2.TIER_UNSPECIFIED, block_pb2.TIER_HOST):
-            raise InvalidRequestError("target must be TIER_HOST: this agent has no other tier")
-        found, _ = await self._loading.lookup(session, self._entries(session, [request.keys]))
-        return pb.PrefetchPrefixResponse(accepted_count=found[0].matched)
+            raise InvalidRequestError("target must be TIER_HOST: this agent has no faster tier")
+        [keys] = self._entries(session, [request.keys])
+        accepted = await self._loading.prefetch(session, keys)
+        return pb.PrefetchPrefixResponse(accepted_count=accepted)
 
     async def TouchBlocks(
         self, request: pb.TouchBlocksRequest, call: Call
     ) -> pb.TouchBlocksResponse:
-        session = self._session(call)
+        session = self._working_session(call)
         for keys in self._entries(session, [request.keys]):
             await self._loading.touch(session, keys)
         return pb.TouchBlocksResponse()
+
+    def _working_session(self, call: Call) -> Session:
+        """For calls that begin something; those that end something are taken while draining."""
+        self._lifecycle.require_serving()
+        return self._session(call)
 
     def _session(self, call: Call) -> Session:
         if call.session_token is None:

@@ -7,21 +7,20 @@ import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from kvtier.agent.evicting import Evicted, evict_namespace, evict_prefixes
-from kvtier.agent.mover import Mover
-from kvtier.agent.namespaces import Namespace, Namespaces
-from kvtier.agent.sessions import Session, Sessions
-from kvtier.agent.stats import host_stats
-from kvtier.core.block import Tier
+from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.lease import LeaseKind, LeaseTable
 from kvtier.errors import InvalidRequestError
 from kvtier.rpc import conversion as convert
-from kvtier.rpc.block_cache import Identity
 from kvtier.rpc.server import Call, Gate
-from kvtier.tiers.host import HostTier
 from kvtier.v1 import cache_admin_pb2 as pb
+
+if TYPE_CHECKING:
+    from kvtier.agent.namespaces import Namespace, Namespaces
+    from kvtier.agent.sessions import Session, Sessions
+    from kvtier.agent.upkeep import Upkeep
+    from kvtier.rpc.block_cache import Identity
 
 log = logging.getLogger(__name__)
 
@@ -29,28 +28,27 @@ T = TypeVar("T")
 
 _DEFAULT_PAGE, _LARGEST_PAGE = 100, 1000
 _SHORTEST_INTERVAL_SECONDS = 0.1
+_DEFAULT_GRACE_SECONDS = 10.0
 
 
 class CacheAdminService:
-    """Reads the books of the agent, and evicts."""
+    """Reads the books of the agent, and passes on what an operator wants done."""
 
     def __init__(
         self,
         identity: Identity,
         gate: Gate,
-        host: HostTier,
+        upkeep: Upkeep,
         namespaces: Namespaces,
         sessions: Sessions,
         leases: LeaseTable,
-        mover: Mover,
     ) -> None:
         self._identity = identity
         self._gate = gate
-        self._host = host
+        self._upkeep = upkeep
         self._namespaces = namespaces
         self._sessions = sessions
         self._leases = leases
-        self._mover = mover
         self._started = time.monotonic()
 
     async def GetStats(self, request: pb.GetStatsRequest, call: Call) -> pb.Stats:
@@ -71,25 +69,67 @@ class CacheAdminService:
     async def EvictBlocks(
         self, request: pb.EvictBlocksRequest, call: Call
     ) -> pb.EvictBlocksResponse:
-        if not request.namespace:
-            raise InvalidRequestError("namespace is empty; name one as tenant/name")
-        tiers = convert.tiers_from(request.tiers, "tiers")
-        total = Evicted()
-        for namespace in self._namespaces.select(request.namespace):
-            if tiers and Tier.HOST not in tiers:
-                continue
-            evicted = await self._evict(namespace, request)
-            total.gone += evicted.gone
-            total.deferred += evicted.deferred
-        if not request.validate_only:
-            log.info("evicted %d blocks of %s", total.gone + total.deferred, request.namespace)
-        return pb.EvictBlocksResponse(evicted_count=total.gone, deferred_count=total.deferred)
+        _check_named(request.namespace)
 
-    async def _evict(self, namespace: Namespace, request: pb.EvictBlocksRequest) -> Evicted:
-        if not request.HasField("keys"):
-            return await evict_namespace(namespace, dry_run=request.validate_only)
-        keys = convert.keys_from(request.keys, namespace, self._identity.max_batch_blocks)
-        return await evict_prefixes(namespace, keys, dry_run=request.validate_only)
+        def keys(namespace: Namespace) -> BlockKeys | None:
+            if not request.HasField("keys"):
+                return None
+            return convert.keys_from(request.keys, namespace, self._identity.max_batch_blocks)
+
+        evicted = await self._upkeep.evict(
+            request.namespace,
+            keys,
+            convert.tiers_from(request.tiers or list(Tier), "tiers"),
+            dry_run=request.validate_only,
+        )
+        if not request.validate_only:
+            log.info("evicted %d blocks of %s", evicted.gone + evicted.deferred, request.namespace)
+        return pb.EvictBlocksResponse(evicted_count=evicted.gone, deferred_count=evicted.deferred)
+
+    async def InvalidateNamespace(
+        self, request: pb.InvalidateNamespaceRequest, call: Call
+    ) -> pb.InvalidateNamespaceResponse:
+        _check_named(request.namespace)
+        namespaces, blocks = await self._upkeep.invalidate(request.namespace)
+        log.info("invalidated %s: %d blocks", request.namespace, blocks)
+        return pb.InvalidateNamespaceResponse(namespace_count=namespaces, block_count=blocks)
+
+    async def FlushTier(self, request: pb.FlushTierRequest, call: Call) -> pb.FlushTierResponse:
+        return pb.FlushTierResponse(flushed_bytes=await self._upkeep.flush(_tier(request.tier)))
+
+    async def ScrubTier(
+        self, request: pb.ScrubTierRequest, call: Call
+    ) -> AsyncIterator[pb.ScrubProgress]:
+        async for progress in self._upkeep.scrub(_tier(request.tier), request.rate_limit_bytes):
+            yield pb.ScrubProgress(
+                scanned_count=progress.scanned_count,
+                corrupt_count=progress.corrupt_count,
+                scanned_bytes=progress.scanned_bytes,
+                total_count=progress.total_count,
+                done=progress.is_done,
+            )
+
+    async def DrainAgent(
+        self, request: pb.DrainAgentRequest, call: Call
+    ) -> AsyncIterator[pb.DrainProgress]:
+        grace = _DEFAULT_GRACE_SECONDS
+        if request.HasField("grace_period"):
+            grace = convert.seconds_from(request.grace_period, "grace_period")
+        log.info("draining: leases may go on for %g s", grace)
+        async for progress in self._upkeep.drain(grace):
+            yield pb.DrainProgress(
+                session_count=progress.session_count,
+                lease_count=progress.lease_count,
+                unflushed_bytes=progress.unflushed_bytes,
+                done=progress.is_done,
+            )
+
+    async def ResumeAgent(
+        self, request: pb.ResumeAgentRequest, call: Call
+    ) -> pb.ResumeAgentResponse:
+        self._upkeep.resume()
+        log.info("resumed")
+        return pb.ResumeAgentResponse()
 
     async def ListSessions(
         self, request: pb.ListSessionsRequest, call: Call
@@ -111,11 +151,10 @@ class CacheAdminService:
     def _stats(self, selector: str) -> pb.Stats:
         namespaces = self._namespaces.select(selector)
         chosen = {each.namespace_id for each in namespaces}
-        tier = asdict(host_stats(self._host, self._leases, self._mover, namespaces))
         return pb.Stats(
             epoch=self._identity.epoch,
             sample_time=convert.timestamp(time.time()),
-            tiers=[pb.TierStats(state=pb.TierStats.ACTIVE, **tier)],
+            tiers=[pb.TierStats(**asdict(tier)) for tier in self._upkeep.stats(selector)],
             session_count=sum(each.namespace.namespace_id in chosen for each in self._sessions),
             lease_count=sum(
                 lease.namespace_id in chosen and lease.kind is not LeaseKind.QUARANTINE
@@ -143,8 +182,10 @@ class CacheAdminService:
     def _namespace(self, namespace: Namespace) -> pb.NamespaceInfo:
         blocks = [0] * len(Tier)
         used = [0] * len(Tier)
-        blocks[Tier.HOST - 1] = sum(len(each.residency) for each in namespace.classes)
-        used[Tier.HOST - 1] = sum(each.used_slots * each.slot_bytes for each in namespace.classes)
+        for tier in namespace.tiers:
+            classes = namespace.classes_of(tier)
+            blocks[tier - 1] = sum(len(each.residency) for each in classes)
+            used[tier - 1] = sum(each.used_slots * each.slot_bytes for each in classes)
         return pb.NamespaceInfo(
             spec=convert.spec_message(namespace.spec),
             layout_digest=namespace.spec.layout_digest,
@@ -154,6 +195,17 @@ class CacheAdminService:
             sibling_differences=self._namespaces.sibling_differences(namespace.spec),
             session_count=namespace.session_count,
         )
+
+
+def _check_named(selector: str) -> None:
+    if not selector:
+        raise InvalidRequestError("namespace is empty; name one as tenant/name")
+
+
+def _tier(value: int) -> Tier:
+    """DISK when unset."""
+    [tier] = convert.tiers_from([value or Tier.DISK], "tier")
+    return tier
 
 
 def _page(items: Sequence[T], size: int, token: str) -> tuple[Sequence[T], str]:

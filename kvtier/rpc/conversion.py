@@ -9,6 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from kvtier.agent.grants import Granted
+from kvtier.agent.loading import Run
 from kvtier.agent.namespaces import Namespace
 from kvtier.core.block import MAX_HASH_BYTES, MIN_HASH_BYTES, BlockKeys, Lane, Tier
 from kvtier.core.namespace import NamespaceSpec
@@ -169,6 +170,18 @@ def slots_message(granted: Granted) -> block_pb2.Slots:
     return block_pb2.Slots(
         extent=granted.extents, slot=granted.slots, generation=granted.generations
     )
+
+
+def run_message(run: Run) -> block_pb2.BlockRun:
+    message = block_pb2.BlockRun(
+        start=run.start,
+        count=run.count,
+        tier=run.tier,  # type: ignore[arg-type]
+        pending=run.pending,
+    )
+    if run.ready_after_seconds:
+        message.ready_after.CopyFrom(duration(run.ready_after_seconds))
+    return message
 
 
 def presence_bits(presence: Sequence[bool]) -> bytes:

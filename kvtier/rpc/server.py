@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _SESSION_METADATA = "kvtier-session-bin"
+_READY = "ready"
 _OPTIONS = [
     ("grpc.max_receive_message_length", 16 << 20),
     ("grpc.so_reuseport", 0),
@@ -66,6 +67,8 @@ class Server:
     A servicer has a coroutine `Method(request, call)` for each method of its service, an async
     generator for those that stream. KvtierErrors become their status code; anything else is a bug,
     logged under an id that the caller is told.
+
+    The health service says that "" is SERVING while it listens, and "ready" as `set_ready` says.
     """
 
     def __init__(self, gate: Gate) -> None:
@@ -83,7 +86,8 @@ class Server:
         self._server.add_generic_rpc_handlers((generic,))
 
     async def listen(self, path: Path, mode: int, group_id: int) -> None:
-        """Binds the socket, with this mode from its first moment on, and serves."""
+        """Binds the socket, with this mode from its first moment on, and serves; not yet ready."""
+        await self.set_ready(False)
         path.unlink(missing_ok=True)
         old_mask = os.umask(0o777 & ~mode)
         try:
@@ -93,6 +97,11 @@ class Server:
             os.umask(old_mask)
         os.chown(path, -1, group_id)
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+
+    async def set_ready(self, is_ready: bool) -> None:
+        """What probes of the health service are told about "ready"; without effect after `stop`."""
+        status = health_pb2.HealthCheckResponse
+        await self._health.set(_READY, status.SERVING if is_ready else status.NOT_SERVING)
 
     async def stop(self, grace_seconds: float) -> None:
         """Takes no new calls; those in flight have this long to end."""

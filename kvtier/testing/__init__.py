@@ -2,6 +2,7 @@
 
 from kvtier.testing.agent_process import AgentProcess
 from kvtier.testing.clock import ManualClock
+from kvtier.testing.faulty_io import Fault, FaultyIO
 from kvtier.testing.payload import is_payload_for, payload_for
 
-__all__ = ["AgentProcess", "ManualClock", "is_payload_for", "payload_for"]
+__all__ = ["AgentProcess", "Fault", "FaultyIO", "ManualClock", "is_payload_for", "payload_for"]

@@ -7,61 +7,37 @@ longer counts a page of it, so that the sum never exceeds the capacity.
 from __future__ import annotations
 
 import os
-from array import array
-from collections.abc import Container, Hashable
+from collections.abc import Callable, Container, Hashable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kvtier import memory
 from kvtier.core import slots as layout
+from kvtier.memory import ByteArray
+from kvtier.tiers.slot_table import Extent, SlotTable
+
+if TYPE_CHECKING:
+    from kvtier.tiers.size_class import SizeClass
+    from kvtier.tiers.slot_tier import Move
 
 _FIRST_EXTENT_SLOTS = 4
 _FIRST_EXTENT_SHARE = 4096
 _MAX_EXTENT_BYTES = 64 << 20
 _MAX_EXTENT_SHARE = 512
-NO_OWNER = -1
 
 
-class SlotTable:
-    """The slots of one namespace: generation, references and owner of each.
+class SharedSlotTable(SlotTable):
+    """Slots of HOST: workers read the generations from a memfd."""
 
-    `references` counts the leases, holds and reservations on a slot; `owner` is the row of the
-    block in it, or -1. A slot with neither is free.
-    """
-
-    def __init__(self, name: str) -> None:
+    def __init__(self, namespace_id: int) -> None:
         size_bytes = layout.TABLE_SLOTS * layout.GENERATION_BYTES
-        self.fd = memory.create_memfd(f"kvtier-{name}-generations", size_bytes)
+        self.fd = memory.create_memfd(f"kvtier-namespace-{namespace_id}-generations", size_bytes)
         self._memory = memory.map_shared(self.fd, size_bytes, writable=True)
         memory.seal_for_readers(self.fd)
-        self.generations = memoryview(self._memory.data).cast("Q")
-        self.references = array("I")
-        self.owner = array("q")
-        self.extents: list[Extent | None] = []
-
-    def extent_of(self, slot: int) -> Extent:
-        extent = self.extents[slot // layout.SLOTS_PER_PAGE]
-        assert extent is not None, slot
-        return extent
-
-    def allocate_base(self, slots: int) -> int:
-        """The first slot number of a free range of whole table pages."""
-        pages, start, run = layout.table_pages(slots), 0, 0
-        for page, extent in enumerate(self.extents):
-            run = run + 1 if extent is None else 0
-            if run == pages:
-                start = page + 1 - pages
-                break
-        else:
-            start = len(self.extents) - run
-            missing = pages - run
-            self.extents.extend([None] * missing)
-            self.references.extend([0] * (missing * layout.SLOTS_PER_PAGE))
-            self.owner.extend([NO_OWNER] * (missing * layout.SLOTS_PER_PAGE))
-        return start * layout.SLOTS_PER_PAGE
-
-    def install(self, extent: Extent) -> None:
-        self._set_pages(extent, extent)
+        self._generations = memoryview(self._memory.data).cast("Q")
+        super().__init__(namespace_id, self._generations)
 
     def discard(self, extent: Extent) -> None:
         """Zeroes the generations of an extent, so that late readers fail, and frees its numbers.
@@ -69,52 +45,34 @@ class SlotTable:
         The table's pages stay: nobody may punch holes into a sealed memfd.
         """
         self._memory.view("<u8")[extent.base : extent.base + extent.slots] = 0
-        self._set_pages(extent, None)
+        super().discard(extent)
 
     @property
     def allocated_bytes(self) -> int:
         """Its pages that were ever used."""
         return len(self.extents) * memory.PAGE_BYTES
 
-    def _set_pages(self, extent: Extent, value: Extent | None) -> None:
-        first = extent.base // layout.SLOTS_PER_PAGE
-        for page in range(first, first + layout.table_pages(extent.slots)):
-            self.extents[page] = value
-
     def close(self) -> None:
-        self.generations.release()
+        self._generations.release()
         os.close(self.fd)
 
 
-class Extent:
+class HostExtent(Extent):
     """One memfd of one namespace and size class."""
 
     def __init__(self, extent_id: int, base: int, slots: int, slot_bytes: int) -> None:
-        self.extent_id = extent_id
-        self.base = base
-        self.slots = slots
-        self.slot_bytes = slot_bytes
+        super().__init__(extent_id, base, slots, slot_bytes)
         self.fd = memory.create_memfd(f"kvtier-extent-{extent_id}", slots * slot_bytes)
         self._memory = memory.map_shared(self.fd, slots * slot_bytes, writable=True)
         self.cells = self._memory.reshape(slots, slot_bytes)
-        self.populated_slots = 0
-        self.used_slots = 0
-        self.populating = False
-        self.retiring = False
         #: Attachments that were given the descriptor and may still map the memory.
         self.holders: set[Hashable] = set()
 
-    @property
-    def size_bytes(self) -> int:
-        return self.slots * self.slot_bytes
-
     def populate(self, slots: int) -> None:
-        """Allocates the pages of the next slots. Called by a mover."""
         start = self.populated_slots * self.slot_bytes
         memory.populate(self.fd, self._memory, start, slots * self.slot_bytes)
 
-    def punch(self) -> None:
-        """Gives all memory back. Called by a mover."""
+    def discard(self) -> None:
         memory.punch_hole(self.fd, 0, self.slots * self.slot_bytes)
 
     def close(self) -> None:
@@ -126,11 +84,11 @@ class Arena:
 
     def __init__(self, capacity_bytes: int) -> None:
         self.capacity_bytes = capacity_bytes
-        self._live: set[Extent] = set()
-        self._tables: set[SlotTable] = set()
+        self._live: set[HostExtent] = set()
+        self._tables: set[SharedSlotTable] = set()
         self._live_bytes = 0
         self._next_extent_id = 1
-        self._retired: list[Extent] = []
+        self._retired: list[HostExtent] = []
 
     @property
     def allocated_bytes(self) -> int:
@@ -152,20 +110,21 @@ class Arena:
             fitting -= 1
         return max(fitting, 0)
 
-    def create_table(self, name: str) -> SlotTable:
+    def create_table(self, namespace_id: int) -> SharedSlotTable:
         """The slot table of a namespace; its pages count as they come into use."""
-        table = SlotTable(name)
+        table = SharedSlotTable(namespace_id)
         self._tables.add(table)
         return table
 
     def drop_table(self, table: SlotTable) -> None:
         """The namespace is forgotten."""
+        assert isinstance(table, SharedSlotTable)
         self._tables.remove(table)
         table.close()
 
-    def create_extent(self, table: SlotTable, slots: int, slot_bytes: int) -> Extent:
+    def create_extent(self, table: SlotTable, slots: int, slot_bytes: int) -> HostExtent:
         """An extent without pages yet; its bytes count from now on."""
-        extent = Extent(self._next_extent_id, table.allocate_base(slots), slots, slot_bytes)
+        extent = HostExtent(self._next_extent_id, table.allocate_base(slots), slots, slot_bytes)
         self._next_extent_id += 1
         self._live.add(extent)
         self._live_bytes += extent.size_bytes
@@ -173,11 +132,18 @@ class Arena:
         return extent
 
     def retire(self, extent: Extent) -> None:
-        """After `punch`: what the kernel still counts keeps counting, until nobody maps it."""
+        """After `discard`: what the kernel still counts keeps counting, until nobody maps it."""
+        assert isinstance(extent, HostExtent)
         self._live.remove(extent)
         self._live_bytes -= extent.size_bytes
         self._retired.append(extent)
         self._forget_unmapped()
+
+    def copying(self, size_class: SizeClass, moves: Sequence[Move]) -> Callable[[], list[bool]]:
+        """A call for a mover that copies blocks to other slots."""
+        table = size_class.table
+        cells = [(cell_of(table, source), cell_of(table, target)) for _, source, target in moves]
+        return partial(copy_cells, cells)
 
     def forget_holder(self, holder: Hashable, extent_ids: Container[int] | None = None) -> None:
         """A worker has unmapped these extents; None: all that it ever mapped."""
@@ -200,7 +166,7 @@ class Arena:
         for extent in self._retired:
             left = memory.allocated_bytes(extent.fd)
             if left:  # a late reader brought pages back
-                extent.punch()
+                extent.discard()
                 left = memory.allocated_bytes(extent.fd)
             total += left
         return total
@@ -220,7 +186,16 @@ def _most_bytes(slots: int, slot_bytes: int) -> int:
     return slots * slot_bytes + layout.table_pages(slots) * memory.PAGE_BYTES
 
 
-def copy_cells(pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
+def cell_of(table: SlotTable, slot: int) -> ByteArray:
+    """The memory of a slot of HOST."""
+    extent = table.extent_of(slot)
+    assert isinstance(extent, HostExtent)
+    cell: ByteArray = extent.cells[slot - extent.base]
+    return cell
+
+
+def copy_cells(pairs: list[tuple[ByteArray, ByteArray]]) -> list[bool]:
     """Copies cells from (first) to (second). Called by a mover; releases the GIL per cell."""
     for source, target in pairs:
         np.copyto(target, source)
+    return [True] * len(pairs)

@@ -1,17 +1,15 @@
-"""The blocks of one namespace and slot size in HOST."""
+"""The blocks of one namespace and slot size in one tier."""
 
 from __future__ import annotations
 
-import heapq
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from kvtier.core.block import BlockStatus, Lane
+from kvtier.core.block import BlockKey, BlockStatus, Lane
 from kvtier.core.policies.base import Evictable, Policy
 from kvtier.core.residency import NONE, Residency
-from kvtier.memory import ByteArray
-from kvtier.tiers.arena import NO_OWNER, Extent, SlotTable
+from kvtier.tiers.slot_table import NO_OWNER, Extent, FreeSlots, SlotTable
 
 PolicyFactory = Callable[[Evictable], Policy]
 
@@ -59,7 +57,7 @@ class SizeClass:
         self._last_row = NONE
         self._next_generation = next_generation
         self._on_idle = on_idle
-        self._free: list[int] = []
+        self._free = FreeSlots()
 
     @property
     def extent_bytes(self) -> int:
@@ -114,8 +112,8 @@ class SizeClass:
         """Up to `count` slots, each with a reference and a new generation; evicts what it must."""
         while len(self._free) < count and self.evict_one():
             pass  # what lay in an extent that is being retired leaves no free slot
-        free, table = self._free, self.table
-        slots = [heapq.heappop(free) for _ in range(min(count, len(free)))]
+        table = self.table
+        slots = self._free.take(count)
         for slot in slots:
             table.generations[slot] = self._next_generation()
             table.references[slot] = 1
@@ -137,6 +135,24 @@ class SizeClass:
         self.counters.stored += 1
         return BlockStatus.OK
 
+    def adopt(self, key: BlockKey, slot: int, generation: int) -> None:
+        """A populated slot, not yet handed out, that holds a block from before the agent's start.
+
+        Of two that hold one block, that with the greater generation counts.
+        """
+        row = self.residency.find(key.lane, key.block_hash)
+        if row != NONE:
+            if self.table.generations[self.residency.slot[row]] > generation:
+                return
+            self.forget(row)
+        row = self.residency.insert(key.lane, key.block_hash, key.parent_hash, key.position, slot)
+        self.table.owner[slot] = row
+        self.table.generations[slot] = generation
+        self.table.extent_of(slot).used_slots += 1
+        self.used_slots += 1
+        self.policy.insert(row)
+        self.policy.release(row)
+
     # Evicting and moving.
 
     def evict_one(self) -> bool:
@@ -147,11 +163,14 @@ class SizeClass:
         self.forget(row)
         return True
 
-    def evict_below(self, row: int, limit: int) -> tuple[int, int]:
+    def evict_below(
+        self, row: int, limit: int, forget: Callable[[int], None] | None = None
+    ) -> tuple[int, int]:
         """Forgets what continues a block, ends first, and the block last; at most `limit` of them.
 
         Returns how many are gone, and how many of those were in use.
         """
+        forget = forget or self.forget
         residency, current, gone, in_use = self.residency, row, 0, 0
         while gone < limit:
             while (child := residency.first_child[current]) != NONE:
@@ -159,7 +178,7 @@ class SizeClass:
             parent = residency.parent(current)
             gone += 1
             in_use += self.is_referenced(current)
-            self.forget(current)
+            forget(current)
             if current == row:
                 break
             current = parent
@@ -189,13 +208,17 @@ class SizeClass:
         """The rank of its youngest memory: of a new extent, or of the last block stored."""
         return max(self.grown_at, 0 if self._last_row == NONE else self.policy.rank(self._last_row))
 
+    def is_at(self, row: int, slot: int, generation: int) -> bool:
+        """Whether a block is still the one that was in a slot under this generation."""
+        return self.table.generations[slot] == generation and self.residency.slot[row] == slot
+
     def move(self, row: int, source: int, generation: int, target: int) -> bool:
         """Lets a block live in `target` (taken, filled with its bytes), unless it is gone.
 
         `generation` is the source's from before the copy. Row and slot alone do not tell: both may
         have been used again for another block.
         """
-        if self.table.generations[source] != generation or self.residency.slot[row] != source:
+        if not self.is_at(row, source, generation):
             return False
         self.residency.slot[row] = target
         self.table.owner[target] = row
@@ -212,14 +235,12 @@ class SizeClass:
         extent.populated_slots += count
         if not extent.retiring:
             for slot in range(start, start + count):
-                heapq.heappush(self._free, slot)
+                self._free.put(slot, extent.stripe)
 
     def withdraw(self, extent: Extent) -> None:
         """No slot of the extent is handed out any more; when none is in use, it is idle."""
         extent.retiring = True
-        slots = range(extent.base, extent.base + extent.slots)
-        self._free = [slot for slot in self._free if slot not in slots]
-        heapq.heapify(self._free)
+        self._free.withdraw(range(extent.base, extent.base + extent.slots), extent.stripe)
         if not extent.used_slots:
             self._on_idle(self, extent)
 
@@ -228,19 +249,13 @@ class SizeClass:
         owner = self.table.owner[extent.base : extent.base + extent.slots]
         return [extent.base + index for index, row in enumerate(owner) if row != NO_OWNER]
 
-    def cell(self, slot: int) -> ByteArray:
-        """The memory of a slot."""
-        extent = self.table.extent_of(slot)
-        cell: ByteArray = extent.cells[slot - extent.base]
-        return cell
-
     def restore(self, extent: Extent) -> None:
         """Takes `withdraw` back."""
         extent.retiring = False
         table = self.table
         for slot in range(extent.base, extent.base + extent.populated_slots):
             if table.owner[slot] == NO_OWNER and not table.references[slot]:
-                heapq.heappush(self._free, slot)
+                self._free.put(slot, extent.stripe)
 
     def has_references(self, extent: Extent) -> bool:
         return any(self.table.references[extent.base : extent.base + extent.slots])
@@ -250,7 +265,7 @@ class SizeClass:
         extent.used_slots -= 1
         self.used_slots -= 1
         if not extent.retiring:
-            heapq.heappush(self._free, slot)
+            self._free.put(slot, extent.stripe)
         elif not extent.used_slots:
             self._on_idle(self, extent)
 

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from kvtier.v1 import block_pb2 as kvtier_dot_v1_dot_block__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bkvtier/v1/cache_admin.proto\x12\tkvtier.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15kvtier/v1/block.proto\"\xf2\x03\n\tTierStats\x12\x1d\n\x04tier\x18\x01 \x01(\x0e\x32\x0f.kvtier.v1.Tier\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.kvtier.v1.TierStats.State\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x03 \x01(\x04\x12\x12\n\nused_bytes\x18\x04 \x01(\x04\x12\x13\n\x0b\x62lock_count\x18\x05 \x01(\x04\x12\x14\n\x0cleased_bytes\x18\x06 \x01(\x04\x12\x11\n\thit_count\x18\x07 \x01(\x04\x12\x12\n\nmiss_count\x18\x08 \x01(\x04\x12\x15\n\revicted_count\x18\t \x01(\x04\x12\x15\n\rcorrupt_count\x18\n \x01(\x04\x12\x13\n\x0bqueue_depth\x18\x0b \x01(\r\x12\x17\n\x0f\x61llocated_bytes\x18\x0c \x01(\x04\x12\x19\n\x11quarantined_bytes\x18\r \x01(\x04\x12\x14\n\x0cstored_count\x18\x0e \x01(\x04\x12\x15\n\rrefused_count\x18\x0f \x01(\x04\x12\x14\n\x0clookup_count\x18\x10 \x01(\x04\x12\x18\n\x10lookup_hit_count\x18\x11 \x01(\x04\"I\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\n\n\x06\x41\x43TIVE\x10\x01\x12\x0c\n\x08\x44\x45GRADED\x10\x02\x12\x0f\n\x0bUNAVAILABLE\x10\x03\"\x85\x02\n\x05Stats\x12\r\n\x05\x65poch\x18\x01 \x01(\x06\x12/\n\x0bsample_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x05tiers\x18\x03 \x03(\x0b\x32\x14.kvtier.v1.TierStats\x12\x15\n\rsession_count\x18\x04 \x01(\r\x12\x13\n\x0blease_count\x18\x05 \x01(\r\x12\x16\n\x0erejected_count\x18\x06 \x01(\x04\x12\x0f\n\x07version\x18\x07 \x01(\t\x12)\n\x06uptime\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fnamespace_count\x18\t \x01(\r\"$\n\x0fGetStatsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\"S\n\x11WatchStatsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12+\n\x08interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x82\x01\n\x12\x45victBlocksRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\"\n\x04keys\x18\x02 \x01(\x0b\x32\x14.kvtier.v1.BlockKeys\x12\x1e\n\x05tiers\x18\x03 \x03(\x0e\x32\x0f.kvtier.v1.Tier\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"D\n\x13\x45victBlocksResponse\x12\x15\n\revicted_count\x18\x01 \x01(\x04\x12\x16\n\x0e\x64\x65\x66\x65rred_count\x18\x02 \x01(\x04\"\xb6\x01\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0e\n\x06worker\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0blease_count\x18\x06 \x01(\r\x12\x14\n\x0cleased_bytes\x18\x07 \x01(\x04\x12\x0b\n\x03uid\x18\x08 \x01(\r\"<\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"U\n\x14ListSessionsResponse\x12$\n\x08sessions\x18\x01 \x03(\x0b\x32\x12.kvtier.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc2\x01\n\rNamespaceInfo\x12&\n\x04spec\x18\x01 \x01(\x0b\x32\x18.kvtier.v1.NamespaceSpec\x12\x15\n\rlayout_digest\x18\x02 \x01(\x0c\x12\x15\n\rgeneration_id\x18\x03 \x01(\x0c\x12\x13\n\x0b\x62lock_count\x18\x04 \x03(\x04\x12\x12\n\nused_bytes\x18\x05 \x03(\x04\x12\x1b\n\x13sibling_differences\x18\x06 \x03(\t\x12\x15\n\rsession_count\x18\x07 \x01(\r\">\n\x15ListNamespacesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"_\n\x16ListNamespacesResponse\x12,\n\nnamespaces\x18\x01 \x03(\x0b\x32\x18.kvtier.v1.NamespaceInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xfc\x02\n\nCacheAdmin\x12\x38\n\x08GetStats\x12\x1a.kvtier.v1.GetStatsRequest\x1a\x10.kvtier.v1.Stats\x12>\n\nWatchStats\x12\x1c.kvtier.v1.WatchStatsRequest\x1a\x10.kvtier.v1.Stats0\x01\x12L\n\x0b\x45victBlocks\x12\x1d.kvtier.v1.EvictBlocksRequest\x1a\x1e.kvtier.v1.EvictBlocksResponse\x12O\n\x0cListSessions\x12\x1e.kvtier.v1.ListSessionsRequest\x1a\x1f.kvtier.v1.ListSessionsResponse\x12U\n\x0eListNamespaces\x12 .kvtier.v1.ListNamespacesRequest\x1a!.kvtier.v1.ListNamespacesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bkvtier/v1/cache_admin.proto\x12\tkvtier.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15kvtier/v1/block.proto\"\xb1\x05\n\tTierStats\x12\x1d\n\x04tier\x18\x01 \x01(\x0e\x32\x0f.kvtier.v1.Tier\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.kvtier.v1.TierStats.State\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x03 \x01(\x04\x12\x12\n\nused_bytes\x18\x04 \x01(\x04\x12\x13\n\x0b\x62lock_count\x18\x05 \x01(\x04\x12\x14\n\x0cleased_bytes\x18\x06 \x01(\x04\x12\x11\n\thit_count\x18\x07 \x01(\x04\x12\x12\n\nmiss_count\x18\x08 \x01(\x04\x12\x15\n\revicted_count\x18\t \x01(\x04\x12\x15\n\rcorrupt_count\x18\n \x01(\x04\x12\x13\n\x0bqueue_depth\x18\x0b \x01(\r\x12\x17\n\x0f\x61llocated_bytes\x18\x0c \x01(\x04\x12\x19\n\x11quarantined_bytes\x18\r \x01(\x04\x12\x14\n\x0cstored_count\x18\x0e \x01(\x04\x12\x15\n\rrefused_count\x18\x0f \x01(\x04\x12\x14\n\x0clookup_count\x18\x10 \x01(\x04\x12\x18\n\x10lookup_hit_count\x18\x11 \x01(\x04\x12\x0e\n\x06reason\x18\x12 \x01(\t\x12\x13\n\x0b\x65rror_count\x18\x13 \x01(\x04\x12\x16\n\x0epromoted_count\x18\x14 \x01(\x04\x12\x15\n\rdemoted_count\x18\x15 \x01(\x04\x12\x17\n\x0funwritten_count\x18\x16 \x01(\x04\x12\x15\n\rpending_bytes\x18\x17 \x01(\x04\x12\x12\n\nread_bytes\x18\x18 \x01(\x04\x12\x15\n\rwritten_bytes\x18\x19 \x01(\x04\"Y\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\n\n\x06\x41\x43TIVE\x10\x01\x12\x0c\n\x08\x44\x45GRADED\x10\x02\x12\x0f\n\x0bUNAVAILABLE\x10\x03\x12\x0e\n\nRECOVERING\x10\x04\"\x85\x02\n\x05Stats\x12\r\n\x05\x65poch\x18\x01 \x01(\x06\x12/\n\x0bsample_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x05tiers\x18\x03 \x03(\x0b\x32\x14.kvtier.v1.TierStats\x12\x15\n\rsession_count\x18\x04 \x01(\r\x12\x13\n\x0blease_count\x18\x05 \x01(\r\x12\x16\n\x0erejected_count\x18\x06 \x01(\x04\x12\x0f\n\x07version\x18\x07 \x01(\t\x12)\n\x06uptime\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fnamespace_count\x18\t \x01(\r\"$\n\x0fGetStatsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\"S\n\x11WatchStatsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12+\n\x08interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x82\x01\n\x12\x45victBlocksRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\"\n\x04keys\x18\x02 \x01(\x0b\x32\x14.kvtier.v1.BlockKeys\x12\x1e\n\x05tiers\x18\x03 \x03(\x0e\x32\x0f.kvtier.v1.Tier\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"D\n\x13\x45victBlocksResponse\x12\x15\n\revicted_count\x18\x01 \x01(\x04\x12\x16\n\x0e\x64\x65\x66\x65rred_count\x18\x02 \x01(\x04\"/\n\x1aInvalidateNamespaceRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\"K\n\x1bInvalidateNamespaceResponse\x12\x17\n\x0fnamespace_count\x18\x01 \x01(\x04\x12\x13\n\x0b\x62lock_count\x18\x02 \x01(\x04\"1\n\x10\x46lushTierRequest\x12\x1d\n\x04tier\x18\x01 \x01(\x0e\x32\x0f.kvtier.v1.Tier\"*\n\x11\x46lushTierResponse\x12\x15\n\rflushed_bytes\x18\x01 \x01(\x04\"K\n\x10ScrubTierRequest\x12\x1d\n\x04tier\x18\x01 \x01(\x0e\x32\x0f.kvtier.v1.Tier\x12\x18\n\x10rate_limit_bytes\x18\x02 \x01(\x04\"w\n\rScrubProgress\x12\x15\n\rscanned_count\x18\x01 \x01(\x04\x12\x15\n\rcorrupt_count\x18\x02 \x01(\x04\x12\x15\n\rscanned_bytes\x18\x03 \x01(\x04\x12\x13\n\x0btotal_count\x18\x04 \x01(\x04\x12\x0c\n\x04\x64one\x18\x05 \x01(\x08\"D\n\x11\x44rainAgentRequest\x12/\n\x0cgrace_period\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"b\n\rDrainProgress\x12\x15\n\rsession_count\x18\x01 \x01(\r\x12\x13\n\x0blease_count\x18\x02 \x01(\r\x12\x17\n\x0funflushed_bytes\x18\x03 \x01(\x04\x12\x0c\n\x04\x64one\x18\x04 \x01(\x08\"\x14\n\x12ResumeAgentRequest\"\x15\n\x13ResumeAgentResponse\"\xb6\x01\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0e\n\x06worker\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0blease_count\x18\x06 \x01(\r\x12\x14\n\x0cleased_bytes\x18\x07 \x01(\x04\x12\x0b\n\x03uid\x18\x08 \x01(\r\"<\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"U\n\x14ListSessionsResponse\x12$\n\x08sessions\x18\x01 \x03(\x0b\x32\x12.kvtier.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc2\x01\n\rNamespaceInfo\x12&\n\x04spec\x18\x01 \x01(\x0b\x32\x18.kvtier.v1.NamespaceSpec\x12\x15\n\rlayout_digest\x18\x02 \x01(\x0c\x12\x15\n\rgeneration_id\x18\x03 \x01(\x0c\x12\x13\n\x0b\x62lock_count\x18\x04 \x03(\x04\x12\x12\n\nused_bytes\x18\x05 \x03(\x04\x12\x1b\n\x13sibling_differences\x18\x06 \x03(\t\x12\x15\n\rsession_count\x18\x07 \x01(\r\">\n\x15ListNamespacesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"_\n\x16ListNamespacesResponse\x12,\n\nnamespaces\x18\x01 \x03(\x0b\x32\x18.kvtier.v1.NamespaceInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x86\x06\n\nCacheAdmin\x12\x38\n\x08GetStats\x12\x1a.kvtier.v1.GetStatsRequest\x1a\x10.kvtier.v1.Stats\x12>\n\nWatchStats\x12\x1c.kvtier.v1.WatchStatsRequest\x1a\x10.kvtier.v1.Stats0\x01\x12L\n\x0b\x45victBlocks\x12\x1d.kvtier.v1.EvictBlocksRequest\x1a\x1e.kvtier.v1.EvictBlocksResponse\x12\x64\n\x13InvalidateNamespace\x12%.kvtier.v1.InvalidateNamespaceRequest\x1a&.kvtier.v1.InvalidateNamespaceResponse\x12O\n\x0cListSessions\x12\x1e.kvtier.v1.ListSessionsRequest\x1a\x1f.kvtier.v1.ListSessionsResponse\x12U\n\x0eListNamespaces\x12 .kvtier.v1.ListNamespacesRequest\x1a!.kvtier.v1.ListNamespacesResponse\x12\x46\n\tFlushTier\x12\x1b.kvtier.v1.FlushTierRequest\x1a\x1c.kvtier.v1.FlushTierResponse\x12\x44\n\tScrubTier\x12\x1b.kvtier.v1.ScrubTierRequest\x1a\x18.kvtier.v1.ScrubProgress0\x01\x12\x46\n\nDrainAgent\x12\x1c.kvtier.v1.DrainAgentRequest\x1a\x18.kvtier.v1.DrainProgress0\x01\x12L\n\x0bResumeAgent\x12\x1d.kvtier.v1.ResumeAgentRequest\x1a\x1e.kvtier.v1.ResumeAgentResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,31 +35,51 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kvtier.v1.cache_admin_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TIERSTATS']._serialized_start=131
-  _globals['_TIERSTATS']._serialized_end=629
-  _globals['_TIERSTATS_STATE']._serialized_start=556
-  _globals['_TIERSTATS_STATE']._serialized_end=629
-  _globals['_STATS']._serialized_start=632
-  _globals['_STATS']._serialized_end=893
-  _globals['_GETSTATSREQUEST']._serialized_start=895
-  _globals['_GETSTATSREQUEST']._serialized_end=931
-  _globals['_WATCHSTATSREQUEST']._serialized_start=933
-  _globals['_WATCHSTATSREQUEST']._serialized_end=1016
-  _globals['_EVICTBLOCKSREQUEST']._serialized_start=1019
-  _globals['_EVICTBLOCKSREQUEST']._serialized_end=1149
-  _globals['_EVICTBLOCKSRESPONSE']._serialized_start=1151
-  _globals['_EVICTBLOCKSRESPONSE']._serialized_end=1219
-  _globals['_SESSION']._serialized_start=1222
-  _globals['_SESSION']._serialized_end=1404
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=1406
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=1466
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1468
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1553
-  _globals['_NAMESPACEINFO']._serialized_start=1556
-  _globals['_NAMESPACEINFO']._serialized_end=1750
-  _globals['_LISTNAMESPACESREQUEST']._serialized_start=1752
-  _globals['_LISTNAMESPACESREQUEST']._serialized_end=1814
-  _globals['_LISTNAMESPACESRESPONSE']._serialized_start=1816
-  _globals['_LISTNAMESPACESRESPONSE']._serialized_end=1911
-  _globals['_CACHEADMIN']._serialized_start=1914
-  _globals['_CACHEADMIN']._serialized_end=2294
+  _globals['_TIERSTATS']._serialized_end=820
+  _globals['_TIERSTATS_STATE']._serialized_start=731
+  _globals['_TIERSTATS_STATE']._serialized_end=820
+  _globals['_STATS']._serialized_start=823
+  _globals['_STATS']._serialized_end=1084
+  _globals['_GETSTATSREQUEST']._serialized_start=1086
+  _globals['_GETSTATSREQUEST']._serialized_end=1122
+  _globals['_WATCHSTATSREQUEST']._serialized_start=1124
+  _globals['_WATCHSTATSREQUEST']._serialized_end=1207
+  _globals['_EVICTBLOCKSREQUEST']._serialized_start=1210
+  _globals['_EVICTBLOCKSREQUEST']._serialized_end=1340
+  _globals['_EVICTBLOCKSRESPONSE']._serialized_start=1342
+  _globals['_EVICTBLOCKSRESPONSE']._serialized_end=1410
+  _globals['_INVALIDATENAMESPACEREQUEST']._serialized_start=1412
+  _globals['_INVALIDATENAMESPACEREQUEST']._serialized_end=1459
+  _globals['_INVALIDATENAMESPACERESPONSE']._serialized_start=1461
+  _globals['_INVALIDATENAMESPACERESPONSE']._serialized_end=1536
+  _globals['_FLUSHTIERREQUEST']._serialized_start=1538
+  _globals['_FLUSHTIERREQUEST']._serialized_end=1587
+  _globals['_FLUSHTIERRESPONSE']._serialized_start=1589
+  _globals['_FLUSHTIERRESPONSE']._serialized_end=1631
+  _globals['_SCRUBTIERREQUEST']._serialized_start=1633
+  _globals['_SCRUBTIERREQUEST']._serialized_end=1708
+  _globals['_SCRUBPROGRESS']._serialized_start=1710
+  _globals['_SCRUBPROGRESS']._serialized_end=1829
+  _globals['_DRAINAGENTREQUEST']._serialized_start=1831
+  _globals['_DRAINAGENTREQUEST']._serialized_end=1899
+  _globals['_DRAINPROGRESS']._serialized_start=1901
+  _globals['_DRAINPROGRESS']._serialized_end=1999
+  _globals['_RESUMEAGENTREQUEST']._serialized_start=2001
+  _globals['_RESUMEAGENTREQUEST']._serialized_end=2021
+  _globals['_RESUMEAGENTRESPONSE']._serialized_start=2023
+  _globals['_RESUMEAGENTRESPONSE']._serialized_end=2044
+  _globals['_SESSION']._serialized_start=2047
+  _globals['_SESSION']._serialized_end=2229
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=2231
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=2291
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=2293
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=2378
+  _globals['_NAMESPACEINFO']._serialized_start=2381
+  _globals['_NAMESPACEINFO']._serialized_end=2575
+  _globals['_LISTNAMESPACESREQUEST']._serialized_start=2577
+  _globals['_LISTNAMESPACESREQUEST']._serialized_end=2639
+  _globals['_LISTNAMESPACESRESPONSE']._serialized_start=2641
+  _globals['_LISTNAMESPACESRESPONSE']._serialized_end=2736
+  _globals['_CACHEADMIN']._serialized_start=2739
+  _globals['_CACHEADMIN']._serialized_end=3513
 # @@protoc_insertion_point(module_scope)

@@ -13,17 +13,19 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TierStats(_message.Message):
-    __slots__ = ("tier", "state", "capacity_bytes", "used_bytes", "block_count", "leased_bytes", "hit_count", "miss_count", "evicted_count", "corrupt_count", "queue_depth", "allocated_bytes", "quarantined_bytes", "stored_count", "refused_count", "lookup_count", "lookup_hit_count")
+    __slots__ = ("tier", "state", "capacity_bytes", "used_bytes", "block_count", "leased_bytes", "hit_count", "miss_count", "evicted_count", "corrupt_count", "queue_depth", "allocated_bytes", "quarantined_bytes", "stored_count", "refused_count", "lookup_count", "lookup_hit_count", "reason", "error_count", "promoted_count", "demoted_count", "unwritten_count", "pending_bytes", "read_bytes", "written_bytes")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[TierStats.State]
         ACTIVE: _ClassVar[TierStats.State]
         DEGRADED: _ClassVar[TierStats.State]
         UNAVAILABLE: _ClassVar[TierStats.State]
+        RECOVERING: _ClassVar[TierStats.State]
     STATE_UNSPECIFIED: TierStats.State
     ACTIVE: TierStats.State
     DEGRADED: TierStats.State
     UNAVAILABLE: TierStats.State
+    RECOVERING: TierStats.State
     TIER_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +43,14 @@ class TierStats(_message.Message):
     REFUSED_COUNT_FIELD_NUMBER: _ClassVar[int]
     LOOKUP_COUNT_FIELD_NUMBER: _ClassVar[int]
     LOOKUP_HIT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    ERROR_COUNT_FIELD_NUMBER: _ClassVar[int]
+    PROMOTED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    DEMOTED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    UNWRITTEN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    PENDING_BYTES_FIELD_NUMBER: _ClassVar[int]
+    READ_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_BYTES_FIELD_NUMBER: _ClassVar[int]
     tier: _block_pb2.Tier
     state: TierStats.State
     capacity_bytes: int
@@ -58,7 +68,15 @@ class TierStats(_message.Message):
     refused_count: int
     lookup_count: int
     lookup_hit_count: int
-    def __init__(self, tier: _Optional[_Union[_block_pb2.Tier, str]] = ..., state: _Optional[_Union[TierStats.State, str]] = ..., capacity_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., block_count: _Optional[int] = ..., leased_bytes: _Optional[int] = ..., hit_count: _Optional[int] = ..., miss_count: _Optional[int] = ..., evicted_count: _Optional[int] = ..., corrupt_count: _Optional[int] = ..., queue_depth: _Optional[int] = ..., allocated_bytes: _Optional[int] = ..., quarantined_bytes: _Optional[int] = ..., stored_count: _Optional[int] = ..., refused_count: _Optional[int] = ..., lookup_count: _Optional[int] = ..., lookup_hit_count: _Optional[int] = ...) -> None: ...
+    reason: str
+    error_count: int
+    promoted_count: int
+    demoted_count: int
+    unwritten_count: int
+    pending_bytes: int
+    read_bytes: int
+    written_bytes: int
+    def __init__(self, tier: _Optional[_Union[_block_pb2.Tier, str]] = ..., state: _Optional[_Union[TierStats.State, str]] = ..., capacity_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., block_count: _Optional[int] = ..., leased_bytes: _Optional[int] = ..., hit_count: _Optional[int] = ..., miss_count: _Optional[int] = ..., evicted_count: _Optional[int] = ..., corrupt_count: _Optional[int] = ..., queue_depth: _Optional[int] = ..., allocated_bytes: _Optional[int] = ..., quarantined_bytes: _Optional[int] = ..., stored_count: _Optional[int] = ..., refused_count: _Optional[int] = ..., lookup_count: _Optional[int] = ..., lookup_hit_count: _Optional[int] = ..., reason: _Optional[str] = ..., error_count: _Optional[int] = ..., promoted_count: _Optional[int] = ..., demoted_count: _Optional[int] = ..., unwritten_count: _Optional[int] = ..., pending_bytes: _Optional[int] = ..., read_bytes: _Optional[int] = ..., written_bytes: _Optional[int] = ...) -> None: ...
 
 class Stats(_message.Message):
     __slots__ = ("epoch", "sample_time", "tiers", "session_count", "lease_count", "rejected_count", "version", "uptime", "namespace_count")
@@ -115,6 +133,80 @@ class EvictBlocksResponse(_message.Message):
     evicted_count: int
     deferred_count: int
     def __init__(self, evicted_count: _Optional[int] = ..., deferred_count: _Optional[int] = ...) -> None: ...
+
+class InvalidateNamespaceRequest(_message.Message):
+    __slots__ = ("namespace",)
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    def __init__(self, namespace: _Optional[str] = ...) -> None: ...
+
+class InvalidateNamespaceResponse(_message.Message):
+    __slots__ = ("namespace_count", "block_count")
+    NAMESPACE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_COUNT_FIELD_NUMBER: _ClassVar[int]
+    namespace_count: int
+    block_count: int
+    def __init__(self, namespace_count: _Optional[int] = ..., block_count: _Optional[int] = ...) -> None: ...
+
+class FlushTierRequest(_message.Message):
+    __slots__ = ("tier",)
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    tier: _block_pb2.Tier
+    def __init__(self, tier: _Optional[_Union[_block_pb2.Tier, str]] = ...) -> None: ...
+
+class FlushTierResponse(_message.Message):
+    __slots__ = ("flushed_bytes",)
+    FLUSHED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    flushed_bytes: int
+    def __init__(self, flushed_bytes: _Optional[int] = ...) -> None: ...
+
+class ScrubTierRequest(_message.Message):
+    __slots__ = ("tier", "rate_limit_bytes")
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    RATE_LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    tier: _block_pb2.Tier
+    rate_limit_bytes: int
+    def __init__(self, tier: _Optional[_Union[_block_pb2.Tier, str]] = ..., rate_limit_bytes: _Optional[int] = ...) -> None: ...
+
+class ScrubProgress(_message.Message):
+    __slots__ = ("scanned_count", "corrupt_count", "scanned_bytes", "total_count", "done")
+    SCANNED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CORRUPT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SCANNED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_COUNT_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    scanned_count: int
+    corrupt_count: int
+    scanned_bytes: int
+    total_count: int
+    done: bool
+    def __init__(self, scanned_count: _Optional[int] = ..., corrupt_count: _Optional[int] = ..., scanned_bytes: _Optional[int] = ..., total_count: _Optional[int] = ..., done: bool = ...) -> None: ...
+
+class DrainAgentRequest(_message.Message):
+    __slots__ = ("grace_period",)
+    GRACE_PERIOD_FIELD_NUMBER: _ClassVar[int]
+    grace_period: _duration_pb2.Duration
+    def __init__(self, grace_period: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class DrainProgress(_message.Message):
+    __slots__ = ("session_count", "lease_count", "unflushed_bytes", "done")
+    SESSION_COUNT_FIELD_NUMBER: _ClassVar[int]
+    LEASE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    UNFLUSHED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    session_count: int
+    lease_count: int
+    unflushed_bytes: int
+    done: bool
+    def __init__(self, session_count: _Optional[int] = ..., lease_count: _Optional[int] = ..., unflushed_bytes: _Optional[int] = ..., done: bool = ...) -> None: ...
+
+class ResumeAgentRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ResumeAgentResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class Session(_message.Message):
     __slots__ = ("session_id", "namespace", "worker", "pid", "create_time", "lease_count", "leased_bytes", "uid")

@@ -17,8 +17,10 @@ from kvtier.agent.sessions import Access, Attachment, Sessions
 from kvtier.agent.storing import Storing
 from kvtier.core.lease import LeaseTable
 from kvtier.testing import ManualClock
-from kvtier.tiers.arena import Extent
+from kvtier.tiers.arena import HostExtent, SharedSlotTable
+from kvtier.tiers.host import HostTier
 from kvtier.tiers.size_class import SizeClass
+from kvtier.tiers.slot_table import Extent
 from tests.model.stepping import SteppedLoop, SteppedMover
 
 EVERYTHING = Access(frozenset({"*"}))
@@ -37,14 +39,16 @@ class Node:
         self.clock = ManualClock()
         self.loop = SteppedLoop(self.clock)
         self.mover = SteppedMover()
+        self.host = HostTier(capacity_bytes)
         self.placement = Placement(
-            self.mover, capacity_bytes=capacity_bytes, available_bytes=lambda: _PLENTY_BYTES
+            self.host,
+            lambda extent, call, *args: self.mover.run(call, *args),
+            spare_bytes=lambda: _PLENTY_BYTES,
         )
-        self.host = self.placement.host
         self.leases = LeaseTable(self.clock)
         self.limits = limits or LeaseLimits()
-        self.grants = Grants(self.host, self.leases, self.limits)
-        self.namespaces = Namespaces(self.host, limit=64)
+        self.grants = Grants([self.host], self.leases, self.limits)
+        self.namespaces = Namespaces([self.host], limit=64)
         self.sessions = Sessions(
             self.namespaces,
             self.leases,
@@ -115,9 +119,14 @@ class Node:
 
     def kernel_bytes(self) -> int:
         """Memory of all extents and generation tables, as the kernel counts it."""
-        fds = [extent.fd for each in self.host.classes for extent in each.extents]
-        tables = {id(each.table): each.table.fd for each in self.host.classes}
-        return sum(map(memory.allocated_bytes, [*fds, *tables.values()]))
+        fds = set()
+        for each in self.host.classes:
+            assert isinstance(each.table, SharedSlotTable)
+            fds.add(each.table.fd)
+            for extent in each.extents:
+                assert isinstance(extent, HostExtent)
+                fds.add(extent.fd)
+        return sum(map(memory.allocated_bytes, fds))
 
     def close(self) -> None:
         self.loop.complete(self.placement.close(), after_turn=lambda: None)

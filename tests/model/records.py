@@ -16,7 +16,8 @@ from kvtier.core.block import BlockKeys, Lane
 from kvtier.core.namespace import NamespaceSpec
 from kvtier.memory import ByteArray
 from kvtier.testing import payload_for
-from kvtier.tiers.arena import Extent, SlotTable
+from kvtier.tiers.arena import HostExtent, SharedSlotTable
+from kvtier.tiers.slot_table import Extent, SlotTable
 
 SPECS = (
     # A hybrid model: two KV groups of different sizes.
@@ -107,8 +108,8 @@ def payload(key: Key, version: int) -> ByteArray:
 class Cell:
     """A slot as a worker sees it that has mapped its extent."""
 
-    table: SlotTable
-    extent: Extent
+    table: SharedSlotTable
+    extent: HostExtent
     index: int
     generation: int
 
@@ -163,6 +164,13 @@ class Writing:
     @property
     def indexes(self) -> list[int]:
         return [index for index, cell in enumerate(self.cells) if cell is not None]
+
+
+def cell_at(table: SlotTable, extent: Extent, index: int, generation: int) -> Cell:
+    """A slot of HOST."""
+    assert isinstance(table, SharedSlotTable)
+    assert isinstance(extent, HostExtent)
+    return Cell(table, extent, index, generation)
 
 
 def overlap(cells: Sequence[Cell], others: Sequence[Cell]) -> bool:

@@ -19,10 +19,10 @@ import xxhash
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from kvtier.agent.evicting import evict_namespace, evict_prefixes
+from kvtier.agent.evicting import evict_all, evict_prefixes
 from kvtier.agent.grants import Granted
 from kvtier.agent.sessions import Attachment, Session
-from kvtier.core.block import BlockStatus, Lane, Match
+from kvtier.core.block import BlockStatus, Lane, Match, Tier
 from kvtier.core.lease import LeaseKind
 from kvtier.errors import SessionLostError
 from kvtier.tiers.size_class import SizeClass
@@ -38,6 +38,7 @@ from tests.model.records import (
     Reading,
     Writing,
     all_keys,
+    cell_at,
     overlap,
     payload,
     writer_of,
@@ -142,7 +143,7 @@ class HostMachine(RuleBasedStateMachine):
     def cell(self, size_class: SizeClass, slot: int) -> Cell:
         table = size_class.table
         extent = table.extent_of(slot)
-        return Cell(table, extent, slot - extent.base, table.generations[slot])
+        return cell_at(table, extent, slot - extent.base, table.generations[slot])
 
     def granted_cell(self, path: Path, granted: Granted, index: int) -> Cell | None:
         """The slot of an answer, found as a worker finds it: by its extent's id."""
@@ -151,8 +152,9 @@ class HostMachine(RuleBasedStateMachine):
             return None
         size_class = self.size_class(path)
         extent = next(e for e in size_class.extents if e.extent_id == granted.extents[index])
-        extent.holders.add(granted.lease.session_id)
-        return Cell(size_class.table, extent, granted.slots[index], granted.generations[index])
+        cell = cell_at(size_class.table, extent, granted.slots[index], granted.generations[index])
+        cell.extent.holders.add(granted.lease.session_id)
+        return cell
 
     # Calls. Each updates the model in the turn in which the agent's answer arrives.
 
@@ -291,8 +293,7 @@ class HostMachine(RuleBasedStateMachine):
             self.holds.append(Reading(session, hold_id, lease.deadline, held))
 
     async def evict(self, path: Path) -> None:
-        namespace = list(self.node.namespaces)[path.space]
-        await evict_prefixes(namespace, path.block_keys, dry_run=False)
+        await evict_prefixes(self.size_class(path), path.block_keys, dry_run=False)
         self.note_evicted()
 
     async def end_reservation(self, number: int) -> None:
@@ -398,15 +399,16 @@ class HostMachine(RuleBasedStateMachine):
 
     @rule(path=paths(), whole_namespace=st.sampled_from([False, False, False, True]))
     def evict_some(self, path: Path, whole_namespace: bool) -> None:
-        namespace = list(self.node.namespaces)[path.space]
+        classes = list(self.node.namespaces)[path.space].classes_of(Tier.HOST)
         if whole_namespace:
             doomed = {key for key in all_keys() if key.space == path.space and self.find(key)}
-            [counted] = self.node.run(evict_namespace(namespace, dry_run=True))
-            self.node.run(evict_namespace(namespace, dry_run=False))
+            [counted] = self.node.run(evict_all(classes, dry_run=True))
+            self.node.run(evict_all(classes, dry_run=False))
             self.flushed = True
         else:
             doomed = self.below(path)
-            [counted] = self.node.run(evict_prefixes(namespace, path.block_keys, dry_run=True))
+            counting = evict_prefixes(self.size_class(path), path.block_keys, dry_run=True)
+            [counted] = self.node.run(counting)
             self.run(self.evict(path))
         assert counted.gone + counted.deferred == len(doomed)
         assert not any(self.find(key) for key in doomed)

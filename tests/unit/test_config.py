@@ -95,6 +95,24 @@ def test_a_value_for_a_section_is_refused(agent_yaml: Path) -> None:
         ("tiers.host.capacity=0.3B", "whole number of bytes"),
         ("tiers.host.capacity=true", "not a size"),
         ("tiers.host.policy=fifo", "'lru'"),
+        ("tiers.disk.paths=a", "write an absolute path"),
+        ("tiers.disk.paths=[/a, 5]", "write an absolute path"),
+        ("tiers.disk.paths=/a/../b", "without .."),
+        ("tiers.disk.paths=/a,", "write an absolute path"),
+        ("tiers.disk.paths=5", "write a list of absolute paths, [] for none"),
+        ("tiers.disk.paths=", "write a list of absolute paths, [] for none"),
+        ("tiers.disk.paths=[/a, /b, /a/]", "/a is named twice"),
+        ("tiers.disk.paths=[/a/b, /c, /a]", "/a/b is inside /a"),
+        ("tiers.disk.paths=[/, //a]", "/a is inside /"),
+        ("tiers.disk.capacity=15MiB", "at least 16MiB"),
+        ("tiers.disk.policy=fifo", "'lru'"),
+        ("tiers.disk.write_policy=back", "'through', 'on_evict' or 'after_hits'"),
+        ("tiers.disk.write_after_hits=0", "greater than or equal to 1"),
+        ("tiers.disk.min_free=-1", "at least 0"),
+        ("tiers.disk.io_depth=65", "less than or equal to 64"),
+        ("tiers.disk.io_timeout=0", "greater than 0"),
+        ("tiers.disk.max_in_flight=4KiB", "at least 1MiB"),
+        ("tiers.disk.scrub_rate=0", "at least 1MiB"),
         ("movers=0", "greater than or equal to 1"),
         ("movers=65", "less than or equal to 64"),
         ("movers=yes", "an integer"),
@@ -123,6 +141,43 @@ def test_a_bad_value_is_refused_with_what_is_allowed(
     assert message.startswith(f"--set {override}: {override.partition('=')[0].partition('.')[0]}")
     assert allowed in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "paths"),
+    [
+        ("[/a, /b]", ["/a", "/b"]),
+        ("/a,/b", ["/a", "/b"]),
+        ("/a, /ab", ["/a", "/ab"]),
+        ("//a/./b/", ["/a/b"]),
+        ("[]", []),
+    ],
+)
+def test_directories_are_a_list_or_text_with_commas(
+    agent_yaml: Path, text: str, paths: list[str]
+) -> None:
+    expected = tuple(map(Path, paths))
+    by_option = load_config(agent_yaml, {}, [f"tiers.disk.paths={text}"])
+    assert by_option.config.tiers.disk.paths == expected
+    by_variable = load_config(agent_yaml, {"KVTIER_TIERS__DISK__PATHS": text}, ())
+    assert by_variable.config.tiers.disk.paths == expected
+    agent_yaml.write_text(f"tiers: {{disk: {{paths: {text if '[' in text else repr(text)}}}}}")
+    assert load_config(agent_yaml, {}, ()).config.tiers.disk.paths == expected
+
+
+def test_a_directory_of_a_file_is_named_with_its_line(agent_yaml: Path) -> None:
+    agent_yaml.write_text("tiers:\n  disk:\n    paths:\n      - /a\n      - b\n")
+    assert refusal(agent_yaml) == (
+        f"{agent_yaml}, line 5: tiers.disk.paths[1] = 'b' is not allowed: "
+        "write an absolute path, without .."
+    )
+
+
+def test_every_directory_has_room(agent_yaml: Path) -> None:
+    agent_yaml.write_text("tiers:\n  disk:\n    paths: [/a, /b, /c]\n    capacity: 32MiB\n")
+    message = refusal(agent_yaml)
+    assert message.startswith(f"{agent_yaml}, line 4: tiers.disk is not allowed: capacity (32MiB)")
+    assert message.endswith("at least 16MiB for each of 3 paths, together 48MiB")
 
 
 def test_values_are_named_as_in_yaml(agent_yaml: Path) -> None:

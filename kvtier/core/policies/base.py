@@ -36,6 +36,10 @@ class Policy(Protocol):
         """The block to evict next, or -1. Changes no rank; the caller removes it."""
         ...
 
+    def coldest(self, count: int) -> list[int]:
+        """Up to so many candidates, those first that would go first."""
+        ...
+
     def rank(self, row: int) -> int:
         """Comparable between the size classes of a tier: the lowest goes first."""
         ...

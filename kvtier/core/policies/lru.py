@@ -61,6 +61,14 @@ class Lru:
             self._unlink(node)  # `release` brings it back
         return -1
 
+    def coldest(self, count: int) -> list[int]:
+        rows: list[int] = []
+        node = self._next[_END]
+        while node != _END and len(rows) < count:
+            rows.append(node - 1)
+            node = self._next[node]
+        return rows
+
     def rank(self, row: int) -> int:
         return self._stamp[row + 1]
 

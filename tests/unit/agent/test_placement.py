@@ -9,15 +9,18 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from kvtier import memory
-from kvtier.agent.evicting import evict_namespace
+from kvtier.agent.evicting import evict_all
 from kvtier.agent.grants import LeaseLimits
 from kvtier.agent.mover import Mover
 from kvtier.agent.placement import Placement
 from kvtier.core.block import BlockStatus
+from kvtier.tiers.arena import HostExtent, cell_of
+from kvtier.tiers.host import HostTier
 from kvtier.tiers.size_class import SizeClass
 from tests.model.node import Node
 from tests.unit.agent.worker import PAGE, Worker, sequence
 
+RESERVE = 1 << 30
 OK, REFUSED = BlockStatus.OK, BlockStatus.REFUSED
 NodeOf = Callable[[int], Node]
 
@@ -192,6 +195,13 @@ def test_a_new_extent_is_no_donation(node_of: NodeOf) -> None:
     node.run(grow())
 
 
+def placement_of(host: HostTier, mover: Mover, spare_bytes: Callable[[], int]) -> Placement:
+    """As the agent's: every extent's work goes to the same threads."""
+    return Placement(
+        host, lambda extent, call, *args: mover.run(call, *args), spare_bytes=spare_bytes
+    )
+
+
 class Available:
     """Memory that the machine has left."""
 
@@ -206,24 +216,19 @@ class Available:
 
 @pytest.mark.parametrize("spare_bytes", [0, PAGE, 4 << 20, 9 << 20])
 def test_a_store_does_not_spin_when_memory_is_short(spare_bytes: int) -> None:
-    reserve, available = 1 << 30, Available((1 << 30) + spare_bytes)
+    available = Available(RESERVE + spare_bytes)
 
     async def scenario() -> None:
-        mover = Mover(1)
-        placement = Placement(
-            mover,
-            capacity_bytes=64 << 20,
-            memory_reserve_bytes=reserve,
-            available_bytes=available,
-        )
-        size_class = placement.host.size_class(1, PAGE)
+        mover, host = Mover(1), HostTier(64 << 20)
+        placement = placement_of(host, mover, lambda: available() - RESERVE)
+        size_class = host.size_class(1, PAGE)
         try:
             async with asyncio.timeout(1):
                 await placement.make_room(size_class, 4)
         finally:
             await placement.close()
             mover.close()
-            placement.host.close()
+            host.close()
         assert (size_class.free_slots >= 4) == (spare_bytes >= PAGE)
 
     asyncio.run(scenario())
@@ -234,24 +239,19 @@ def test_growing_stops_at_the_reserve_and_what_is_there_is_used(node_of: NodeOf)
     available = Available(1 << 40)
 
     async def scenario() -> None:
-        mover = Mover(1)
-        placement = Placement(
-            mover,
-            capacity_bytes=1 << 20,
-            memory_reserve_bytes=1 << 30,
-            available_bytes=available,
-        )
-        size_class = placement.host.size_class(1, PAGE)
+        mover, host = Mover(1), HostTier(1 << 20)
+        placement = placement_of(host, mover, lambda: available() - RESERVE)
+        size_class = host.size_class(1, PAGE)
         await placement.make_room(size_class, 4)
-        before = placement.host.arena.allocated_bytes
+        before = host.arena.allocated_bytes
         available.size_bytes = 0
         async with asyncio.timeout(5):
             await placement.make_room(size_class, 64)
-        assert placement.host.arena.allocated_bytes == before
+        assert host.arena.allocated_bytes == before
         assert size_class.free_slots >= 4
         await placement.close()
         mover.close()
-        placement.host.close()
+        host.close()
 
     asyncio.run(scenario())
 
@@ -261,6 +261,7 @@ def test_pages_are_populated_before_slots_are_handed_out(node_of: NodeOf) -> Non
     worker = Worker(node)
     node.run(worker.reserve(sequence("a", 4)))
     for extent in worker.size_class.extents:
+        assert isinstance(extent, HostExtent)
         populated = extent.populated_slots * extent.slot_bytes
         assert memory.allocated_bytes(extent.fd) == populated > 0
 
@@ -280,7 +281,7 @@ def test_an_extent_that_empties_while_it_is_given_up_on_is_not_used_again(
         async def evict(turns: int = turns) -> None:
             for _ in range(turns):
                 await asyncio.sleep(0)
-            await evict_namespace(donor.session.namespace, dry_run=False)
+            await evict_all([donor.size_class], dry_run=False)
 
         node.run(taker.store(sequence(f"new {turns}", 1)), evict())
         node.run(donor.store(sequence("long", 15)))
@@ -290,9 +291,8 @@ def test_moves_are_done_by_real_movers_too() -> None:
     """As in the agent: threads, and readers who keep a lease on what is moved."""
 
     async def scenario() -> None:
-        mover = Mover(2)
-        placement = Placement(mover, capacity_bytes=64 * PAGE, available_bytes=lambda: 1 << 40)
-        host = placement.host
+        mover, host = Mover(2), HostTier(64 * PAGE)
+        placement = placement_of(host, mover, lambda: 1 << 40)
         donor, taker = host.size_class(1, PAGE), host.size_class(2, PAGE)
         await store_rows(placement, donor, 40)
         async with asyncio.timeout(10):
@@ -301,7 +301,7 @@ def test_moves_are_done_by_real_movers_too() -> None:
         for row in range(donor.residency.row_count):
             if (slot := donor.residency.slot[row]) >= 0:
                 _, block_hash = donor.residency.describe(row)
-                assert bytes(donor.cell(slot)[:32]) == block_hash
+                assert bytes(cell_of(donor.table, slot)[:32]) == block_hash
         host.check_integrity()
         await placement.close()
         mover.close()
@@ -316,6 +316,6 @@ async def store_rows(placement: Placement, size_class: SizeClass, count: int) ->
     for position, block_hash in enumerate(keys.hashes):
         await placement.make_room(size_class, 1)
         for slot in size_class.take(1):
-            size_class.cell(slot)[:32] = memoryview(block_hash)
+            cell_of(size_class.table, slot)[:32] = memoryview(block_hash)
             size_class.commit(keys.lane, block_hash, b"", position, slot)
             size_class.release([slot])

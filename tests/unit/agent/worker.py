@@ -10,6 +10,7 @@ import xxhash
 from kvtier.agent.grants import Granted
 from kvtier.core.block import BlockKeys, BlockStatus, Lane
 from kvtier.core.namespace import NamespaceSpec
+from kvtier.tiers.arena import cell_of
 from kvtier.tiers.size_class import SizeClass
 from tests.model.node import Node
 
@@ -64,5 +65,5 @@ class Worker:
     def digests(self, granted: Granted) -> list[bytes]:
         """Of what stands in the slots of a reservation."""
         slots = [slot for part in granted.lease.parts for slot in part.slots if slot >= 0]
-        cells = [self.size_class.cell(slot)[: self.block_bytes] for slot in slots]
+        cells = [cell_of(self.size_class.table, slot)[: self.block_bytes] for slot in slots]
         return [xxhash.xxh3_128_digest(cell.data) for cell in cells]

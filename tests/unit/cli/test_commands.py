@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from kvtier.cli import connection, evict
-from kvtier.cli.connection import socket_path
+from kvtier.cli.connection import Door, socket_path
+from kvtier.cli.consent import described
 from kvtier.cli.exit import ExitCode, exit_code
 from kvtier.config import SYSTEM_FILE
 from kvtier.config.load import config_keys
@@ -26,22 +26,7 @@ from kvtier.errors import (
 )
 from kvtier.v1.block_pb2 import NamespaceSpec
 from kvtier.v1.cache_admin_pb2 import NamespaceInfo
-
-REPOSITORY = Path(__file__).parents[3]
-
-
-def kvtier(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("KVTIER_")}
-    return subprocess.run(
-        [sys.executable, "-c", "from kvtier.cli import main; main()", *arguments],
-        cwd=REPOSITORY,
-        env={**clean, **environ},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+from tests.unit.cli.command import REPOSITORY, kvtier
 
 
 def test_help_documents_the_exit_codes() -> None:
@@ -52,10 +37,19 @@ def test_help_documents_the_exit_codes() -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["agent", "stats", "namespaces", "sessions", "evict", "demo", "version"]
+    "verb",
+    [
+        *("agent", "stats", "namespaces", "sessions", "evict", "invalidate"),
+        *("flush", "scrub", "drain", "resume", "demo", "version"),
+    ],
 )
 def test_every_verb_has_help(verb: str) -> None:
     assert f"Usage: kvtier {verb}" in kvtier(verb, "--help").stdout
+
+
+@pytest.mark.parametrize("verb", ["evict", "invalidate", "flush", "scrub", "drain", "resume"])
+def test_what_changes_an_agent_has_an_example(verb: str) -> None:
+    assert f"Example: kvtier {verb}" in kvtier(verb, "--help").stdout
 
 
 @pytest.mark.parametrize("arguments", [["no-such-verb"], ["stats", "--no-such-option"], ["evict"]])
@@ -93,7 +87,11 @@ def test_output_into_a_pipe_has_no_colours() -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", [["stats"], ["namespaces"], ["sessions"], ["evict", "a/b", "--yes"]]
+    "verb",
+    [
+        *(["stats"], ["namespaces"], ["sessions"], ["flush"], ["scrub"], ["drain"], ["resume"]),
+        *(["evict", "a/b", "--yes"], ["invalidate", "a/b", "--yes"]),
+    ],
 )
 def test_without_an_agent_verbs_say_how_to_start_one(verb: list[str], tmp_path: Path) -> None:
     address = f"unix:{tmp_path}/admin.sock"
@@ -166,7 +164,7 @@ def test_sockets_of_workers_are_refused(name: str) -> None:
 def test_a_socket_of_another_user_is_told_from_a_missing_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(connection, "is_denied", lambda _: True)
+    monkeypatch.setattr(connection, "door", lambda _: Door.DENIED)
     address = f"unix:{tmp_path}/admin.sock"
     with (
         pytest.raises(AgentUnavailableError, match="permission denied; it is for"),
@@ -209,12 +207,42 @@ def test_evict_refuses_what_may_be_a_mistake(options: list[str], complaint: str)
     assert complaint in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["a/b@", "--yes"], "'a/b@' names no namespace"),
+        (["a/b"], "not a terminal: pass --yes"),
+        (["a/b", "--json"], "--json does not ask: pass --yes"),
+    ],
+)
+def test_invalidate_refuses_what_may_be_a_mistake(options: list[str], complaint: str) -> None:
+    done = kvtier("invalidate", *options)
+    assert done.returncode == ExitCode.USAGE
+    assert complaint in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "complaint"),
+    [
+        (["flush", "host"], "'disk'"),
+        (["evict", "a/b", "--yes", "--tier", "tape"], "'host', 'disk'"),
+        (["scrub", "--rate", "fast"], "write 64GiB, 512MiB"),
+        (["scrub", "--rate", "0"], "must be more than 0"),
+        (["drain", "--grace", "-1"], "'--grace'"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused(command: list[str], complaint: str) -> None:
+    done = kvtier(*command)
+    assert done.returncode == ExitCode.USAGE
+    assert complaint in " ".join(done.stderr.split())
+
+
 def test_several_namespaces_are_named_before_they_are_evicted() -> None:
     spec = NamespaceSpec(tenant="a", name="b")
     infos = [NamespaceInfo(spec=spec, layout_digest=bytes([n] * 32)) for n in (1, 2)]
     infos.append(NamespaceInfo(spec=NamespaceSpec(tenant="a", name="c"), layout_digest=b"\1" * 32))
-    assert evict.described("a/b", infos) == "2 namespaces (a/b@01010101, a/b@02020202)"
-    assert evict.described("a/b@01", infos) == "a/b@01"
+    assert described("a/b", infos) == "2 namespaces (a/b@01010101, a/b@02020202)"
+    assert described("a/b@01", infos) == "a/b@01"
 
 
 def test_blocks_of_a_benchmark_have_a_smallest_size() -> None:

@@ -45,6 +45,31 @@ def test_stats_show_a_column_for_each_tier() -> None:
     assert "lost before load 1" in lines
 
 
+def test_a_lower_tier_shows_what_goes_in_and_out() -> None:
+    host = TierStats(tier=block_pb2.TIER_HOST, state=TierStats.ACTIVE)
+    disk = TierStats(
+        tier=block_pb2.TIER_DISK,
+        state=TierStats.DEGRADED,
+        reason="/mnt/a: 100 MiB are free, min_free is 1GiB",
+        promoted_count=1,
+        demoted_count=2,
+        unwritten_count=3,
+        pending_bytes=2**20,
+        read_bytes=2**21,
+        written_bytes=2**22,
+        error_count=4,
+    )
+    lines = printed(overview(Stats(tiers=[host, disk])))
+    assert lines[2] == "DISK is degraded: /mnt/a: 100 MiB are free, min_free is 1GiB"
+    assert "HOST DISK" in lines
+    assert "state active degraded" in lines
+    start = lines.index("promoted - 1")
+    assert lines[start : start + 7] == [
+        *("promoted - 1", "demoted - 2", "left unwritten - 3", "to be written - 1.00 MiB"),
+        *("read - 2.00 MiB", "written - 4.00 MiB", "errors - 4"),
+    ]
+
+
 def test_one_of_a_kind_is_not_a_plural() -> None:
     lines = printed(overview(Stats(namespace_count=1, session_count=2, lease_count=1)))
     assert lines[1] == "1 namespace, 2 sessions, 1 lease, 0 calls rejected"

@@ -10,7 +10,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from kvtier.agent.grants import Granted
-from kvtier.agent.namespaces import Namespace
+from kvtier.agent.namespaces import Namespace, new_generation_id
 from kvtier.core.block import BlockKeys, BlockStatus, Lane, Tier
 from kvtier.core.lease import Lease, LeaseKind
 from kvtier.core.namespace import NamespaceSpec
@@ -25,8 +25,9 @@ SPEC = NamespaceSpec(name="hybrid", block_bytes=(4096, 8192), shards=3, extra={"
 
 @pytest.fixture
 def namespace() -> Iterator[Namespace]:
-    host = HostTier(1 << 20, on_idle=lambda *_: None)
-    yield Namespace(1, SPEC, tuple(host.size_class(1, size) for size in SPEC.block_bytes))
+    host = HostTier(1 << 20)
+    groups = tuple(host.size_class(1, size) for size in SPEC.block_bytes)
+    yield Namespace(1, SPEC, {Tier.HOST: groups}, new_generation_id())
     host.close()
 
 

@@ -1,4 +1,4 @@
-"""Behaviour of `kvtier.tiers.size_class` and of the choices of `kvtier.tiers.host`."""
+"""Behaviour of `kvtier.tiers.size_class` and of the choices of `kvtier.tiers.slot_tier`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from kvtier.core.block import BlockStatus, Lane
-from kvtier.tiers.arena import Extent
 from kvtier.tiers.host import HostTier
 from kvtier.tiers.size_class import SizeClass
+from kvtier.tiers.slot_table import Extent
 
 PAGE = 4096
 LANE = Lane()
@@ -20,7 +20,8 @@ class Tier:
 
     def __init__(self, pages: int = 200) -> None:
         self.idle: list[Extent] = []
-        self.host = HostTier(pages * PAGE, on_idle=lambda _, extent: self.idle.append(extent))
+        self.host = HostTier(pages * PAGE)
+        self.host.on_idle = lambda _, extent: self.idle.append(extent)
 
     def size_class(self, slots: int = 0, namespace: int = 1, block_bytes: int = PAGE) -> SizeClass:
         """With at least so many slots."""

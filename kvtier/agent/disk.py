@@ -1,0 +1,305 @@
+"""DISK at work: its parts, put together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from kvtier.agent.demotion import Demotion, WritePolicy
+from kvtier.agent.namespaces import Namespace, Namespaces, new_generation_id
+from kvtier.agent.placement import Placement
+from kvtier.agent.promotion import Promotion
+from kvtier.agent.recovery import Recovery
+from kvtier.agent.turns import WRITE_SLICE
+from kvtier.agent.volume_mover import VolumeMover
+from kvtier.core.residency import NONE
+from kvtier.memory import ByteArray
+from kvtier.tiers.disk.io import ALIGNMENT_BYTES, BlockIO
+from kvtier.tiers.disk.manifest import Known, Manifest
+from kvtier.tiers.disk.slab import Fetched, Slab
+from kvtier.tiers.disk.tier import DiskTier, slab_of
+from kvtier.tiers.disk.volume import Volume
+from kvtier.tiers.host import HostTier
+from kvtier.tiers.size_class import SizeClass
+from kvtier.tiers.slot_table import Extent
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_SCRUB_BYTES = 8 << 20
+_REPORT_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class DiskSettings:
+    """Sizes in bytes, times in seconds; `capacity_bytes` is for all paths together."""
+
+    paths: Sequence[Path]
+    capacity_bytes: int
+    policy: str = "lru"
+    write_policy: WritePolicy = WritePolicy.THROUGH
+    after_hits: int = 2
+    min_free_bytes: int = 0
+    depth: int = 2
+    timeout_seconds: float = 10.0
+    max_in_flight_bytes: int = 256 << 20
+    scrub_bytes_per_second: int = 100 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubProgress:
+    """How far a scrub is, in blocks."""
+
+    scanned_count: int
+    corrupt_count: int
+    scanned_bytes: int
+    total_count: int
+    is_done: bool = False
+
+
+class Disk:
+    """Volumes and their threads, demotion, promotion, recovery, and what an operator asks for."""
+
+    def __init__(
+        self,
+        settings: DiskSettings,
+        host: HostTier,
+        host_placement: Placement,
+        io: BlockIO | None = None,
+    ) -> None:
+        io = io or BlockIO()
+        share = settings.capacity_bytes // len(settings.paths)
+        self.settings = settings
+        volumes: list[Volume] = []
+        try:
+            for number, path in enumerate(settings.paths):
+                volumes.append(Volume(io, path, share, number))
+        except BaseException:
+            for volume in volumes:
+                volume.close()
+            raise
+        self.tier = DiskTier(volumes, policy=settings.policy)
+        self.movers = [
+            VolumeMover(
+                volume,
+                depth=settings.depth,
+                timeout_seconds=settings.timeout_seconds,
+                min_free_bytes=settings.min_free_bytes,
+            )
+            for volume in volumes
+        ]
+        self.placement = Placement(
+            self.tier, self._run, spare_bytes=lambda: 1 << 62, step_bytes=1 << 62
+        )
+        self.promotion = Promotion(self.tier, host_placement, self.movers)
+        self.promotion.on_damaged = self.set_aside
+        self.demotion = Demotion(
+            host,
+            self.tier,
+            self.placement,
+            self.movers,
+            policy=settings.write_policy,
+            after_hits=settings.after_hits,
+            max_in_flight_bytes=settings.max_in_flight_bytes,
+            prepare=self._make_known,
+        )
+        for mover in self.movers:
+            mover.on_good = self.demotion.catch_up
+        self._manifest = Manifest(settings.paths, min(each.reserve_bytes for each in volumes))
+        self._known: dict[int, Known] = {}
+        self._manifest_lock = asyncio.Lock()
+        self._namespaces: dict[int, Namespace] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._recovery: Recovery | None = None
+
+    async def _run(self, extent: Extent, call: Callable[..., T], *args: Any) -> T:
+        result: T = await self.movers[extent.stripe].run(call, *args)
+        return result
+
+    # Start and stop.
+
+    async def restore_namespaces(self, namespaces: Namespaces) -> None:
+        """Those that an earlier run of the agent knew; before workers come."""
+        namespaces.on_added = self.register
+        namespaces.on_dropped = self.forget
+        for known in await self._manifest.load():
+            namespace = namespaces.restore(known.spec, known.generation_id)
+            self._known[namespace.namespace_id] = known
+
+    async def recover(self, namespaces: Namespaces) -> None:
+        """Finds what is on the volumes; demotion begins at its end."""
+        self._recovery = Recovery(self.tier, self.movers, namespaces)
+        await self._recovery.run()
+        if not all(slab.is_direct for _, slab in self.tier.all_slabs()):
+            log.warning("DISK: the file system refuses O_DIRECT; going through the page cache")
+        self.demotion.open()
+
+    @property
+    def damaged_record_count(self) -> int:
+        """Records of tables that could not be used at the start."""
+        return self._recovery.damaged_count if self._recovery is not None else 0
+
+    @property
+    def is_recovered(self) -> bool:
+        return self._recovery is not None and self._recovery.finished.is_set()
+
+    async def stop(self) -> None:
+        """Flushes what can be flushed, and closes everything."""
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(self.settings.timeout_seconds):
+                await self.demotion.flush()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.demotion.close()
+        await self.promotion.close()
+        await self.placement.close()
+        for mover in self.movers:
+            await mover.close()
+        self.tier.close()
+
+    # Namespaces.
+
+    def register(self, namespace: Namespace) -> None:
+        """A namespace is known to the agent; DISK learns of it when its first block comes."""
+        self.tier.slabs.register(namespace.namespace_id, namespace.spec, namespace.generation_id)
+        self._namespaces[namespace.namespace_id] = namespace
+
+    def forget(self, namespace: Namespace) -> None:
+        """It made way for another, and has no block here."""
+        del self._namespaces[namespace.namespace_id]
+
+    async def _make_known(self, namespace_id: int) -> None:
+        """Writes a namespace down, before its first block is. Raises OSError."""
+        namespace = self._namespaces[namespace_id]
+        known = Known(namespace.spec, namespace.generation_id)
+        if self._known.get(namespace_id) == known:
+            return
+        async with self._manifest_lock:
+            if self._known.get(namespace_id) != known:
+                self._known = {
+                    each: value for each, value in self._known.items() if each in self._namespaces
+                }
+                await self._manifest.save([*{**self._known, namespace_id: known}.values()])
+                self._known[namespace_id] = known
+
+    async def invalidate(self, namespace: Namespace) -> None:
+        """Gives a namespace a new generation; returns when that is on the devices."""
+        namespace.generation_id = new_generation_id()
+        self.register(namespace)
+        if namespace.namespace_id in self._known:
+            await self._make_known(namespace.namespace_id)
+
+    # Removing.
+
+    async def erase(self, size_class: SizeClass, slots: Sequence[int]) -> None:
+        """Empties the records of slots that are in use by the caller; releases them.
+
+        Raises OSError; then the blocks may be there again after a restart.
+        """
+        by_slab: defaultdict[Slab, list[int]] = defaultdict(list)
+        for slot in slots:
+            by_slab[slab_of(size_class, slot)].append(slot)
+        results = await asyncio.gather(
+            *(self._erase(size_class, slab, each) for slab, each in by_slab.items()),
+            return_exceptions=True,
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _erase(self, size_class: SizeClass, slab: Slab, slots: list[int]) -> None:
+        await self.movers[slab.stripe].run(
+            slab.erase,
+            [slot - slab.base for slot in slots],
+            on_end=lambda _: size_class.release(slots),
+        )
+
+    def set_aside(self, size_class: SizeClass, slab: Slab) -> None:
+        """Gives up a slab with too much damage, with all blocks in it."""
+        if slab.is_set_aside:
+            return
+        slab.is_set_aside = True
+        log.error(
+            "%s: %d slots are damaged; it is set aside in %s, with what else is in it",
+            slab.data_path,
+            len(slab.damaged),
+            slab.volume.path,
+        )
+        task = asyncio.get_running_loop().create_task(self._empty(size_class, slab))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _empty(self, size_class: SizeClass, slab: Slab) -> None:
+        if not slab.retiring:
+            size_class.withdraw(slab)
+        for number, slot in enumerate(size_class.live_slots(slab), 1):
+            row = size_class.table.owner[slot]
+            if row != NONE:
+                size_class.forget(row)
+            if number % WRITE_SLICE == 0:
+                await asyncio.sleep(0)
+
+    # Scrubbing.
+
+    async def scrub(self, rate_bytes: int) -> AsyncIterator[ScrubProgress]:
+        """Reads and verifies every block, so many bytes a second (0: as configured)."""
+        rate = rate_bytes or self.settings.scrub_bytes_per_second
+        total = sum(len(size_class.residency) for size_class in self.tier.classes)
+        scanned = corrupt = size_bytes = 0
+        started = reported = time.monotonic()
+        for size_class, slab in self.tier.all_slabs():
+            step = max(1, _SCRUB_BYTES // slab.slot_bytes)
+            scratch = _scratch(step, slab.slot_bytes)
+            live = size_class.live_slots(slab)
+            for first in range(0, len(live), step):
+                count, bad = await self._verify(
+                    size_class, slab, live[first : first + step], scratch
+                )
+                scanned, corrupt = scanned + count, corrupt + bad
+                size_bytes += count * slab.slot_bytes
+                ahead = size_bytes / rate - (time.monotonic() - started)
+                await asyncio.sleep(max(0.0, ahead))
+                if time.monotonic() - reported >= _REPORT_SECONDS:
+                    reported = time.monotonic()
+                    yield ScrubProgress(scanned, corrupt, size_bytes, total)
+        yield ScrubProgress(scanned, corrupt, size_bytes, total, is_done=True)
+
+    async def _verify(
+        self, size_class: SizeClass, slab: Slab, slots: Iterable[int], scratch: ByteArray
+    ) -> tuple[int, int]:
+        """How many blocks were read, and how many of them were damaged; those are dropped."""
+        rows = [row for row in (size_class.table.owner[slot] for slot in slots) if row != NONE]
+        held = size_class.acquire(rows)
+        generations = [size_class.table.generations[slot] for slot in held]
+        lengths = self.tier.slabs.tenancy(size_class).block_bytes
+        sizes = [lengths[size_class.residency.describe(row)[0].group] for row in rows]
+        results = await self.movers[slab.stripe].run(
+            slab.fetch,
+            [slot - slab.base for slot in held],
+            list(scratch[: len(rows)]),
+            sizes,
+            on_end=lambda _: size_class.release(held),
+        )
+        bad = 0
+        for row, slot, generation, outcome in zip(rows, held, generations, results, strict=True):
+            if outcome is not Fetched.WHOLE and size_class.is_at(row, slot, generation):
+                bad += 1
+                self.promotion.note_damage(size_class, slab, row, slot, outcome)
+        return len(rows), bad
+
+
+def _scratch(count: int, size_bytes: int) -> ByteArray:
+    memory = np.empty(count * size_bytes + ALIGNMENT_BYTES, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT_BYTES
+    return memory[start : start + count * size_bytes].reshape(count, size_bytes)

@@ -1,0 +1,117 @@
+"""What an earlier run of the agent left on DISK."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from kvtier.agent.namespaces import Namespace, Namespaces
+from kvtier.agent.volume_mover import VolumeMover
+from kvtier.core.block import BlockKey, Tier
+from kvtier.tiers.disk import format as fmt
+from kvtier.tiers.disk.slab import PIECE_SLOTS, Slab
+from kvtier.tiers.disk.tier import DiskTier
+from kvtier.tiers.size_class import SizeClass
+
+log = logging.getLogger(__name__)
+
+_ADOPT_SLICE = 128
+
+
+class Recovery:
+    """Reads the tables of all slabs, no payload, while the agent serves.
+
+    Nothing is written to DISK before its end: only then the greatest sequence is known.
+    """
+
+    def __init__(
+        self, disk: DiskTier, movers: Sequence[VolumeMover], namespaces: Namespaces
+    ) -> None:
+        self._disk = disk
+        self._movers = movers
+        self._namespaces = namespaces
+        self._last_sequence = 0
+        self.damaged_count = 0
+        self.slot_count = 0
+        self.finished = asyncio.Event()
+
+    async def run(self) -> None:
+        """Returns when all is read that can be read."""
+        started = time.monotonic()
+        slabs = [each for mover in self._movers for each in await self._open(mover)]
+        for size_class, slab, identity in slabs:
+            await self._read(size_class, slab, identity)
+        self._disk.continue_after(self._last_sequence)
+        blocks = sum(len(each.residency) for each in self._disk.classes)
+        seconds = time.monotonic() - started
+        log.info(
+            "DISK: %d blocks in %d slabs; %d slots read in %.2f s, %d damaged",
+            blocks,
+            len(slabs),
+            self.slot_count,
+            seconds,
+            self.damaged_count,
+        )
+        self.finished.set()
+
+    async def _open(self, mover: VolumeMover) -> list[tuple[SizeClass, Slab, bytes]]:
+        opened = []
+        try:
+            headers = await mover.run(lambda: list(mover.volume.headers()))
+        except OSError as error:
+            log.error("DISK %s cannot be read: %s", mover.volume.path, error)
+            return []
+        by_digest = {fmt.namespace_digest(each.spec): each for each in self._namespaces}
+        for header in headers:
+            size_class = _class_for(by_digest.get(header.namespace), header.slot_bytes)
+            if size_class is None:
+                slab = Slab(mover.volume, header, 0, 0)
+                log.info("%s belongs to no namespace that is known: deleted", slab.name)
+                await mover.run(slab.discard)
+                mover.volume.slab_gone(slab)
+                continue
+            slab = self._disk.slabs.adopt(size_class.table, mover.volume, header)
+            slab.populated_slots, slab.retiring = slab.slots, True
+            size_class.extents.append(slab)
+            await mover.run(slab.open)
+            opened.append((size_class, slab, self._disk.slabs.tenancy(size_class).identity))
+        return opened
+
+    async def _read(self, size_class: SizeClass, slab: Slab, identity: bytes) -> None:
+        mover = self._movers[slab.stripe]
+        for first in range(0, slab.slots, PIECE_SLOTS):
+            try:
+                records = await mover.run(slab.records, identity, first)
+            except OSError as error:
+                log.error("%s: its table cannot be read: %s", slab.name, error)
+                continue
+            await self._adopt(size_class, slab, records)
+            self.slot_count += min(PIECE_SLOTS, slab.slots - first)
+            self.damaged_count += records.damaged
+        size_class.restore(slab)
+
+    async def _adopt(self, size_class: SizeClass, slab: Slab, records: fmt.Records) -> None:
+        lengths = self._disk.slabs.tenancy(size_class).block_bytes
+        slab.digests[records.slots] = records.digests
+        for number, index in enumerate(np.argsort(records.sequences, kind="stable").tolist(), 1):
+            lane = records.lanes[index]
+            self._last_sequence = max(self._last_sequence, records.sequences[index])
+            if lane.group >= len(lengths) or records.lengths[index] != lengths[lane.group]:
+                continue
+            key = BlockKey(
+                lane, records.hashes[index], records.parents[index], records.positions[index]
+            )
+            size_class.adopt(key, slab.base + records.slots[index], records.sequences[index])
+            if number % _ADOPT_SLICE == 0:
+                await asyncio.sleep(0)
+
+
+def _class_for(namespace: Namespace | None, slot_bytes: int) -> SizeClass | None:
+    if namespace is None:
+        return None
+    classes = namespace.classes_of(Tier.DISK)
+    return next((each for each in classes if each.slot_bytes == slot_bytes), None)

@@ -1,0 +1,205 @@
+"""What an operator does to a running agent."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from kvtier.agent.disk import Disk, ScrubProgress
+from kvtier.agent.evicting import Evicted, evict_all, evict_prefixes
+from kvtier.agent.grants import Grants
+from kvtier.agent.lifecycle import Lifecycle
+from kvtier.agent.mover import Mover
+from kvtier.agent.namespaces import Namespace, Namespaces
+from kvtier.agent.sessions import Sessions
+from kvtier.agent.stats import TierStats, disk_stats, host_stats
+from kvtier.core.block import BlockKeys, Tier
+from kvtier.core.lease import LeaseKind
+from kvtier.errors import AgentUnavailableError, NotFoundError
+from kvtier.tiers.host import HostTier
+from kvtier.tiers.size_class import SizeClass
+
+_REPORT_SECONDS = 0.2
+
+KeysOf = Callable[[Namespace], BlockKeys | None]
+
+
+@dataclass(frozen=True, slots=True)
+class DrainProgress:
+    """What keeps an agent from being idle."""
+
+    session_count: int
+    lease_count: int
+    unflushed_bytes: int
+    is_done: bool = False
+
+
+class Upkeep:
+    """Flush, scrub, drain, evict, invalidate, count. Errors are KvtierErrors."""
+
+    def __init__(
+        self,
+        host: HostTier,
+        mover: Mover,
+        disk: Disk | None,
+        namespaces: Namespaces,
+        sessions: Sessions,
+        grants: Grants,
+        lifecycle: Lifecycle,
+        on_ready: Callable[[bool], None],
+    ) -> None:
+        self._host = host
+        self._mover = mover
+        self._disk = disk
+        self._namespaces = namespaces
+        self._sessions = sessions
+        self._grants = grants
+        self._lifecycle = lifecycle
+        self._on_ready = on_ready
+
+    def stats(self, selector: str) -> list[TierStats]:
+        """One entry for each tier."""
+        namespaces = self._namespaces.select(selector)
+        found = [host_stats(self._host, self._grants.leases, self._mover, namespaces)]
+        if self._disk is not None:
+            found.append(disk_stats(self._disk, namespaces))
+        return found
+
+    def _disk_for(self, tier: Tier) -> Disk:
+        if tier is not Tier.DISK:
+            raise NotFoundError(f"{tier.name} keeps nothing that could be flushed or scrubbed")
+        if self._disk is None:
+            raise NotFoundError("this agent has no DISK tier: set tiers.disk.paths")
+        return self._disk
+
+    async def flush(self, tier: Tier) -> int:
+        """Returns when all that is stored is on the tier and synced: bytes written for it."""
+        try:
+            return await self._disk_for(tier).demotion.flush()
+        except OSError as error:
+            raise AgentUnavailableError(f"DISK cannot be flushed: {_said(error)}") from error
+
+    async def scrub(self, tier: Tier, rate_bytes: int) -> AsyncIterator[ScrubProgress]:
+        """Verifies every block; reports until it is done."""
+        disk = self._disk_for(tier)
+        try:
+            async for progress in disk.scrub(rate_bytes):
+                yield progress
+        except OSError as error:
+            raise AgentUnavailableError(f"DISK cannot be read: {_said(error)}") from error
+
+    # Draining.
+
+    async def drain(self, grace_seconds: float) -> AsyncIterator[DrainProgress]:
+        """Refuses new work, waits for leases, revokes them, flushes; reports until it is done."""
+        self._lifecycle.is_draining = True
+        self._on_ready(False)
+        deadline = time.monotonic() + grace_seconds
+        while self._leases() and time.monotonic() < deadline and self._lifecycle.is_draining:
+            yield self._progress()
+            await asyncio.sleep(min(_REPORT_SECONDS, max(0.0, deadline - time.monotonic())))
+        if not self._lifecycle.is_draining:
+            raise AgentUnavailableError("the drain was ended by a resume")
+        for session in list(self._sessions):
+            for lease in self._grants.leases.of_session(session.session_id):
+                self._grants.revoke(lease)
+        yield self._progress()
+        if self._disk is not None:
+            await self.flush(Tier.DISK)
+        yield DrainProgress(len(self._sessions), self._leases(), 0, is_done=True)
+
+    def _leases(self) -> int:
+        return sum(lease.kind is not LeaseKind.QUARANTINE for lease in self._grants.leases)
+
+    def _progress(self) -> DrainProgress:
+        waiting = self._disk.demotion.waiting_bytes if self._disk is not None else 0
+        return DrainProgress(len(self._sessions), self._leases(), waiting)
+
+    def resume(self) -> None:
+        """Takes work again."""
+        self._lifecycle.is_draining = False
+        self._on_ready(self._disk is None or self._disk.is_recovered)
+
+    # Removing.
+
+    async def evict(
+        self, selector: str, keys: KeysOf, tiers: frozenset[Tier], *, dry_run: bool
+    ) -> Evicted:
+        """Removes blocks, and what continues them; a restart does not bring them back."""
+        total = Evicted()
+        for namespace in self._namespaces.select(selector):
+            evicted = await self._evict(namespace, keys(namespace), tiers, dry_run=dry_run)
+            total.gone += evicted.gone
+            total.deferred += evicted.deferred
+        return total
+
+    async def _evict(
+        self, namespace: Namespace, keys: BlockKeys | None, tiers: frozenset[Tier], *, dry_run: bool
+    ) -> Evicted:
+        """DISK first, or a promotion under way could bring a block back; then HOST; then what was
+        on its way from there to DISK."""
+        total = Evicted()
+        passes = [tier for tier in (Tier.DISK, Tier.HOST) if tier in tiers & set(namespace.tiers)]
+        if self._disk is not None and not dry_run and passes == [Tier.DISK, Tier.HOST]:
+            passes.append(Tier.DISK)
+        for number, tier in enumerate(passes):
+            if number == 2 and self._disk is not None:
+                await self._disk.demotion.settled()
+            evicted = await self._evict_from(tier, namespace, keys, dry_run=dry_run)
+            total.gone += evicted.gone
+            total.deferred += evicted.deferred
+        return total
+
+    async def _evict_from(
+        self, tier: Tier, namespace: Namespace, keys: BlockKeys | None, *, dry_run: bool
+    ) -> Evicted:
+        kept: dict[SizeClass, list[int]] = {}
+
+        def forget(size_class: SizeClass, row: int) -> None:
+            if tier is Tier.DISK:  # the slot is not used again before its record is empty
+                kept.setdefault(size_class, []).extend(size_class.acquire([row]))
+            size_class.forget(row)
+
+        try:
+            if keys is None:
+                return await evict_all(namespace.classes_of(tier), dry_run=dry_run, forget=forget)
+            size_class = namespace.tiers[tier][keys.lane.group]
+            return await evict_prefixes(size_class, keys, dry_run=dry_run, forget=forget)
+        finally:
+            await self._erase(kept)
+
+    async def _erase(self, slots: dict[SizeClass, list[int]]) -> None:
+        try:
+            for size_class, each in slots.items():
+                assert self._disk is not None
+                await self._disk.erase(size_class, each)
+        except OSError as error:
+            raise AgentUnavailableError(
+                f"blocks are evicted until the next restart only: DISK: {_said(error)}"
+            ) from error
+
+    async def invalidate(self, selector: str) -> tuple[int, int]:
+        """Gives namespaces a new generation id: how many namespaces and blocks that concerned."""
+        namespaces, blocks = self._namespaces.select(selector), 0
+        for namespace in namespaces:
+            try:
+                if self._disk is not None:
+                    await self._disk.invalidate(namespace)
+            except OSError as error:
+                raise AgentUnavailableError(
+                    f"the new generation id cannot be kept on DISK: {_said(error)}"
+                ) from error
+            evicted = Evicted()
+            for tier in (Tier.DISK, Tier.HOST):
+                found = await evict_all(namespace.classes_of(tier), dry_run=False)
+                evicted.add(found.gone + found.deferred, 0)
+            if self._disk is not None:
+                await self._disk.demotion.settled()
+            blocks += evicted.gone
+        return len(namespaces), blocks
+
+
+def _said(error: OSError) -> str:
+    return error.strerror or str(error)

@@ -1,0 +1,296 @@
+"""Threads that work on one volume of DISK, and what their work says of its health."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import itertools
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, ParamSpec, TypeVar
+
+from kvtier.tiers.disk.volume import Volume
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_PROBE_SECONDS = 2.0
+_SPACE_CHECK_SECONDS = 1.0
+#: Weight of a new measurement.
+_SMOOTHING = 0.2
+_FIRST_SECONDS_PER_BYTE = 1e-9
+_FIRST_LATENCY_SECONDS = 0.001
+_JOIN_SECONDS = 1.0
+
+
+class Kind(IntEnum):
+    """What a call does; the lowest goes first."""
+
+    READ = 0
+    OTHER = 1
+    WRITE = 2
+
+
+class Health(IntEnum):
+    """What a volume is good for."""
+
+    ACTIVE = 1
+    #: Reads only.
+    DEGRADED = 2
+    UNAVAILABLE = 3
+
+
+class VolumeDownError(OSError):
+    """The volume does not do that now; its message says why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(errno.EIO, reason)
+
+
+class _Job:
+    """One call: waiting, in a thread's hands, or ended."""
+
+    def __init__(self, call: Callable[[], Any], size_bytes: int, kind: Kind) -> None:
+        self.call = call
+        self.size_bytes = size_bytes
+        self.kind = kind
+        self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.on_end: Callable[[Any], None] | None = None
+        self.started_at = 0.0
+
+
+class VolumeMover:
+    """Runs calls in `depth` threads, reads before writes.
+
+    A failed write makes the volume DEGRADED, so does a device with less than `min_free_bytes` left;
+    a call without an answer for `timeout_seconds` makes it UNAVAILABLE. Every two seconds a probe
+    asks whether it is good again. `run` must be called on the event loop.
+    """
+
+    def __init__(
+        self, volume: Volume, *, depth: int, timeout_seconds: float, min_free_bytes: int = 0
+    ) -> None:
+        self.volume = volume
+        self.health = Health.ACTIVE
+        self.reason = ""
+        self.on_good: Callable[[], None] = lambda: None
+        self.error_count = 0
+        self.read_bytes = 0
+        self.written_bytes = 0
+        self._timeout_seconds = timeout_seconds
+        self._min_free_bytes = min_free_bytes
+        self._space_checked_at = 0.0
+        self._seconds_per_byte = _FIRST_SECONDS_PER_BYTE
+        self._latency_seconds = _FIRST_LATENCY_SECONDS
+        self._last_end = 0.0
+        self._queued_read_bytes = 0
+        self._jobs: set[_Job] = set()
+        self._queue: queue.PriorityQueue[tuple[int, int, _Job | None]] = queue.PriorityQueue()
+        self._order = itertools.count()
+        self._probe: asyncio.Task[None] | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        self._threads = [
+            threading.Thread(
+                target=self._work, name=f"kvtier-disk-{volume.stripe}-{number}", daemon=True
+            )
+            for number in range(depth)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def queue_depth(self) -> int:
+        return len(self._jobs)
+
+    @property
+    def is_readable(self) -> bool:
+        return self.health is not Health.UNAVAILABLE
+
+    @property
+    def is_writable(self) -> bool:
+        return self.health is Health.ACTIVE
+
+    async def run(
+        self,
+        call: Callable[..., T],
+        *args: Any,
+        size_bytes: int = 0,
+        kind: Kind = Kind.OTHER,
+        on_end: Callable[[T | None], None] | None = None,
+    ) -> T:
+        """The call's result. Raises its OSError, or VolumeDownError.
+
+        `on_end` is called once, on the loop, when the call has really ended, with its result or
+        None: that may be long after a timeout or a cancellation, and only then the memory that it
+        used may be used for something else.
+        """
+        if not self._admits(kind):
+            if on_end is not None:
+                on_end(None)
+            raise VolumeDownError(self.reason)
+        job = self._submit(lambda: call(*args), size_bytes, kind)
+        job.on_end = on_end
+        result: T = await job.answer
+        return result
+
+    def _admits(self, kind: Kind) -> bool:
+        return self.is_writable if kind is Kind.WRITE else self.is_readable
+
+    def _submit(self, call: Callable[[], Any], size_bytes: int, kind: Kind) -> _Job:
+        job = _Job(call, size_bytes, kind)
+        self._jobs.add(job)
+        if kind is Kind.READ:
+            self._queued_read_bytes += size_bytes
+        self._queue.put((kind, next(self._order), job))
+        if self._watch is None:
+            self._keep_watch()
+        return job
+
+    def seconds_until_read(self, size_bytes: int) -> float:
+        """When so much would be here, behind what waits already."""
+        ahead = self._queued_read_bytes + size_bytes
+        return self._latency_seconds + ahead * self._seconds_per_byte
+
+    # Threads.
+
+    def _work(self) -> None:
+        while True:
+            _, _, job = self._queue.get()
+            if job is None:
+                return
+            job.started_at = time.monotonic()
+            result, error = None, None
+            try:
+                if job.answer.done():
+                    raise VolumeDownError("given up before it began")
+                if job.kind is Kind.WRITE:
+                    self._check_space()
+                result = job.call()
+            except BaseException as raised:  # handed to whoever waits
+                error = raised
+            ended_at = time.monotonic()
+            try:
+                job.answer.get_loop().call_soon_threadsafe(
+                    self._ended, job, result, error, ended_at
+                )
+            except RuntimeError:  # the loop is closed: nobody waits
+                return
+
+    def _check_space(self) -> None:
+        if not self._min_free_bytes or (
+            time.monotonic() - self._space_checked_at < _SPACE_CHECK_SECONDS
+        ):
+            return
+        free = self.volume.free_bytes()
+        if free < self._min_free_bytes:
+            raise OSError(
+                errno.ENOSPC,
+                f"{free >> 20} MiB are free on the device, less than min_free "
+                f"({self._min_free_bytes >> 20} MiB)",
+            )
+        self._space_checked_at = time.monotonic()
+
+    def _ended(
+        self, job: _Job, result: object, error: BaseException | None, ended_at: float
+    ) -> None:
+        self._jobs.discard(job)
+        if job.kind is Kind.READ:
+            self._queued_read_bytes -= job.size_bytes
+        if error is None:
+            self._measure(job, ended_at)
+        elif isinstance(error, OSError) and not isinstance(error, VolumeDownError):
+            self.note_error(job.kind, error)
+        if job.on_end is not None:
+            job.on_end(result)
+        if job.answer.done():  # given up, or cancelled
+            return
+        if error is None:
+            job.answer.set_result(result)
+        else:
+            job.answer.set_exception(error)
+
+    def _measure(self, job: _Job, ended_at: float) -> None:
+        if job.kind is Kind.WRITE:
+            self.written_bytes += job.size_bytes
+        if job.kind is not Kind.READ or not job.size_bytes:
+            return
+        self.read_bytes += job.size_bytes
+        service = (ended_at - max(job.started_at, self._last_end)) / job.size_bytes
+        self._last_end = ended_at
+        self._seconds_per_byte += _SMOOTHING * (service - self._seconds_per_byte)
+
+    # Health.
+
+    def note_error(self, kind: Kind, error: OSError) -> None:
+        """A call failed: what cannot be written is a reason to stop writing."""
+        self.error_count += 1
+        if kind is not Kind.READ and self.health is Health.ACTIVE:
+            self._turn(Health.DEGRADED, error.strerror or str(error))
+
+    def _turn(self, health: Health, reason: str) -> None:
+        if health is Health.ACTIVE:
+            log.warning("DISK %s is good again", self.volume.path)
+        elif health > self.health:
+            log.warning("DISK %s is %s: %s", self.volume.path, health.name, reason)
+        self.health, self.reason = health, reason
+        if health is not Health.ACTIVE and self._probe is None:
+            self._probe = asyncio.get_running_loop().create_task(self._probe_until_good())
+
+    async def _probe_until_good(self) -> None:
+        try:
+            while True:
+                await asyncio.sleep(_PROBE_SECONDS)
+                try:
+                    await self._submit(self._try_to_write, 0, Kind.OTHER).answer
+                    break
+                except OSError as error:
+                    self.reason = error.strerror or str(error)
+        finally:
+            self._probe = None
+        self._turn(Health.ACTIVE, "")
+        self.on_good()
+
+    def _try_to_write(self) -> None:
+        self._space_checked_at = 0.0
+        self._check_space()
+        self.volume.probe()
+
+    def _keep_watch(self) -> None:
+        """Looks for calls without an answer for as long as there are any."""
+        self._watch = None
+        if not self._jobs:
+            return
+        now = time.monotonic()
+        if any(
+            job.started_at and now - job.started_at > self._timeout_seconds for job in self._jobs
+        ):
+            self._give_up()
+        delay = self._timeout_seconds / 4
+        self._watch = asyncio.get_running_loop().call_later(delay, self._keep_watch)
+
+    def _give_up(self) -> None:
+        reason = f"no answer from the device for {self._timeout_seconds:g} s"
+        if self.is_readable:
+            self._turn(Health.UNAVAILABLE, reason)
+        for job in self._jobs:
+            if not job.answer.done():
+                job.answer.set_exception(VolumeDownError(reason))
+
+    async def close(self) -> None:
+        """Waits a moment for what is running; a thread that hangs is left behind."""
+        if self._probe is not None:
+            self._probe.cancel()
+            await asyncio.gather(self._probe, return_exceptions=True)
+        if self._watch is not None:
+            self._watch.cancel()
+        for _ in self._threads:
+            self._queue.put((Kind.WRITE + 1, next(self._order), None))
+        deadline = time.monotonic() + _JOIN_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))

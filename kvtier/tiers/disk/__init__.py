@@ -1,0 +1,1 @@
+"""Blocks in slab files on local SSDs."""

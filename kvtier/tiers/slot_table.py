@@ -1,0 +1,133 @@
+"""Extents and their slots, whatever they are made of."""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from collections.abc import Iterator
+
+from kvtier.core import slots as layout
+
+NO_OWNER = -1
+
+
+class Extent:
+    """A piece of a tier's space for one namespace, cut into slots of one size.
+
+    Populating and discarding take time: a mover does it, in between two decisions of the loop.
+    """
+
+    #: Where it lies, among places that work side by side: each gets its share of what is taken.
+    stripe = 0
+
+    def __init__(self, extent_id: int, base: int, slots: int, slot_bytes: int) -> None:
+        self.extent_id = extent_id
+        self.base = base
+        self.slots = slots
+        self.slot_bytes = slot_bytes
+        self.populated_slots = 0
+        self.used_slots = 0
+        self.populating = False
+        self.retiring = False
+
+    @property
+    def size_bytes(self) -> int:
+        return self.slots * self.slot_bytes
+
+    def populate(self, slots: int) -> None:
+        """Allocates the next slots. Called by a mover."""
+        raise NotImplementedError
+
+    def discard(self) -> None:
+        """Gives all space back. Called by a mover."""
+        raise NotImplementedError
+
+
+class SlotTable:
+    """The slots of one namespace: generation, references and owner of each.
+
+    `references` counts the leases, holds and reservations on a slot; `owner` is the row of the
+    block in it, or -1. A slot with neither is free. Slots are numbered from 0; an extent owns the
+    numbers from its base on.
+    """
+
+    def __init__(self, namespace_id: int, generations: array[int] | memoryview[int]) -> None:
+        self.namespace_id = namespace_id
+        self.generations = generations
+        self.references = array("I")
+        self.owner = array("q")
+        self.extents: list[Extent | None] = []
+
+    def extent_of(self, slot: int) -> Extent:
+        extent = self.extents[slot // layout.SLOTS_PER_PAGE]
+        assert extent is not None, slot
+        return extent
+
+    def allocate_base(self, slots: int) -> int:
+        """The first slot number of a free range of whole table pages."""
+        pages, start, run = layout.table_pages(slots), 0, 0
+        for page, extent in enumerate(self.extents):
+            run = run + 1 if extent is None else 0
+            if run == pages:
+                start = page + 1 - pages
+                break
+        else:
+            start = len(self.extents) - run
+            missing = pages - run
+            self.extents.extend([None] * missing)
+            self.references.extend([0] * (missing * layout.SLOTS_PER_PAGE))
+            self.owner.extend([NO_OWNER] * (missing * layout.SLOTS_PER_PAGE))
+        return start * layout.SLOTS_PER_PAGE
+
+    def install(self, extent: Extent) -> None:
+        self._set_pages(extent, extent)
+
+    def discard(self, extent: Extent) -> None:
+        """Frees the numbers of an extent."""
+        self._set_pages(extent, None)
+
+    def _set_pages(self, extent: Extent, value: Extent | None) -> None:
+        first = extent.base // layout.SLOTS_PER_PAGE
+        for page in range(first, first + layout.table_pages(extent.slots)):
+            self.extents[page] = value
+
+
+class FreeSlots:
+    """Slots to be handed out: the lowest first, from all stripes alike."""
+
+    def __init__(self) -> None:
+        self._heaps: dict[int, list[int]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[int]:
+        for heap in self._heaps.values():
+            yield from heap
+
+    def put(self, slot: int, stripe: int) -> None:
+        self._count += 1
+        heap = self._heaps.get(stripe)
+        if heap is None:
+            heap = self._heaps[stripe] = []
+        heapq.heappush(heap, slot)
+
+    def take(self, count: int) -> list[int]:
+        """Up to so many."""
+        count = min(count, self._count)
+        self._count -= count
+        taken: list[int] = []
+        heaps = sorted(self._heaps.values(), key=len)  # those that have few give what they have
+        for left, heap in zip(range(len(heaps), 0, -1), heaps, strict=True):
+            share = min(len(heap), (count - len(taken)) // left)
+            taken += [heapq.heappop(heap) for _ in range(share)]
+        return taken
+
+    def withdraw(self, slots: range, stripe: int) -> None:
+        """Takes out those of a range."""
+        heap = self._heaps.get(stripe, [])
+        kept = [slot for slot in heap if slot not in slots]
+        heapq.heapify(kept)
+        self._count -= len(heap) - len(kept)
+        self._heaps[stripe] = kept

@@ -1,0 +1,199 @@
+"""A tier: size classes that share one space."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from kvtier.core import slots as layout
+from kvtier.core.block import Tier
+from kvtier.core.policies.base import Evictable, Policy
+from kvtier.core.policies.lru import Lru
+from kvtier.tiers.size_class import SizeClass
+from kvtier.tiers.slot_table import Extent, SlotTable
+
+POLICIES: dict[str, Callable[[Evictable, Iterator[int]], Policy]] = {"lru": Lru}
+
+#: How much older, as a share of its own age, another class's coldest block must be before a class
+#: takes an extent from it: without it two busy classes would trade extents for ever.
+_TRADE_MARGIN = 0.125
+
+
+#: A block that is to move: its row, the slot it is in, and the slot it goes to.
+Move = tuple[int, int, int]
+
+
+class Space(Protocol):
+    """What a tier's extents are made of, within a capacity."""
+
+    capacity_bytes: int
+
+    @property
+    def allocated_bytes(self) -> int:
+        """What counts against the capacity now."""
+        ...
+
+    def next_extent_slots(self, slot_bytes: int, class_bytes: int) -> int:
+        """How large the next extent of a size class of so many bytes would be; 0 if none fits."""
+        ...
+
+    def create_table(self, namespace_id: int) -> SlotTable: ...
+
+    def drop_table(self, table: SlotTable) -> None:
+        """The namespace is forgotten."""
+        ...
+
+    def create_extent(self, table: SlotTable, slots: int, slot_bytes: int) -> Extent:
+        """Counts from now on; to be populated."""
+        ...
+
+    def retire(self, extent: Extent) -> None:
+        """After its `discard`."""
+        ...
+
+    def copying(self, size_class: SizeClass, moves: Sequence[Move]) -> Callable[[], list[bool]]:
+        """A call for a mover that copies blocks to other slots; which of them are whole there."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class SlotTier:
+    """Blocks in slots, never more than its space allows.
+
+    It decides and keeps the books, at once and without waiting; populating, moving and discarding,
+    which take time, are left to its caller (`agent.placement`) between two calls. The event loop
+    owns it. `on_idle` is told of an extent that is being retired and is empty now.
+    """
+
+    def __init__(self, tier: Tier, space: Space, *, policy: str = "lru") -> None:
+        self.tier = tier
+        self.space = space
+        self.on_idle: Callable[[SizeClass, Extent], None] = lambda size_class, extent: None
+        self._tables: dict[int, SlotTable] = {}
+        self._classes: dict[tuple[int, int], SizeClass] = {}
+        self._ticks = itertools.count(1)
+        self._generations = itertools.count(1)
+        self._new_policy = POLICIES[policy]
+
+    def size_class(self, namespace_id: int, block_bytes: int) -> SizeClass:
+        """The class for a namespace's blocks of this size; made at the first call."""
+        key = (namespace_id, layout.slot_bytes(block_bytes))
+        if key not in self._classes:
+            table = self._tables.get(namespace_id)
+            if table is None:
+                table = self.space.create_table(namespace_id)
+                self._tables[namespace_id] = table
+            self._classes[key] = SizeClass(
+                table,
+                key[1],
+                lambda evictable: self._new_policy(evictable, self._ticks),
+                self.next_generation,
+                lambda size_class, extent: self.on_idle(size_class, extent),
+            )
+        return self._classes[key]
+
+    def next_generation(self) -> int:
+        """Never given before; greater than all before it."""
+        return next(self._generations)
+
+    def continue_after(self, generation: int) -> None:
+        """Generations up to this one were given by an earlier run of the agent."""
+        self._generations = itertools.count(generation + 1)
+
+    @property
+    def classes(self) -> list[SizeClass]:
+        return list(self._classes.values())
+
+    # Growing.
+
+    def can_grow(self, size_class: SizeClass) -> bool:
+        """Whether the capacity allows `grow`."""
+        return _unpopulated(size_class) is not None or self._next_extent_slots(size_class) > 0
+
+    def grow(self, size_class: SizeClass) -> Extent:
+        """An extent that is still to be populated."""
+        extent = _unpopulated(size_class)
+        if extent is None:
+            slots = self._next_extent_slots(size_class)
+            extent = self.space.create_extent(size_class.table, slots, size_class.slot_bytes)
+            size_class.extents.append(extent)
+        size_class.grown_at = next(self._ticks)
+        return extent
+
+    def _next_extent_slots(self, size_class: SizeClass) -> int:
+        return self.space.next_extent_slots(size_class.slot_bytes, size_class.extent_bytes)
+
+    # Taking an extent from one class for another.
+
+    def donors(self, taker: SizeClass) -> list[SizeClass]:
+        """The classes to take from: those whose coldest block is older than the taker's own, oldest
+        first. Free memory is as old as the class's last growth or store: what a class has just been
+        given is not spare.
+        """
+        own, now = taker.coldest_rank(), next(self._ticks)
+        limit = now if own is None else now - (now - own) * (1 + _TRADE_MARGIN)
+        found = []
+        for each in self._classes.values():
+            if each is taker or not each.extents or any(e.retiring for e in each.extents):
+                continue
+            rank = each.last_use() if self._has_spare_extent(each) else each.coldest_rank()
+            if rank is not None and rank < limit:
+                found.append((rank, each))
+        return [each for _, each in sorted(found, key=lambda pair: pair[0])]
+
+    def _has_spare_extent(self, size_class: SizeClass) -> bool:
+        """Whether an extent can be emptied without evicting anything."""
+        return size_class.free_slots >= min(each.slots for each in size_class.extents)
+
+    def extent_to_retire(self, donor: SizeClass) -> Extent | None:
+        """The extent that costs least to empty: nobody refers to it, fewest blocks, smallest.
+
+        None if the donor could not find room for the blocks in it.
+        """
+        candidates = [
+            extent
+            for extent in donor.extents
+            if not extent.populating and not donor.has_references(extent)
+        ]
+        extent = min(candidates, key=lambda each: (each.used_slots, each.slots), default=None)
+        if extent is None or extent.used_slots == 0:
+            return extent
+        free_elsewhere = donor.free_slots - (extent.populated_slots - extent.used_slots)
+        evictable = donor.used_slots - donor.referenced_slots
+        return extent if extent.used_slots - free_elsewhere <= evictable else None
+
+    def discard(self, size_class: SizeClass, extent: Extent) -> None:
+        """Before an idle extent gives its space back: late readers fail from now on."""
+        size_class.extents.remove(extent)
+        size_class.table.discard(extent)
+
+    def drop_namespace(self, namespace_id: int) -> None:
+        """Forgets a namespace that holds no extent."""
+        for key in [key for key in self._classes if key[0] == namespace_id]:
+            assert not self._classes[key].extents, key
+            del self._classes[key]
+        table = self._tables.pop(namespace_id, None)
+        if table is not None:
+            self.space.drop_table(table)
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError if books disagree or more than the capacity is allocated."""
+        for each in self._classes.values():
+            each.check_integrity()
+        assert self.space.allocated_bytes <= self.space.capacity_bytes
+
+    def close(self) -> None:
+        """Closes every descriptor."""
+        self.space.close()
+        self._classes.clear()
+        self._tables.clear()
+
+
+def _unpopulated(size_class: SizeClass) -> Extent | None:
+    """An extent that is not all populated yet."""
+    for extent in size_class.extents:
+        if extent.populated_slots < extent.slots and not extent.retiring:
+            return extent
+    return None
