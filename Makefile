@@ -7,12 +7,13 @@ STAMP := $(VENV)/.stamp
 PROTOC = $(BIN)/python -m grpc_tools.protoc -I proto proto/kvtier/v1/*.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-model check proto bench fmt
+.PHONY: help demo test test-faults test-crash test-model check proto bench fmt
 
 help:
 	@echo 'make demo          an agent and three workers on this machine, with a small model'
 	@echo 'make test          all tests'
 	@echo 'make test-faults   workers and agents killed and stopped, many times (QUICK=1: a tenth)'
+	@echo 'make test-crash    DISK killed, torn, flipped, failing, full (QUICK=1: a tenth)'
 	@echo 'make test-model    the state machine of HOST, long'
 	@echo 'make check         formatting, lints, types, import rules, generated code'
 	@echo 'make bench         speed of the data path and of the metadata'
@@ -28,6 +29,9 @@ test: $(STAMP)
 
 test-faults: $(STAMP)
 	$(BIN)/pytest -q -m faults
+
+test-crash: $(STAMP)
+	$(BIN)/pytest -q -m crash
 
 test-model: $(STAMP)
 	KVTIER_EXAMPLES=1000 $(BIN)/pytest -q tests/model
@@ -48,6 +52,7 @@ proto: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/kvtier bench host
 	$(BIN)/kvtier bench metadata
+	$(BIN)/kvtier bench disk --path .
 
 fmt: $(STAMP)
 	$(BIN)/ruff format .

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections import Counter, defaultdict, deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from collections.abc import Iterable
 from enum import Enum
-from typing import Any
 
-from kvtier.agent.placement import Placement
+from kvtier.agent.disk_writer import Candidate, DiskWriter
 from kvtier.agent.turns import READ_SLICE, WRITE_SLICE, slices
-from kvtier.agent.volume_mover import Kind, VolumeMover
-from kvtier.core.block import BlockStatus
 from kvtier.core.residency import NONE
-from kvtier.tiers.arena import cell_of
-from kvtier.tiers.disk.slab import Filling, Slab
-from kvtier.tiers.disk.tier import DiskTier, slab_of
 from kvtier.tiers.host import HostTier
 from kvtier.tiers.size_class import SizeClass
-
-log = logging.getLogger(__name__)
 
 #: What one thread checksums and writes at a time.
 _WRITE_BYTES = 8 << 20
@@ -39,64 +29,35 @@ class WritePolicy(Enum):
     AFTER_HITS = "after_hits"
 
 
-@dataclass(eq=False, slots=True)
-class _Candidate:
-    """A block as it was when it was chosen."""
-
-    host: SizeClass
-    row: int
-    slot: int
-    generation: int
-
-
-@dataclass(eq=False)
-class _Batch:
-    """Blocks of one size class that are being written; their slots in HOST stay in use."""
-
-    host: SizeClass
-    disk: SizeClass
-    blocks: list[_Candidate] = field(default_factory=list)
-
-
 class Demotion:
-    """Writes blocks of HOST to DISK by a policy; stores never wait for it.
+    """Chooses blocks of HOST by a policy and has them written; stores never wait for it.
 
     At most `max_in_flight_bytes` of HOST are kept in use by it. What waits beyond 65,536 blocks, or
     while DISK cannot be written to, is looked for again later; what has left HOST by then is not on
-    DISK. `prepare` is awaited before a namespace's first block is written.
+    DISK.
     """
 
     def __init__(
         self,
         host: HostTier,
-        disk: DiskTier,
-        placement: Placement,
-        movers: Sequence[VolumeMover],
+        writer: DiskWriter,
         *,
         policy: WritePolicy = WritePolicy.THROUGH,
         after_hits: int = 2,
         max_in_flight_bytes: int = 256 << 20,
-        prepare: Callable[[int], Awaitable[None]],
     ) -> None:
         self._host = host
-        self._disk = disk
-        self._placement = placement
-        self._movers = movers
+        self._writer = writer
         self._policy = policy
         self._after_hits = after_hits
         self._max_in_flight_bytes = max_in_flight_bytes
-        self._prepare = prepare
-        self._waiting: deque[_Candidate | asyncio.Future[None]] = deque()
-        self._writing: dict[tuple[SizeClass, int], int] = {}
+        self._waiting: deque[Candidate | asyncio.Future[None]] = deque()
         self._hits: Counter[tuple[SizeClass, int, int]] = Counter()
         self._is_behind = False
         self._is_open = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._batches: set[asyncio.Task[None]] = set()
-        self.in_flight_bytes = 0
-        self.demoted_count = 0
-        self.failed_count = 0
         self.unwritten_count = 0
+        writer.on_end = self._pump
 
     def open(self) -> None:
         """From now on DISK may be written to."""
@@ -105,15 +66,13 @@ class Demotion:
 
     @property
     def is_writable(self) -> bool:
-        return self._is_open and any(mover.is_writable for mover in self._movers)
+        return self._is_open and self._writer.is_writable
 
     @property
     def waiting_bytes(self) -> int:
         """What is chosen and not written yet; blocks that have left HOST since are still in it."""
-        waiting = sum(
-            each.host.slot_bytes for each in self._waiting if isinstance(each, _Candidate)
-        )
-        return waiting + self.in_flight_bytes
+        waiting = sum(each.host.slot_bytes for each in self._waiting if isinstance(each, Candidate))
+        return waiting + self._writer.in_flight_bytes
 
     # Choosing.
 
@@ -155,59 +114,61 @@ class Demotion:
         self._add(host, [row for row in rows if not self._is_chosen(host, row)])
 
     def _is_chosen(self, host: SizeClass, row: int) -> bool:
-        return (host, row) in self._writing or self._is_on_disk(host, row)
+        return self._writer.is_writing(host, row) or self._is_on_disk(host, row)
 
     def _is_on_disk(self, host: SizeClass, row: int) -> bool:
         lane, block_hash = host.residency.describe(row)
-        return self._disk_class(host).residency.find(lane, block_hash) != NONE
+        return self._writer.disk_class(host).residency.find(lane, block_hash) != NONE
 
-    def _disk_class(self, host: SizeClass) -> SizeClass:
-        return self._disk.size_class(host.table.namespace_id, host.slot_bytes)
-
-    def _add(self, host: SizeClass, rows: Iterable[int]) -> None:
+    def _add(self, host: SizeClass, rows: Iterable[int]) -> bool:
+        """Whether they will be written."""
         if not self.is_writable or len(self._waiting) >= _MOST_WAITING:
             self._is_behind = True
-            return
+            return False
         generations, slots = host.table.generations, host.residency.slot
         self._waiting.extend(
-            _Candidate(host, row, slots[row], generations[slots[row]]) for row in rows if row >= 0
+            Candidate(host, row, slots[row], generations[slots[row]]) for row in rows if row >= 0
         )
         self._pump()
+        return True
 
     def catch_up(self) -> None:
         """Looks for what should be on DISK and was not written when its time came."""
         if self._is_behind and self._policy is WritePolicy.THROUGH and self.is_writable:
             self._is_behind = False
-            self._spawn(self._choose_all(), self._tasks)
+            task = asyncio.get_running_loop().create_task(self._add_all())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
-    async def _choose_all(self) -> None:
+    async def _add_all(self) -> None:
         """Every block of HOST that is not on DISK."""
         for host in self._host.classes:
             residency = host.residency
             async for part in slices(residency.row_count, WRITE_SLICE):
-                while len(self._waiting) >= _MOST_WAITING and self._batches:
-                    await asyncio.wait(self._batches, return_when=asyncio.FIRST_COMPLETED)
+                while len(self._waiting) >= _MOST_WAITING and self._writer.batches:
+                    await asyncio.wait(self._writer.batches, return_when=asyncio.FIRST_COMPLETED)
                 rows = [
                     row
                     for row in range(part.start, part.stop)
                     if residency.slot[row] != NONE and not self._is_on_disk(host, row)
                 ]
-                self._add(host, rows)
+                if rows and not self._add(host, rows):
+                    return
 
     # Writing.
 
     def _pump(self) -> None:
         """Starts to write what waits, within the bound."""
         looked_at = 0
-        while self._waiting and self.in_flight_bytes < self._max_in_flight_bytes:
+        while self._waiting and self._writer.in_flight_bytes < self._max_in_flight_bytes:
             head = self._waiting[0]
             if isinstance(head, asyncio.Future):
                 self._waiting.popleft()
-                self._spawn(self._tell(head, list(self._batches)), self._tasks)
+                self._tell(head)
                 continue
-            batch, seen = self._next_batch(head.host)
-            if batch.blocks:
-                self._spawn(self._write(batch), self._batches)
+            blocks, seen = self._next_blocks(head.host)
+            if blocks:
+                self._writer.start(head.host, blocks)
             looked_at += seen
             if looked_at >= READ_SLICE and self._waiting:
                 asyncio.get_running_loop().call_soon(self._pump)
@@ -215,178 +176,61 @@ class Demotion:
         if not self._waiting:
             self.catch_up()
 
-    async def _tell(self, done: asyncio.Future[None], batches: list[asyncio.Task[None]]) -> None:
-        await asyncio.gather(*batches, return_exceptions=True)
-        if not done.done():
-            done.set_result(None)
+    def _tell(self, done: asyncio.Future[None]) -> None:
+        """All that was chosen before is being written: says so when it has been."""
 
-    def _next_batch(self, host: SizeClass) -> tuple[_Batch, int]:
-        """Blocks of one class that are still there; and how many were looked at."""
-        batch, seen = _Batch(host, self._disk_class(host)), 0
+        async def tell() -> None:
+            await self._writer.settled()
+            if not done.done():
+                done.set_result(None)
+
+        task = asyncio.get_running_loop().create_task(tell())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _next_blocks(self, host: SizeClass) -> tuple[list[Candidate], int]:
+        """Blocks of one class to be written together; and how many were looked at."""
+        blocks: dict[int, Candidate] = {}
+        seen = 0
         most = max(1, min(_MOST_BLOCKS, _WRITE_BYTES // host.slot_bytes))
-        while self._waiting and seen < READ_SLICE and len(batch.blocks) < most:
+        while self._waiting and seen < READ_SLICE and len(blocks) < most:
             block = self._waiting[0]
             if isinstance(block, asyncio.Future) or block.host is not host:
                 break
             self._waiting.popleft()
             seen += 1
-            if not host.is_at(block.row, block.slot, block.generation):
+            if not block.is_current:
                 self.unwritten_count += 1
-                continue
-            if self._is_chosen(host, block.row):
-                continue
-            host.acquire([block.row])
-            self._writing[host, block.row] = block.generation
-            batch.blocks.append(block)
-        self.in_flight_bytes += len(batch.blocks) * host.slot_bytes
-        return batch, seen
-
-    async def _write(self, batch: _Batch) -> None:
-        host, disk = batch.host, batch.disk
-        left = list(batch.blocks)
-        try:
-            await self._prepare(host.table.namespace_id)
-            await self._placement.make_room(disk, len(left))
-            targets = disk.take(len(left)) if self.is_writable else []
-            by_slab: defaultdict[Slab, list[tuple[_Candidate, int]]] = defaultdict(list)
-            for target in targets:
-                by_slab[slab_of(disk, target)].append((left.pop(0), target))
-            writes = [self._store(batch, slab, pairs) for slab, pairs in by_slab.items()]
-            await asyncio.gather(*writes, return_exceptions=True)
-        except OSError as error:
-            log.warning("DISK: %s", error.strerror or error)
-        finally:
-            self.failed_count += len(left)
-            self._end(host, left)
-
-    async def _store(self, batch: _Batch, slab: Slab, pairs: list[tuple[_Candidate, int]]) -> None:
-        host, disk = batch.host, batch.disk
-        tenancy = self._disk.slabs.tenancy(disk)
-        fillings = []
-        for block, target in pairs:
-            key = host.residency.key(block.row)
-            fillings.append(
-                Filling(
-                    target - slab.base,
-                    disk.table.generations[target],
-                    cell_of(host.table, block.slot),
-                    tenancy.block_bytes[key.lane.group],
-                    key,
-                )
-            )
-        slab.unsynced.update(filling.slot for filling in fillings)
-        await self._movers[slab.stripe].run(
-            slab.store,
-            tenancy.identity,
-            fillings,
-            size_bytes=len(fillings) * slab.slot_bytes,
-            kind=Kind.WRITE,
-            on_end=lambda stored: self._landed(batch, slab, pairs, fillings, stored),
-        )
-
-    def _landed(
-        self,
-        batch: _Batch,
-        slab: Slab,
-        pairs: list[tuple[_Candidate, int]],
-        fillings: list[Filling],
-        stored: bool | None,
-    ) -> None:
-        host, disk = batch.host, batch.disk
-        orphans = []
-        for (block, target), filling in zip(pairs, fillings, strict=True):
-            if not stored:
-                self.failed_count += 1
-            elif not host.is_at(block.row, block.slot, block.generation):
-                orphans.append(target)  # evicted on request while it was written
-            elif disk.commit(*filling.key, target) is BlockStatus.OK:
-                self.demoted_count += 1
-        if orphans:
-            erased = [target - slab.base for target in orphans]
-            self._spawn(self._erase(disk, slab, orphans, erased), self._tasks)
-        gone = set(orphans)
-        disk.release([target for _, target in pairs if target not in gone])
-        self._end(host, [block for block, _ in pairs])
-
-    async def _erase(
-        self, disk: SizeClass, slab: Slab, targets: list[int], slots: list[int]
-    ) -> None:
-        mover = self._movers[slab.stripe]
-        await mover.run(slab.erase, slots, on_end=lambda _: disk.release(targets))
-
-    def _end(self, host: SizeClass, blocks: list[_Candidate]) -> None:
-        for block in blocks:
-            del self._writing[host, block.row]
-        host.release([block.slot for block in blocks])
-        self.in_flight_bytes -= len(blocks) * host.slot_bytes
-        self._pump()
-
-    # Flushing.
+            elif not self._is_chosen(host, block.row):
+                blocks[block.row] = block
+        return list(blocks.values()), seen
 
     async def flush(self) -> int:
         """Returns when every block that HOST has now is on DISK and synced: bytes written.
 
         Raises OSError if that cannot be.
         """
-        self._require_writable()
-        failed, demoted = self.failed_count, sum(mover.written_bytes for mover in self._movers)
-        await self._choose_all()
+        if not self._is_open:
+            raise OSError("the tables of DISK are still being read")
+        writer = self._writer
+        writer.require_writable()
+        failed, written = writer.failed_count, writer.written_bytes
+        self._is_behind = False
+        await self._add_all()
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(done)
         self._pump()
         await done
-        if self.failed_count > failed:
-            self._require_writable()
-            raise OSError(f"{self.failed_count - failed} blocks could not be written")
-        await self.sync()
-        return sum(mover.written_bytes for mover in self._movers) - demoted
-
-    async def settled(self) -> None:
-        """Returns when what is being written now has been."""
-        await asyncio.gather(*self._batches, return_exceptions=True)
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _require_writable(self) -> None:
-        if not self._is_open:
-            raise OSError("the tables of DISK are still being read")
-        for mover in self._movers:
-            if not mover.is_writable:
-                raise OSError(f"{mover.volume.path}: {mover.reason}")
-
-    async def sync(self) -> None:
-        """Makes durable what was written. Raises OSError; what was at stake counts as lost."""
-        dirty = [(size_class, slab) for size_class, slab in self._disk.all_slabs() if slab.unsynced]
-        results = await asyncio.gather(
-            *(self._sync(size_class, slab) for size_class, slab in dirty), return_exceptions=True
-        )
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-
-    async def _sync(self, size_class: SizeClass, slab: Slab) -> None:
-        at_stake, slab.unsynced = slab.unsynced, set()
-        try:
-            await self._movers[slab.stripe].run(slab.sync)
-        except OSError:
-            owner, lost = size_class.table.owner, 0
-            for slot in at_stake:
-                row = owner[slab.base + slot]
-                if row != NONE:
-                    size_class.forget(row)
-                    lost += 1
-            log.error("%s: a sync failed; %d blocks count as lost", slab.name, lost)
-            raise
-
-    def _spawn(self, work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
+        writer.require_writable()
+        if self._is_behind or writer.failed_count > failed:
+            raise OSError("some blocks could not be written")
+        await writer.sync()
+        return writer.written_bytes - written
 
     async def close(self) -> None:
-        """Ends what is under way; what is in a thread's hands completes."""
+        """Chooses nothing more."""
         self._is_open = False
         self._waiting.clear()
-        work = [*self._tasks, *self._batches]
-        for task in work:
+        for task in list(self._tasks):
             task.cancel()
-        await asyncio.gather(*work, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)

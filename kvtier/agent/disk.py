@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from kvtier.agent.demotion import Demotion, WritePolicy
+from kvtier.agent.disk_writer import DiskWriter
 from kvtier.agent.namespaces import Namespace, Namespaces, new_generation_id
 from kvtier.agent.placement import Placement
 from kvtier.agent.promotion import Promotion
@@ -83,19 +84,17 @@ class Disk:
         volumes: list[Volume] = []
         try:
             for number, path in enumerate(settings.paths):
-                volumes.append(Volume(io, path, share, number))
+                volume = Volume(
+                    io, path, share, stripe=number, min_free_bytes=settings.min_free_bytes
+                )
+                volumes.append(volume)
         except BaseException:
             for volume in volumes:
                 volume.close()
             raise
         self.tier = DiskTier(volumes, policy=settings.policy)
         self.movers = [
-            VolumeMover(
-                volume,
-                depth=settings.depth,
-                timeout_seconds=settings.timeout_seconds,
-                min_free_bytes=settings.min_free_bytes,
-            )
+            VolumeMover(volume, depth=settings.depth, timeout_seconds=settings.timeout_seconds)
             for volume in volumes
         ]
         self.placement = Placement(
@@ -103,15 +102,13 @@ class Disk:
         )
         self.promotion = Promotion(self.tier, host_placement, self.movers)
         self.promotion.on_damaged = self.set_aside
+        self.writer = DiskWriter(self.tier, self.placement, self.movers, self._make_known)
         self.demotion = Demotion(
             host,
-            self.tier,
-            self.placement,
-            self.movers,
+            self.writer,
             policy=settings.write_policy,
             after_hits=settings.after_hits,
             max_in_flight_bytes=settings.max_in_flight_bytes,
-            prepare=self._make_known,
         )
         for mover in self.movers:
             mover.on_good = self.demotion.catch_up
@@ -121,6 +118,7 @@ class Disk:
         self._namespaces: dict[int, Namespace] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._recovery: Recovery | None = None
+        self._recovered = asyncio.Event()
 
     async def _run(self, extent: Extent, call: Callable[..., T], *args: Any) -> T:
         result: T = await self.movers[extent.stripe].run(call, *args)
@@ -140,6 +138,7 @@ class Disk:
         """Finds what is on the volumes; demotion begins at its end."""
         self._recovery = Recovery(self.tier, self.movers, namespaces)
         await self._recovery.run()
+        self._recovered.set()
         if not all(slab.is_direct for _, slab in self.tier.all_slabs()):
             log.warning("DISK: the file system refuses O_DIRECT; going through the page cache")
         self.demotion.open()
@@ -151,7 +150,11 @@ class Disk:
 
     @property
     def is_recovered(self) -> bool:
-        return self._recovery is not None and self._recovery.finished.is_set()
+        return self._recovered.is_set()
+
+    async def recovered(self) -> None:
+        """Returns when all is read: before that, what is removed could come back."""
+        await self._recovered.wait()
 
     async def stop(self) -> None:
         """Flushes what can be flushed, and closes everything."""
@@ -162,6 +165,7 @@ class Disk:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.demotion.close()
+        await self.writer.close()
         await self.promotion.close()
         await self.placement.close()
         for mover in self.movers:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import groupby
 
 from kvtier.agent.grants import Granted, Grants, Guards, release_guards
 from kvtier.agent.namespaces import Namespace
 from kvtier.agent.promotion import Flight, Promotion
 from kvtier.agent.sessions import Session
 from kvtier.agent.turns import READ_SLICE, slices
+from kvtier.agent.whereabouts import At, Run, Whereabouts
 from kvtier.core.block import BlockKeys, BlockStatus, Lane, Match, Tier
 from kvtier.core.lease import Lease, LeaseKind
 from kvtier.tiers.size_class import SizeClass
@@ -28,26 +29,6 @@ class Wait(IntEnum):
     #: Until shortly before the call's deadline.
     ALL = 2
     BREAK_EVEN = 3
-
-
-class _At(IntEnum):
-    """Where a block is; the greatest number takes longest to read."""
-
-    NOWHERE = 0
-    HOST = 1
-    ON_ITS_WAY = 2
-    DISK = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Consecutive blocks that share a residency; `ready_after_seconds` is an estimate."""
-
-    start: int
-    count: int
-    tier: Tier
-    pending: bool = False
-    ready_after_seconds: float = 0.0
 
 
 @dataclass(slots=True)
@@ -68,6 +49,7 @@ class Loading:
         self.on_used: Callable[[SizeClass, Sequence[int]], None] = lambda size_class, rows: None
         self._grants = grants
         self._promotion = promotion
+        self._whereabouts = Whereabouts(promotion)
 
     async def lookup(
         self,
@@ -102,9 +84,9 @@ class Loading:
             places: list[int] = []
             if tiers & session.namespace.tiers.keys():
                 places = await self._places(session, keys, lanes, match, tiers, hold)
-            places += [_At.NOWHERE] * (len(keys.hashes) - len(places))
-            matched = [*places, _At.NOWHERE].index(_At.NOWHERE)
-            runs = self._runs(session.namespace, keys, lanes, places[:matched])
+            places += [At.NOWHERE] * (len(keys.hashes) - len(places))
+            matched = [*places, At.NOWHERE].index(At.NOWHERE)
+            runs = self._whereabouts.runs(session.namespace, keys, lanes, places[:matched])
             answers.append(Found(matched, runs, [place > 0 for place in places]))
         return answers
 
@@ -121,20 +103,21 @@ class Loading:
 
         Only up to the first gap if a prefix is asked.
         """
-        namespace = session.namespace
+        namespace, where = session.namespace, self._whereabouts
         found: list[int] = []
         in_host = 0
         async for part in slices(len(keys.hashes), READ_SLICE):
-            columns = [self._column(namespace, lane, keys.hashes[part], tiers) for lane in lanes]
+            hashes = keys.hashes[part]
+            columns = [where.column(namespace, lane, hashes, tiers) for lane in lanes]
             if len(columns) == 1:
                 slowest = columns[0]
             else:
                 slowest = [max(row) if all(row) else 0 for row in zip(*columns, strict=True)]
-            if match is Match.PREFIX and _At.NOWHERE in slowest:
-                slowest = slowest[: slowest.index(_At.NOWHERE)]
+            if match is Match.PREFIX and At.NOWHERE in slowest:
+                slowest = slowest[: slowest.index(At.NOWHERE)]
             if hold is not None and self._grants.leases.is_active(hold):
-                self._hold(session, hold, lanes, keys.hashes[part], columns, slowest)
-            in_host += slowest.count(_At.HOST)
+                self._hold(session, hold, lanes, hashes, columns, slowest)
+            in_host += slowest.count(At.HOST)
             found += slowest
             if len(found) < part.stop:
                 break
@@ -143,27 +126,9 @@ class Loading:
         host.counters.looked_up += len(keys.hashes)
         if self._promotion is not None and in_host < len(keys.hashes):
             disk = namespace.tiers[Tier.DISK][keys.lane.group]
-            disk.counters.found += len(found) - found.count(_At.NOWHERE) - in_host
+            disk.counters.found += len(found) - found.count(At.NOWHERE) - in_host
             disk.counters.looked_up += len(keys.hashes) - in_host
         return found
-
-    def _column(
-        self, namespace: Namespace, lane: Lane, hashes: Sequence[bytes], tiers: frozenset[Tier]
-    ) -> list[int]:
-        """Where each block of one lane is."""
-        host = namespace.groups[lane.group]
-        rows = host.find_many(lane, hashes) if Tier.HOST in tiers else [-1] * len(hashes)
-        places: list[int] = [_At.HOST if row >= 0 else _At.NOWHERE for row in rows]
-        if self._promotion is None or _At.NOWHERE not in places or Tier.DISK not in tiers:
-            return places
-        missing = [index for index, place in enumerate(places) if place == _At.NOWHERE]
-        on_disk = self._promotion.rows(namespace, lane, [hashes[index] for index in missing])
-        for index, row in zip(missing, on_disk, strict=True):
-            if self._promotion.is_under_way(host, lane, hashes[index]):
-                places[index] = _At.ON_ITS_WAY
-            elif row >= 0:
-                places[index] = _At.DISK
-        return places
 
     def _hold(
         self,
@@ -177,7 +142,7 @@ class Loading:
         """Keeps the blocks of each lane where every lane has one."""
         tiers = session.namespace.tiers
         for lane, column in zip(lanes, columns, strict=True):
-            for tier, wanted in ((Tier.HOST, (_At.HOST,)), (Tier.DISK, (_At.DISK, _At.ON_ITS_WAY))):
+            for tier, wanted in ((Tier.HOST, (At.HOST,)), (Tier.DISK, (At.DISK, At.ON_ITS_WAY))):
                 here = [
                     block_hash
                     for block_hash, place, slow in zip(hashes, column, slowest, strict=False)
@@ -188,30 +153,6 @@ class Loading:
                     rows = [row for row in size_class.find_many(lane, here) if row >= 0]
                     room = self._grants.room(session, size_class)
                     self._grants.refer(size_class, hold, lane, rows[:room], tier)
-
-    def _runs(
-        self, namespace: Namespace, keys: BlockKeys, lanes: list[Lane], places: list[int]
-    ) -> list[Run]:
-        """Cuts places into runs. What is on DISK is read in order, run by run."""
-        runs: list[Run] = []
-        start, wanted = 0, {lane: list[int]() for lane in lanes}
-        for place, group in groupby(places):
-            count = len(list(group))
-            after = 0.0
-            if self._promotion is not None and place == _At.ON_ITS_WAY:
-                after = self._promotion.seconds_until_landed()
-            elif self._promotion is not None and place == _At.DISK:
-                disk = namespace.tiers[Tier.DISK][keys.lane.group]
-                hashes = keys.hashes[start : start + count]
-                for lane, rows in wanted.items():
-                    rows += [row for row in disk.find_many(lane, hashes) if row >= 0]
-                after = self._promotion.seconds_until(
-                    disk, [row for rows in wanted.values() for row in rows]
-                )
-            tier = Tier.DISK if place == _At.DISK else Tier.HOST
-            runs.append(Run(start, count, tier, place == _At.ON_ITS_WAY, after))
-            start += count
-        return runs
 
     async def prefetch(self, session: Session, keys: BlockKeys) -> int:
         """Begins to bring a prefix to HOST; how many leading blocks are there or will be."""
@@ -257,10 +198,11 @@ class Loading:
             flights: list[Flight] = []
             try:
                 if self._promotion is not None:
-                    await self._promote(session, entries, guards, flights)
-                    if flights and wait is not Wait.BEST_EFFORT:
-                        answers = [flight.answer for flight in flights]
-                        await asyncio.wait(answers, timeout=patience_seconds)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(patience_seconds):
+                            await self._promote(session, entries, guards, flights)
+                            if flights and wait is not Wait.BEST_EFFORT:
+                                await asyncio.wait([flight.answer for flight in flights])
                 arrived = {flight.key.block_hash for flight in flights if flight.has_arrived}
                 for keys in entries:
                     await self._load_entry(session, keys, granted, arrived, stop_at_gap=stop_at_gap)

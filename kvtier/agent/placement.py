@@ -60,6 +60,7 @@ class Placement:
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._is_short = False
+        self._growth_error = ""
         self._pause_until = 0.0
 
     async def make_room(self, size_class: SizeClass, wanted: int) -> None:
@@ -129,9 +130,12 @@ class Placement:
                     break
                 await self._run(extent, extent.populate, count)
                 size_class.publish(extent, count)
+                self._growth_error = ""
                 self._notify()
         except OSError as error:
-            log.error("%s cannot grow: %s; trying again later", self.tier.tier.name, error)
+            if str(error) != self._growth_error:
+                log.error("%s cannot grow: %s; trying again later", self.tier.tier.name, error)
+            self._growth_error = str(error)
             self._pause_until = asyncio.get_running_loop().time() + _PAUSE_SECONDS
         finally:
             extent.populating = False

@@ -37,7 +37,6 @@ class Recovery:
         self._last_sequence = 0
         self.damaged_count = 0
         self.slot_count = 0
-        self.finished = asyncio.Event()
 
     async def run(self) -> None:
         """Returns when all is read that can be read."""
@@ -56,7 +55,6 @@ class Recovery:
             seconds,
             self.damaged_count,
         )
-        self.finished.set()
 
     async def _open(self, mover: VolumeMover) -> list[tuple[SizeClass, Slab, bytes]]:
         opened = []

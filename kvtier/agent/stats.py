@@ -80,11 +80,11 @@ def disk_stats(disk: Disk, namespaces: Collection[Namespace]) -> TierStats:
     stats.error_count = sum(mover.error_count for mover in disk.movers)
     stats.error_count += disk.promotion.unreadable_count
     stats.promoted_count = disk.promotion.promoted_count
-    stats.demoted_count = disk.demotion.demoted_count
+    stats.demoted_count = disk.writer.written_count
     stats.unwritten_count = disk.demotion.unwritten_count
     stats.pending_bytes = disk.demotion.waiting_bytes
     stats.read_bytes = sum(mover.read_bytes for mover in disk.movers)
-    stats.written_bytes = sum(mover.written_bytes for mover in disk.movers)
+    stats.written_bytes = disk.writer.written_bytes
     return stats
 
 
@@ -98,7 +98,12 @@ def _disk_state(disk: Disk) -> tuple[TierState, str]:
         return TierState.DEGRADED, reason
     if not disk.is_recovered:
         return TierState.RECOVERING, "its tables are still being read"
-    return TierState.ACTIVE, ""
+    growth = [
+        f"{mover.volume.path} cannot grow: {mover.volume.growth_error}"
+        for mover in disk.movers
+        if mover.volume.growth_error
+    ]
+    return TierState.ACTIVE, "; ".join(growth)
 
 
 def _stats(tier: SlotTier, namespaces: Collection[Namespace]) -> TierStats:

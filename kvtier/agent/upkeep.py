@@ -128,6 +128,8 @@ class Upkeep:
         self, selector: str, keys: KeysOf, tiers: frozenset[Tier], *, dry_run: bool
     ) -> Evicted:
         """Removes blocks, and what continues them; a restart does not bring them back."""
+        if self._disk is not None and Tier.DISK in tiers and not dry_run:
+            await self._disk.recovered()
         total = Evicted()
         for namespace in self._namespaces.select(selector):
             evicted = await self._evict(namespace, keys(namespace), tiers, dry_run=dry_run)
@@ -146,7 +148,7 @@ class Upkeep:
             passes.append(Tier.DISK)
         for number, tier in enumerate(passes):
             if number == 2 and self._disk is not None:
-                await self._disk.demotion.settled()
+                await self._disk.writer.settled()
             evicted = await self._evict_from(tier, namespace, keys, dry_run=dry_run)
             total.gone += evicted.gone
             total.deferred += evicted.deferred
@@ -182,6 +184,8 @@ class Upkeep:
 
     async def invalidate(self, selector: str) -> tuple[int, int]:
         """Gives namespaces a new generation id: how many namespaces and blocks that concerned."""
+        if self._disk is not None:
+            await self._disk.recovered()
         namespaces, blocks = self._namespaces.select(selector), 0
         for namespace in namespaces:
             try:
@@ -196,7 +200,7 @@ class Upkeep:
                 found = await evict_all(namespace.classes_of(tier), dry_run=False)
                 evicted.add(found.gone + found.deferred, 0)
             if self._disk is not None:
-                await self._disk.demotion.settled()
+                await self._disk.writer.settled()
             blocks += evicted.gone
         return len(namespaces), blocks
 

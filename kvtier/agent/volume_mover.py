@@ -13,6 +13,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, ParamSpec, TypeVar
 
+from kvtier.tiers.disk.slab import NoRoomError
 from kvtier.tiers.disk.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -68,14 +69,12 @@ class _Job:
 class VolumeMover:
     """Runs calls in `depth` threads, reads before writes.
 
-    A failed write makes the volume DEGRADED, so does a device with less than `min_free_bytes` left;
+    A failed write makes the volume DEGRADED, so does a device with less than `min_free` left;
     a call without an answer for `timeout_seconds` makes it UNAVAILABLE. Every two seconds a probe
     asks whether it is good again. `run` must be called on the event loop.
     """
 
-    def __init__(
-        self, volume: Volume, *, depth: int, timeout_seconds: float, min_free_bytes: int = 0
-    ) -> None:
+    def __init__(self, volume: Volume, *, depth: int, timeout_seconds: float) -> None:
         self.volume = volume
         self.health = Health.ACTIVE
         self.reason = ""
@@ -84,7 +83,6 @@ class VolumeMover:
         self.read_bytes = 0
         self.written_bytes = 0
         self._timeout_seconds = timeout_seconds
-        self._min_free_bytes = min_free_bytes
         self._space_checked_at = 0.0
         self._seconds_per_byte = _FIRST_SECONDS_PER_BYTE
         self._latency_seconds = _FIRST_LATENCY_SECONDS
@@ -183,18 +181,9 @@ class VolumeMover:
                 return
 
     def _check_space(self) -> None:
-        if not self._min_free_bytes or (
-            time.monotonic() - self._space_checked_at < _SPACE_CHECK_SECONDS
-        ):
-            return
-        free = self.volume.free_bytes()
-        if free < self._min_free_bytes:
-            raise OSError(
-                errno.ENOSPC,
-                f"{free >> 20} MiB are free on the device, less than min_free "
-                f"({self._min_free_bytes >> 20} MiB)",
-            )
-        self._space_checked_at = time.monotonic()
+        if time.monotonic() - self._space_checked_at >= _SPACE_CHECK_SECONDS:
+            self.volume.check_space()
+            self._space_checked_at = time.monotonic()
 
     def _ended(
         self, job: _Job, result: object, error: BaseException | None, ended_at: float
@@ -204,7 +193,7 @@ class VolumeMover:
             self._queued_read_bytes -= job.size_bytes
         if error is None:
             self._measure(job, ended_at)
-        elif isinstance(error, OSError) and not isinstance(error, VolumeDownError):
+        elif isinstance(error, OSError) and not isinstance(error, VolumeDownError | NoRoomError):
             self.note_error(job.kind, error)
         if job.on_end is not None:
             job.on_end(result)

@@ -10,9 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from google.protobuf.duration_pb2 import Duration
 
-from kvtier.client.arrays import rows_of
+from kvtier.client.arrays import Rows, rows_of
 from kvtier.client.connection import Connection
-from kvtier.client.slots import EXPIRED, OK, GrantedSlots, Loaded, Reservation, copy_out
+from kvtier.client.slots import (
+    EXPIRED,
+    OK,
+    PENDING,
+    REFUSED,
+    GrantedSlots,
+    Loaded,
+    Reservation,
+    copy_out,
+)
 from kvtier.core.block import BlockStatus, Match, Tier
 from kvtier.core.namespace import NamespaceSpec
 from kvtier.errors import InvalidRequestError, KvtierError
@@ -24,7 +33,10 @@ if TYPE_CHECKING:
 
 #: A load or store of more is cut, so that no lease or reservation is held for long.
 _PART_BYTES = 256 << 20
+#: What is copied while the agent reads on.
+_PIECE_BYTES = 32 << 20
 _COPY_TTL_SECONDS = 2.0
+_Wait = pb.LoadBlocksRequest
 _STORED = {int(BlockStatus.OK), int(BlockStatus.PRESENT)}
 
 
@@ -129,29 +141,66 @@ class Namespace:
 
         `out` is one contiguous array of [blocks, block_bytes] bytes in all, of any type, or a
         sequence of arrays, one per block. Only entries that are OK hold a block; others may have
-        been written to. Stops asking at the first part of which nothing was there.
+        been written to. What a slower tier has is waited for, until the client's timeout for each
+        32 MiB: PENDING is what came too late. Stops asking at the first part of which nothing was
+        there.
         """
         rows = rows_of(out, len(hashes), self._block_bytes(place))
         if not all(row.flags.writeable for row in rows):
             raise InvalidRequestError("out is read-only")
         statuses = [int(BlockStatus.ABSENT)] * len(hashes)
+        parts = self._parts(0, len(hashes), place, _PART_BYTES)
+        for part in parts:
+            hold = hold_id if part.stop == len(hashes) else 0
+            statuses[part] = self._copy(hashes, rows, part, place, _Wait.BEST_EFFORT, hold)
+            if PENDING in statuses[part]:
+                self._prefetch_part(hashes, place, part.stop)
+                self._copy_as_it_comes(hashes, rows, part, place, statuses)
+            if OK not in statuses[part]:
+                break
+        return statuses
+
+    def _copy_as_it_comes(
+        self, hashes: Sequence[bytes], rows: Rows, part: slice, place: Place, statuses: list[int]
+    ) -> None:
+        """Copies the beginning of a part while the agent still reads the rest of it.
+
+        What found no room in HOST at first may find it when the beginning has been copied.
+        """
+        first = part.start + statuses[part].index(PENDING)
+        for piece in self._parts(first, part.stop, place, _PIECE_BYTES):
+            if PENDING in statuses[piece] or REFUSED in statuses[piece]:
+                statuses[piece] = self._copy(hashes, rows, piece, place, _Wait.ALL)
+
+    def _prefetch_part(self, hashes: Sequence[bytes], place: Place, start: int) -> None:
+        """The slower tier goes on with the next part while this one is copied."""
+        count = max(1, _PART_BYTES // self._block_bytes(place))
+        if start < len(hashes):
+            self.prefetch(hashes[start : start + count], place=_shifted(place, hashes, start))
+
+    def _copy(
+        self,
+        hashes: Sequence[bytes],
+        rows: Rows,
+        part: slice,
+        place: Place,
+        wait: int,
+        hold_id: int = 0,
+    ) -> list[int]:
         with self._client.connected() as connection:
             token = self._session(connection)
-            for part in self._parts(len(hashes), place):
-                slots, lease = self._lease(
-                    connection,
-                    token,
-                    hashes[part],
-                    _shifted(place, hashes, part.start),
-                    hold_id if part.stop == len(hashes) else 0,
-                    _COPY_TTL_SECONDS,
-                )
-                copy_out(slots, rows[part])
-                connection.release_later(token, lease.lease_id)
-                statuses[part] = slots.statuses
-                if OK not in slots.statuses:
-                    break
-        return statuses
+            slots, lease = self._lease(
+                connection,
+                token,
+                hashes[part],
+                _shifted(place, hashes, part.start),
+                hold_id,
+                _COPY_TTL_SECONDS,
+                wait,
+            )
+            copy_out(slots, rows[part])
+            connection.release_later(token, lease.lease_id)
+        return slots.statuses
 
     def store(self, hashes: Sequence[bytes], blocks: Any, *, place: Place = START) -> list[int]:
         """Copies blocks in, as `load_into` copies out; one BlockStatus per key.
@@ -161,7 +210,7 @@ class Namespace:
         """
         rows = rows_of(blocks, len(hashes), self._block_bytes(place))
         statuses = [int(BlockStatus.REFUSED)] * len(hashes)
-        for part in self._parts(len(hashes), place):
+        for part in self._parts(0, len(hashes), place, _PART_BYTES):
             with self.reserve(
                 hashes[part], place=_shifted(place, hashes, part.start)
             ) as reservation:
@@ -223,11 +272,12 @@ class Namespace:
         place: Place,
         hold_id: int,
         ttl_seconds: float,
+        wait: int = _Wait.ALL,
     ) -> tuple[GrantedSlots, block_pb2.Lease]:
         with connection.releases(token) as ended:
             request = pb.LoadBlocksRequest(
                 keys=[_keys(hashes, place)],
-                wait=pb.LoadBlocksRequest.ALL,
+                wait=wait,  # type: ignore[arg-type]
                 hold_id=hold_id,
                 release=ended,
                 ttl=_duration(ttl_seconds),
@@ -253,9 +303,9 @@ class Namespace:
             )
         return self.spec.block_bytes[place.group]
 
-    def _parts(self, count: int, place: Place) -> list[slice]:
-        step = max(1, _PART_BYTES // self._block_bytes(place))
-        return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+    def _parts(self, start: int, stop: int, place: Place, part_bytes: int) -> list[slice]:
+        step = max(1, part_bytes // self._block_bytes(place))
+        return [slice(first, min(first + step, stop)) for first in range(start, stop, step)]
 
 
 class _Grantor:

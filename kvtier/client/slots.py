@@ -15,6 +15,7 @@ from kvtier.memory import ByteArray
 from kvtier.v1 import block_pb2
 
 OK, EXPIRED = int(BlockStatus.OK), int(BlockStatus.EXPIRED)
+PENDING, REFUSED = int(BlockStatus.PENDING), int(BlockStatus.REFUSED)
 
 
 class GrantedSlots:

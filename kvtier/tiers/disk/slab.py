@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -51,6 +52,10 @@ class Filling:
     key: BlockKey
 
 
+class NoRoomError(OSError):
+    """There is no room for another slab on the device; those that are there go on."""
+
+
 class Slab(Extent):
     """An extent on disk. What touches its files is called by movers, several at a time.
 
@@ -97,11 +102,23 @@ class Slab(Extent):
         self._data_fd, self.is_direct = open_direct(self._io, self.data_path, os.O_RDWR)
 
     def populate(self, slots: int) -> None:
-        """Makes both files, all of their bytes allocated; the header last."""
+        """Makes both files, all of their bytes allocated; the header last.
+
+        Raises NoRoomError if the device has not so much space, else OSError.
+        """
         self._remove()
         self.volume.make_way()
-        self._allocate(self.data_path, self.size_bytes)
-        self._allocate(self.table_path, self.header.table_bytes)
+        try:
+            self.volume.check_space(self.size_bytes + self.header.table_bytes)
+            self._allocate(self.data_path, self.size_bytes)
+            self._allocate(self.table_path, self.header.table_bytes)
+        except OSError as error:
+            self._remove()
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                self.volume.growth_error = error.strerror or str(error)
+                raise NoRoomError(error.errno, self.volume.growth_error) from error
+            raise
+        self.volume.growth_error = ""
         self.open()
         write_fully(self._io, self._table_fd, [fmt.encode_header(self.header)], 0)
         self._io.sync(self._table_fd)

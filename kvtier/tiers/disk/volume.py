@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -30,11 +31,22 @@ class Volume:
     Raises ConfigError if the directory cannot be used or another agent has it.
     """
 
-    def __init__(self, io: BlockIO, path: Path, capacity_bytes: int, stripe: int = 0) -> None:
+    def __init__(
+        self,
+        io: BlockIO,
+        path: Path,
+        capacity_bytes: int,
+        *,
+        stripe: int = 0,
+        min_free_bytes: int = 0,
+    ) -> None:
         self.io = io
         self.path = path
         self.capacity_bytes = capacity_bytes
         self.stripe = stripe
+        self.min_free_bytes = min_free_bytes
+        #: Why the last slab could not be made; empty if it could.
+        self.growth_error = ""
         self.reserve_bytes = min(_MOST_RESERVE_BYTES, capacity_bytes // _RESERVE_SHARE)
         self._slab_bytes = 0
         try:
@@ -160,9 +172,17 @@ class Volume:
         finally:
             self.io.close(fd)
 
-    def free_bytes(self) -> int:
-        """What the device has left."""
-        return self.io.free_bytes(self.path)
+    def check_space(self, extra_bytes: int = 0) -> None:
+        """Raises OSError if less than `min_free` would be left on the device."""
+        if not self.min_free_bytes:
+            return
+        left = self.io.free_bytes(self.path) - extra_bytes
+        if left < self.min_free_bytes:
+            raise OSError(
+                errno.ENOSPC,
+                f"{max(0, left) >> 20} MiB would be left on the device, less than min_free "
+                f"({self.min_free_bytes >> 20} MiB)",
+            )
 
     def close(self) -> None:
         os.close(self._lock)
