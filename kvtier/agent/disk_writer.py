@@ -157,6 +157,7 @@ class DiskWriter:
                 unwanted.append(target)
             elif disk.commit(*key, target) is BlockStatus.OK:
                 self.written_count += 1
+                disk.counters.stored += 1
         if unwanted:
             _spawn(self._erase(disk, slab, unwanted), self._erasing)
         disk.release([target for _, _, target in targets if target not in unwanted])

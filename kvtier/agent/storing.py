@@ -154,6 +154,7 @@ class Storing:
                         else BlockStatus.DIGEST_MISMATCH
                     )
                     if status is BlockStatus.OK:
+                        size_class.counters.stored += 1
                         stored[size_class].append(slot)
                     statuses.append(status)
         finally:

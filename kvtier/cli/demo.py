@@ -21,11 +21,12 @@ def demo(
         int, typer.Option(min=64, metavar="COUNT", help="Length of the prompt that is cached.")
     ] = 4096,
 ) -> None:
-    """Show the main job: an agent and three workers.
+    """Show the main job: an agent and four workers.
 
     The first worker computes a prompt and stores it; the second finds and loads it; the third
-    asks about a longer conversation that begins with it. Exit code 1 if any token differs from
-    a run without kvtier.
+    asks about a longer conversation that begins with it. Then the agent is stopped and started,
+    and the fourth loads the prompt from DISK. Exit code 1 if any token differs from a run without
+    kvtier, or if a worker finds nothing.
     """
     from kvtier.demo import run_demo
 

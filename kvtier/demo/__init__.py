@@ -1,4 +1,4 @@
-"""`kvtier demo`: three workers, one after the other, share the KV of a text."""
+"""`kvtier demo`: four workers, one after the other, share the KV of a text."""
 
 from __future__ import annotations
 

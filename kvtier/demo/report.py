@@ -15,15 +15,24 @@ from kvtier.v1.cache_admin_pb2 import Stats, TierStats
 
 @dataclass(frozen=True)
 class Turn:
-    """What a worker did, and the blocks that each tier served to it."""
+    """What a worker did, and the blocks that each tier served to it.
+
+    `source` is the tier that should have served some; "" if there was nothing yet to serve.
+    """
 
     worker: str
     outcome: Outcome
     hits: Mapping[str, int]
+    source: str
+
+    @property
+    def is_served(self) -> bool:
+        served = self.hits.get(self.source, 0) > 0 and self.outcome.restored_tokens > 0
+        return served or not self.source
 
 
 def hits_by_tier(before: Stats, after: Stats) -> dict[str, int]:
-    """Blocks served between two samples, by the tier's name."""
+    """Blocks served between two samples of one run of the agent, by the tier's name."""
     earlier = {tier.tier: tier.hit_count for tier in before.tiers}
     return {_name(tier): tier.hit_count - earlier.get(tier.tier, 0) for tier in after.tiers}
 
@@ -80,9 +89,9 @@ def verdict(turns: Sequence[Turn]) -> tuple[bool, str]:
     if wrong:
         workers = ", ".join(wrong)
         return False, f"Generated tokens are NOT those of a run without kvtier: {workers}."
-    empty = [turn.worker for turn in turns[1:] if not turn.outcome.restored_tokens]
+    empty = [f"from {turn.source} for {turn.worker}" for turn in turns if not turn.is_served]
     if empty:
-        return False, f"No prefix was found in the cache: {', '.join(empty)}."
+        return False, f"No prefix came {', '.join(empty)}."
     count = sum(len(turn.outcome.answer) for turn in turns)
     return True, f"All {count} generated tokens are those of a run without kvtier."
 

@@ -109,22 +109,25 @@ class AgentProcess:
         os.kill(self.pid, signal.SIGCONT)
 
     def _end(self, number: int) -> int:
-        process, self._process = self._process, None
+        process = self._process
         if process is None:
             return 0
-        process.send_signal(number)
-        process.send_signal(signal.SIGCONT)
         try:
+            process.send_signal(number)
+            process.send_signal(signal.SIGCONT)
             return process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
+        except BaseException:  # it took too long, or the caller was interrupted
             process.kill()
             process.wait()
             raise
+        finally:
+            self._process = None
 
     def __enter__(self) -> AgentProcess:
         try:
             self.start()
         except BaseException:
+            self.kill()
             self._clean_up()
             raise
         return self

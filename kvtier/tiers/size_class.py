@@ -132,7 +132,6 @@ class SizeClass:
         self.table.owner[slot] = row
         self.policy.insert(row)
         self._last_row = row
-        self.counters.stored += 1
         return BlockStatus.OK
 
     def adopt(self, key: BlockKey, slot: int, generation: int) -> None:

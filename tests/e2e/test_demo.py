@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("d")
 
 
-def test_three_workers_share_a_prefix(directory: Path) -> None:
+def test_workers_share_a_prefix_and_find_it_after_a_restart(directory: Path) -> None:
     done = subprocess.run(
         _command("--tokens", "300"),
         capture_output=True,
@@ -42,13 +43,45 @@ def test_three_workers_share_a_prefix(directory: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     rows = {line[:30].strip(): line[30:].split() for line in lines}
-    assert rows["same tokens"] == ["yes", "yes", "yes"]
-    assert rows["of it from the cache"] == ["0", "256", "320"]
-    assert rows["hits in HOST, blocks"] == ["0", "4", "5"]
-    assert rows["prompt, tokens"] == ["300", "300", "361"]
+    assert rows["same tokens"] == ["yes", "yes", "yes", "yes"]
+    assert rows["of it from the cache"] == ["0", "256", "320", "256"]
+    assert rows["hits in HOST, blocks"] == ["0", "4", "5", "0"]
+    assert rows["hits in DISK, blocks"] == ["0", "0", "0", "4"]
+    assert rows["prompt, tokens"] == ["300", "300", "361", "300"]
     assert rows["speed-up"][0] == "-"
-    assert any(line.startswith("HOST: ") and " of 4.00 GiB; " in line for line in lines)
-    assert lines[-1] == "All 72 generated tokens are those of a run without kvtier."
+    assert any(line.endswith("started again: 6 blocks on DISK") for line in lines)
+    for tier in ("HOST: 4 blocks, ", "DISK: 6 blocks, "):
+        assert any(line.startswith(tier) and " of 4.00 GiB; " in line for line in lines)
+    assert lines[-1] == "All 96 generated tokens are those of a run without kvtier."
+    assert not list(directory.iterdir())
+
+
+_RUN_WITH_A_DISK_THAT_GETS_LOST = """
+import shutil, sys
+from kvtier.demo import run_demo
+from kvtier.testing import AgentProcess
+
+def stop_and_lose_disk(agent, stop=AgentProcess.stop):
+    status = stop(agent)
+    shutil.rmtree(agent.directory / "disk", ignore_errors=True)
+    return status
+
+AgentProcess.stop = stop_and_lose_disk
+sys.exit(run_demo(tokens=64))
+"""
+
+
+def test_a_restart_that_loses_disk_is_a_failure(directory: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _RUN_WITH_A_DISK_THAT_GETS_LOST],
+        capture_output=True,
+        text=True,
+        timeout=_DEADLINE_SECONDS,
+        env=_environ(directory),
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "started again: 0 blocks on DISK" in done.stdout
+    assert done.stdout.splitlines()[-1] == "No prefix came from DISK for worker 4."
     assert not list(directory.iterdir())
 
 
@@ -111,7 +144,14 @@ def test_missing_packages_are_named() -> None:
     assert done.stderr.endswith("pip install 'kvtier[transformers]'\n")
 
 
-def _turn(worker: str, restored_tokens: int, answer: tuple[int, ...]) -> Turn:
+def _turn(
+    worker: str,
+    restored_tokens: int,
+    answer: tuple[int, ...],
+    *,
+    source: str = "",
+    hits: Mapping[str, int] | None = None,
+) -> Turn:
     outcome = Outcome(
         prompt_tokens=600,
         restored_tokens=restored_tokens,
@@ -123,22 +163,40 @@ def _turn(worker: str, restored_tokens: int, answer: tuple[int, ...]) -> Turn:
         answer=answer,
         reference=(1, 2),
     )
-    return Turn(worker, outcome, {})
+    return Turn(worker, outcome, hits or {}, source)
+
+
+_FIRST = _turn("worker 1", 0, (1, 2))
+_FROM_HOST = {"HOST": 9, "DISK": 0}
+_FROM_DISK = {"HOST": 0, "DISK": 9}
 
 
 def test_verdict_is_bad_if_a_token_differs() -> None:
-    turns = [_turn("worker 1", 0, (1, 2)), _turn("worker 2", 576, (1, 3))]
-    is_good, sentence = verdict(turns)
+    wrong = _turn("worker 2", 576, (1, 3), source="HOST", hits=_FROM_HOST)
+    is_good, sentence = verdict([_FIRST, wrong])
     assert not is_good
     assert "NOT" in sentence
     assert "worker 2" in sentence
 
 
 def test_verdict_is_bad_if_nothing_was_found() -> None:
-    is_good, sentence = verdict([_turn("worker 1", 0, (1, 2)), _turn("worker 2", 0, (1, 2))])
-    assert not is_good
-    assert sentence == "No prefix was found in the cache: worker 2."
+    unserved = _turn("worker 2", 0, (1, 2), source="HOST", hits={"HOST": 0, "DISK": 0})
+    assert verdict([_FIRST, unserved]) == (False, "No prefix came from HOST for worker 2.")
+
+
+def test_verdict_is_bad_if_the_wrong_tier_served() -> None:
+    served = _turn("worker 4", 576, (1, 2), source="DISK", hits=_FROM_HOST)
+    assert verdict([_FIRST, served]) == (False, "No prefix came from DISK for worker 4.")
+
+
+def test_verdict_is_bad_if_hits_were_of_no_use() -> None:
+    unserved = _turn("worker 4", 0, (1, 2), source="DISK", hits=_FROM_DISK)
+    assert verdict([_FIRST, unserved]) == (False, "No prefix came from DISK for worker 4.")
 
 
 def test_verdict_is_good_otherwise() -> None:
-    assert verdict([_turn("worker 1", 0, (1, 2)), _turn("worker 2", 576, (1, 2))])[0]
+    served = [
+        _turn("worker 2", 576, (1, 2), source="HOST", hits=_FROM_HOST),
+        _turn("worker 4", 576, (1, 2), source="DISK", hits=_FROM_DISK),
+    ]
+    assert verdict([_FIRST, *served])[0]
