@@ -124,6 +124,11 @@ def keep_large_buffers() -> None:
     _libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
 
+def trim() -> None:
+    """Gives free heap back to the system: after much was made and dropped. Takes some ms."""
+    _libc.malloc_trim(0)
+
+
 def available_bytes() -> int:
     """Memory that can still be allocated: the system's, or what the cgroup leaves of it."""
     available = _cgroup_headroom()

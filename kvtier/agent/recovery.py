@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from kvtier import memory
 from kvtier.agent.namespaces import Namespace, Namespaces
+from kvtier.agent.turns import READ_SLICE, slices
 from kvtier.agent.volume_mover import VolumeMover
 from kvtier.core.block import BlockKey, Tier
 from kvtier.tiers.disk import format as fmt
@@ -44,7 +46,10 @@ class Recovery:
         slabs = [each for mover in self._movers for each in await self._open(mover)]
         for size_class, slab, identity in slabs:
             await self._read(size_class, slab, identity)
+        for size_class in {size_class for size_class, _, _ in slabs}:
+            await self._admit(size_class)
         self._disk.continue_after(self._last_sequence)
+        memory.trim()
         blocks = sum(len(each.residency) for each in self._disk.classes)
         seconds = time.monotonic() - started
         log.info(
@@ -73,7 +78,7 @@ class Recovery:
                 mover.volume.slab_gone(slab)
                 continue
             slab = self._disk.slabs.adopt(size_class.table, mover.volume, header)
-            slab.populated_slots, slab.retiring = slab.slots, True
+            slab.populated_slots, slab.withheld = slab.slots, True
             size_class.extents.append(slab)
             await mover.run(slab.open)
             opened.append((size_class, slab, self._disk.slabs.tenancy(size_class).identity))
@@ -95,17 +100,30 @@ class Recovery:
     async def _adopt(self, size_class: SizeClass, slab: Slab, records: fmt.Records) -> None:
         lengths = self._disk.slabs.tenancy(size_class).block_bytes
         slab.digests[records.slots] = records.digests
-        for number, index in enumerate(np.argsort(records.sequences, kind="stable").tolist(), 1):
-            lane = records.lanes[index]
-            self._last_sequence = max(self._last_sequence, records.sequences[index])
-            if lane.group >= len(lengths) or records.lengths[index] != lengths[lane.group]:
-                continue
+        self._last_sequence = max(self._last_sequence, max(records.sequences, default=0))
+        order = np.argsort(records.sequences, kind="stable").tolist()
+        for first in range(0, len(order), _ADOPT_SLICE):
+            part = order[first : first + _ADOPT_SLICE]
+            size_class.adopt(slab, _blocks(records, part, slab.base, lengths))
+            await asyncio.sleep(0)
+
+    async def _admit(self, size_class: SizeClass) -> None:
+        """Only the ends of sequences can be evicted; which those are is known at the end."""
+        async for part in slices(size_class.residency.row_count, READ_SLICE):
+            size_class.admit(range(part.start, part.stop))
+
+
+def _blocks(
+    records: fmt.Records, indexes: Iterable[int], base: int, lengths: Sequence[int]
+) -> Iterator[tuple[BlockKey, int, int]]:
+    """Key, slot and generation of those records that fit their namespace."""
+    for index in indexes:
+        lane = records.lanes[index]
+        if lane.group < len(lengths) and records.lengths[index] == lengths[lane.group]:
             key = BlockKey(
                 lane, records.hashes[index], records.parents[index], records.positions[index]
             )
-            size_class.adopt(key, slab.base + records.slots[index], records.sequences[index])
-            if number % _ADOPT_SLICE == 0:
-                await asyncio.sleep(0)
+            yield key, base + records.slots[index], records.sequences[index]
 
 
 def _class_for(namespace: Namespace | None, slot_bytes: int) -> SizeClass | None:

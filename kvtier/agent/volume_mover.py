@@ -6,6 +6,7 @@ import asyncio
 import errno
 import itertools
 import logging
+import os
 import queue
 import threading
 import time
@@ -28,6 +29,7 @@ _SMOOTHING = 0.2
 _FIRST_SECONDS_PER_BYTE = 1e-9
 _FIRST_LATENCY_SECONDS = 0.001
 _JOIN_SECONDS = 1.0
+_NICENESS = 5
 
 
 class Kind(IntEnum):
@@ -158,6 +160,8 @@ class VolumeMover:
     # Threads.
 
     def _work(self) -> None:
+        # Checksums are long calls: the event loop, which serves hits, gets a processor before them.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.nice(0) + _NICENESS)
         while True:
             _, _, job = self._queue.get()
             if job is None:

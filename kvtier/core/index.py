@@ -69,8 +69,8 @@ class HashColumn:
     def __setitem__(self, row: int, block_hash: bytes) -> None:
         self._chunks[row >> _CHUNK_BITS][row & _CHUNK_MASK] = block_hash
 
-    def append(self, block_hash: bytes) -> None:
-        if self._length & _CHUNK_MASK == 0:
+    def extend(self, rows: int) -> None:
+        """So many more rows, not in use."""
+        self._length += rows
+        while len(self._chunks) << _CHUNK_BITS < self._length:
             self._chunks.append(np.full(1 << _CHUNK_BITS, b"", dtype=object))
-        self._length += 1
-        self[self._length - 1] = block_hash

@@ -134,23 +134,34 @@ class SizeClass:
         self._last_row = row
         return BlockStatus.OK
 
-    def adopt(self, key: BlockKey, slot: int, generation: int) -> None:
-        """A populated slot, not yet handed out, that holds a block from before the agent's start.
+    def adopt(self, extent: Extent, found: Iterable[tuple[BlockKey, int, int]]) -> None:
+        """Populated slots of an extent, not yet handed out, that hold blocks from before the
+        agent's start: key, slot, generation. They may be evicted after `admit`.
 
         Of two that hold one block, that with the greater generation counts.
         """
-        row = self.residency.find(key.lane, key.block_hash)
-        if row != NONE:
-            if self.table.generations[self.residency.slot[row]] > generation:
-                return
-            self.forget(row)
-        row = self.residency.insert(key.lane, key.block_hash, key.parent_hash, key.position, slot)
-        self.table.owner[slot] = row
-        self.table.generations[slot] = generation
-        self.table.extent_of(slot).used_slots += 1
-        self.used_slots += 1
-        self.policy.insert(row)
-        self.policy.release(row)
+        residency, table, insert = self.residency, self.table, self.policy.insert
+        owner, generations, used = table.owner, table.generations, 0
+        for key, slot, generation in found:
+            row = residency.find(key.lane, key.block_hash)
+            if row != NONE:
+                if generations[residency.slot[row]] > generation:
+                    continue
+                self.forget(row)
+            row = residency.insert(*key, slot)
+            owner[slot] = row
+            generations[slot] = generation
+            used += 1
+            insert(row)
+        extent.used_slots += used
+        self.used_slots += used
+
+    def admit(self, rows: Iterable[int]) -> None:
+        """Lets adopted blocks be evicted; the coldest come first."""
+        first_child, slot = self.residency.first_child, self.residency.slot
+        for row in rows:
+            if slot[row] != NONE and first_child[row] == NONE:
+                self.policy.release(row)
 
     # Evicting and moving.
 
@@ -232,13 +243,13 @@ class SizeClass:
         """The next `count` slots of an extent have their pages and may be handed out."""
         start = extent.base + extent.populated_slots
         extent.populated_slots += count
-        if not extent.retiring:
+        if not extent.withheld:
             for slot in range(start, start + count):
                 self._free.put(slot, extent.stripe)
 
     def withdraw(self, extent: Extent) -> None:
         """No slot of the extent is handed out any more; when none is in use, it is idle."""
-        extent.retiring = True
+        extent.retiring = extent.withheld = True
         self._free.withdraw(range(extent.base, extent.base + extent.slots), extent.stripe)
         if not extent.used_slots:
             self._on_idle(self, extent)
@@ -249,8 +260,8 @@ class SizeClass:
         return [extent.base + index for index, row in enumerate(owner) if row != NO_OWNER]
 
     def restore(self, extent: Extent) -> None:
-        """Takes `withdraw` back."""
-        extent.retiring = False
+        """Slots of a withheld extent are handed out again: takes `withdraw` back."""
+        extent.retiring = extent.withheld = False
         table = self.table
         for slot in range(extent.base, extent.base + extent.populated_slots):
             if table.owner[slot] == NO_OWNER and not table.references[slot]:
@@ -263,9 +274,9 @@ class SizeClass:
         extent = self.table.extent_of(slot)
         extent.used_slots -= 1
         self.used_slots -= 1
-        if not extent.retiring:
+        if not extent.withheld:
             self._free.put(slot, extent.stripe)
-        elif not extent.used_slots:
+        elif extent.retiring and not extent.used_slots:
             self._on_idle(self, extent)
 
     def _is_evictable(self, row: int) -> bool:
@@ -289,7 +300,7 @@ class SizeClass:
                 in_extent += busy
                 populated = slot < extent.base + extent.populated_slots
                 assert busy <= populated, slot
-                assert (slot in free) == (populated and not busy and not extent.retiring), slot
+                assert (slot in free) == (populated and not busy and not extent.withheld), slot
             assert in_extent == extent.used_slots, extent.extent_id
             used += in_extent
         assert used == self.used_slots, (used, self.used_slots)

@@ -28,6 +28,8 @@ class Extent:
         self.populated_slots = 0
         self.used_slots = 0
         self.populating = False
+        #: Its free slots are not handed out; because it is to be emptied, or is still being read.
+        self.withheld = False
         self.retiring = False
 
     @property
