@@ -77,7 +77,14 @@ def _children() -> frozenset[int]:
 
 
 def _resources() -> Resources:
-    return Resources(_threads(), _descriptors(), _children(), frozenset(os.listdir("/dev/shm")))
+    return Resources(_threads(), _descriptors(), _children(), _shared_memory())
+
+
+def _shared_memory() -> frozenset[str]:
+    """Without what `multiprocessing` of other processes makes: no code here uses it."""
+    return frozenset(
+        each for each in os.listdir("/dev/shm") if not each.startswith(("psm_", "sem.mp-"))
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -125,12 +125,25 @@ class Demotion:
         if not self.is_writable or len(self._waiting) >= _MOST_WAITING:
             self._is_behind = True
             return False
-        generations, slots = host.table.generations, host.residency.slot
-        self._waiting.extend(
-            Candidate(host, row, slots[row], generations[slots[row]]) for row in rows if row >= 0
-        )
+        describe = host.residency.describe
+        self._waiting.extend(Candidate(host, row, describe(row)[1]) for row in rows if row >= 0)
         self._pump()
         return True
+
+    def volume_turned(self) -> None:
+        """A volume is good or bad now."""
+        if self.is_writable:
+            self.catch_up()
+        else:
+            self._drop()
+
+    def _drop(self) -> None:
+        """What waits cannot be written now; it is looked for again."""
+        waiting, self._waiting = self._waiting, deque()
+        self._is_behind = True
+        for each in waiting:
+            if isinstance(each, asyncio.Future) and not each.done():
+                each.set_exception(OSError("DISK cannot be written to"))
 
     def catch_up(self) -> None:
         """Looks for what should be on DISK and was not written when its time came."""
@@ -159,6 +172,9 @@ class Demotion:
 
     def _pump(self) -> None:
         """Starts to write what waits, within the bound."""
+        if not self.is_writable:
+            self._drop()
+            return
         looked_at = 0
         while self._waiting and self._writer.in_flight_bytes < self._max_in_flight_bytes:
             head = self._waiting[0]
@@ -192,7 +208,8 @@ class Demotion:
         """Blocks of one class to be written together; and how many were looked at."""
         blocks: dict[int, Candidate] = {}
         seen = 0
-        most = max(1, min(_MOST_BLOCKS, _WRITE_BYTES // host.slot_bytes))
+        room = self._max_in_flight_bytes - self._writer.in_flight_bytes
+        most = max(1, min(_MOST_BLOCKS, min(_WRITE_BYTES, room) // host.slot_bytes))
         while self._waiting and seen < READ_SLICE and len(blocks) < most:
             block = self._waiting[0]
             if isinstance(block, asyncio.Future) or block.host is not host:
@@ -220,9 +237,11 @@ class Demotion:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(done)
         self._pump()
-        await done
-        writer.require_writable()
-        if self._is_behind or writer.failed_count > failed:
+        try:
+            await done
+        finally:
+            writer.require_writable()
+        if self._is_behind or writer.has_overdue or writer.failed_count > failed:
             raise OSError("some blocks could not be written")
         await writer.sync()
         return writer.written_bytes - written

@@ -55,6 +55,7 @@ class DiskSettings:
     timeout_seconds: float = 10.0
     max_in_flight_bytes: int = 256 << 20
     scrub_bytes_per_second: int = 100 << 20
+    probe_seconds: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +95,20 @@ class Disk:
             raise
         self.tier = DiskTier(volumes, policy=settings.policy)
         self.movers = [
-            VolumeMover(volume, depth=settings.depth, timeout_seconds=settings.timeout_seconds)
+            VolumeMover(
+                volume,
+                depth=settings.depth,
+                timeout_seconds=settings.timeout_seconds,
+                probe_seconds=settings.probe_seconds,
+            )
             for volume in volumes
         ]
         self.placement = Placement(
-            self.tier, self._run, spare_bytes=lambda: 1 << 62, step_bytes=1 << 62
+            self.tier,
+            self._run,
+            spare_bytes=lambda: 1 << 62,
+            step_bytes=1 << 62,
+            may_evict=lambda: all(mover.is_writable for mover in self.movers),
         )
         self.promotion = Promotion(self.tier, host_placement, self.movers)
         self.promotion.on_damaged = self.set_aside
@@ -111,7 +121,7 @@ class Disk:
             max_in_flight_bytes=settings.max_in_flight_bytes,
         )
         for mover in self.movers:
-            mover.on_good = self.demotion.catch_up
+            mover.on_turn = self._volume_turned
         self._manifest = Manifest(settings.paths, min(each.reserve_bytes for each in volumes))
         self._known: dict[int, Known] = {}
         self._manifest_lock = asyncio.Lock()
@@ -120,9 +130,22 @@ class Disk:
         self._recovery: Recovery | None = None
         self._recovered = asyncio.Event()
 
+    def _volume_turned(self) -> None:
+        if all(mover.is_writable for mover in self.movers):
+            self.placement.discard_again()
+        self.demotion.volume_turned()
+
     async def _run(self, extent: Extent, call: Callable[..., T], *args: Any) -> T:
-        result: T = await self.movers[extent.stripe].run(call, *args)
-        return result
+        """Returns or raises when the call has really ended, however late: until then the slots and
+        files that it works on are not to be used for anything else."""
+        ended = asyncio.Event()
+        try:
+            return await self.movers[extent.stripe].run(
+                call, *args, on_end=lambda result: ended.set()
+            )
+        except OSError:
+            await ended.wait()
+            raise
 
     # Start and stop.
 
@@ -138,6 +161,7 @@ class Disk:
         """Finds what is on the volumes; demotion begins at its end."""
         self._recovery = Recovery(self.tier, self.movers, namespaces)
         await self._recovery.run()
+        self.promotion.last_recovered = self._recovery.last_sequence
         self._recovered.set()
         if not all(slab.is_direct for _, slab in self.tier.all_slabs()):
             log.warning("DISK: the file system refuses O_DIRECT; going through the page cache")
@@ -168,9 +192,8 @@ class Disk:
         await self.writer.close()
         await self.promotion.close()
         await self.placement.close()
-        for mover in self.movers:
-            await mover.close()
-        self.tier.close()
+        hung = [mover.volume.stripe for mover in self.movers if not await mover.close()]
+        self.tier.slabs.close(hung)
 
     # Namespaces.
 

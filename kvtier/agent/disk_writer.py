@@ -23,21 +23,28 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A block of HOST as it was when it was chosen."""
+    """A block of HOST that is to be written. It may move to another slot, or go, before that."""
 
     host: SizeClass
     row: int
-    slot: int
-    generation: int
+    block_hash: bytes
 
     @property
     def is_current(self) -> bool:
-        return self.host.is_at(self.row, self.slot, self.generation)
+        return self.host.residency.describe(self.row)[1] is self.block_hash
 
 
-#: The key is that of the time when the slot was taken into use: later the row may be another's.
-_Taken = tuple[Candidate, BlockKey]
-_Target = tuple[Candidate, BlockKey, int]
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A block whose slot in HOST is in use for it: key, slot and generation of that time."""
+
+    row: int
+    key: BlockKey
+    slot: int
+    generation: int
+
+
+_Target = tuple[_Taken, int]
 
 
 class DiskWriter:
@@ -60,11 +67,16 @@ class DiskWriter:
         self._movers = movers
         self._prepare = prepare
         self._writing: set[tuple[SizeClass, int]] = set()
+        #: Given up, and not ended yet.
+        self._overdue: set[tuple[SizeClass, int]] = set()
         self._batches: set[asyncio.Task[None]] = set()
         self._erasing: set[asyncio.Task[None]] = set()
+        self._syncing: set[asyncio.Task[None]] = set()
         self.in_flight_bytes = 0
         self.written_count = 0
         self.failed_count = 0
+        #: Blocks that were evicted while they were written, and whose records are still there.
+        self.unerased_count = 0
 
     @property
     def is_writable(self) -> bool:
@@ -80,6 +92,11 @@ class DiskWriter:
     def written_bytes(self) -> int:
         return sum(mover.written_bytes for mover in self._movers)
 
+    @property
+    def has_overdue(self) -> bool:
+        """Whether writes hang of which nobody knows how they will end."""
+        return bool(self._overdue)
+
     def disk_class(self, host: SizeClass) -> SizeClass:
         """The size class of DISK for the blocks of one of HOST."""
         return self._disk.size_class(host.table.namespace_id, host.slot_bytes)
@@ -94,10 +111,14 @@ class DiskWriter:
 
     def start(self, host: SizeClass, blocks: Sequence[Candidate]) -> None:
         """Begins to write blocks that are current and not being written."""
-        host.acquire([block.row for block in blocks])
+        slots = host.acquire([block.row for block in blocks])
         self._writing.update((host, block.row) for block in blocks)
         self.in_flight_bytes += len(blocks) * host.slot_bytes
-        taken = [(block, host.residency.key(block.row)) for block in blocks]
+        generations = host.table.generations
+        taken = [
+            _Taken(block.row, host.residency.key(block.row), slot, generations[slot])
+            for block, slot in zip(blocks, slots, strict=True)
+        ]
         _spawn(self._write(host, taken), self._batches)
 
     async def _write(self, host: SizeClass, left: list[_Taken]) -> None:
@@ -107,14 +128,14 @@ class DiskWriter:
             await self._placement.make_room(disk, len(left))
             by_slab: defaultdict[Slab, list[_Target]] = defaultdict(list)
             for target in disk.take(len(left)) if self.is_writable else []:
-                by_slab[slab_of(disk, target)].append((*left.pop(0), target))
+                by_slab[slab_of(disk, target)].append((left.pop(0), target))
             writes = [self._store(host, slab, targets) for slab, targets in by_slab.items()]
             await asyncio.gather(*writes, return_exceptions=True)
         except OSError as error:
             log.warning("DISK: %s", error.strerror or error)
         finally:
             self.failed_count += len(left)
-            self._end(host, [block for block, _ in left])
+            self._end(host, left)
 
     async def _store(self, host: SizeClass, slab: Slab, targets: list[_Target]) -> None:
         disk = self.disk_class(host)
@@ -124,20 +145,24 @@ class DiskWriter:
                 target - slab.base,
                 disk.table.generations[target],
                 cell_of(host.table, block.slot),
-                tenancy.block_bytes[key.lane.group],
-                key,
+                tenancy.block_bytes[block.key.lane.group],
+                block.key,
             )
-            for block, key, target in targets
+            for block, target in targets
         ]
-        slab.unsynced.update(filling.slot for filling in fillings)
-        await self._movers[slab.stripe].run(
-            slab.store,
-            tenancy.identity,
-            fillings,
-            size_bytes=len(fillings) * slab.slot_bytes,
-            kind=Kind.WRITE,
-            on_end=lambda stored: self._landed(host, slab, targets, stored),
-        )
+        try:
+            await self._movers[slab.stripe].run(
+                slab.store,
+                tenancy.identity,
+                fillings,
+                size_bytes=len(fillings) * slab.slot_bytes,
+                kind=Kind.WRITE,
+                on_end=lambda stored: self._landed(host, slab, targets, stored),
+            )
+        except OSError:
+            blocks = {(host, block.row) for block, _ in targets}
+            self._overdue |= blocks & self._writing
+            raise
 
     def _landed(
         self,
@@ -148,30 +173,37 @@ class DiskWriter:
     ) -> None:
         disk = self.disk_class(host)
         unwanted = []
-        for block, key, target in targets:
+        for block, target in targets:
             if not stored:
                 self.failed_count += 1
                 continue
-            slab.unsynced.add(target - slab.base)  # a sync may have gone by while it was written
-            if not block.is_current:  # evicted on request meanwhile
+            if not host.is_at(
+                block.row, block.slot, block.generation
+            ):  # evicted on request meanwhile
                 unwanted.append(target)
-            elif disk.commit(*key, target) is BlockStatus.OK:
+            elif disk.commit(*block.key, target) is BlockStatus.OK:
                 self.written_count += 1
                 disk.counters.stored += 1
         if unwanted:
             _spawn(self._erase(disk, slab, unwanted), self._erasing)
-        disk.release([target for _, _, target in targets if target not in unwanted])
-        self._end(host, [block for block, _, _ in targets])
+        disk.release([target for _, target in targets if target not in unwanted])
+        self._end(host, [block for block, _ in targets])
 
     async def _erase(self, disk: SizeClass, slab: Slab, targets: list[int]) -> None:
-        await self._movers[slab.stripe].run(
-            slab.erase,
-            [target - slab.base for target in targets],
-            on_end=lambda _: disk.release(targets),
-        )
+        try:
+            await self._movers[slab.stripe].run(
+                slab.erase,
+                [target - slab.base for target in targets],
+                on_end=lambda _: disk.release(targets),
+            )
+        except OSError as error:
+            self.unerased_count += len(targets)
+            log.error("%s: evicted blocks cannot be erased: %s", slab.data_path, error)
 
-    def _end(self, host: SizeClass, blocks: Sequence[Candidate]) -> None:
-        self._writing.difference_update((host, block.row) for block in blocks)
+    def _end(self, host: SizeClass, blocks: Sequence[_Taken]) -> None:
+        ended = [(host, block.row) for block in blocks]
+        self._writing.difference_update(ended)
+        self._overdue.difference_update(ended)
         host.release([block.slot for block in blocks])
         self.in_flight_bytes -= len(blocks) * host.slot_bytes
         self.on_end()
@@ -183,10 +215,11 @@ class DiskWriter:
 
     async def sync(self) -> None:
         """Makes durable what was written. Raises OSError; what was at stake counts as lost."""
-        dirty = [(size_class, slab) for size_class, slab in self._disk.all_slabs() if slab.unsynced]
-        results = await asyncio.gather(
-            *(self._sync(size_class, slab) for size_class, slab in dirty), return_exceptions=True
-        )
+        for size_class, slab in self._disk.all_slabs():
+            if slab.unsynced:
+                _spawn(self._sync(size_class, slab), self._syncing)
+        # Those of others too: what they began to sync is not durable yet. They outlive this call.
+        results = await asyncio.gather(*map(asyncio.shield, self._syncing), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
@@ -210,7 +243,7 @@ class DiskWriter:
 
     async def close(self) -> None:
         """Ends what is under way; what is in a thread's hands completes."""
-        work = [*self._batches, *self._erasing]
+        work = [*self._batches, *self._erasing, *self._syncing]
         for task in work:
             task.cancel()
         await asyncio.gather(*work, return_exceptions=True)

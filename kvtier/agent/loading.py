@@ -124,7 +124,7 @@ class Loading:
         host = namespace.groups[keys.lane.group]
         host.counters.found += in_host
         host.counters.looked_up += len(keys.hashes)
-        if self._promotion is not None and in_host < len(keys.hashes):
+        if Tier.DISK in tiers and self._promotion is not None and in_host < len(keys.hashes):
             disk = namespace.tiers[Tier.DISK][keys.lane.group]
             disk.counters.found += len(found) - found.count(At.NOWHERE) - in_host
             disk.counters.looked_up += len(keys.hashes) - in_host
@@ -203,7 +203,7 @@ class Loading:
                             await self._promote(session, entries, guards, flights)
                             if flights and wait is not Wait.BEST_EFFORT:
                                 await asyncio.wait([flight.answer for flight in flights])
-                arrived = {flight.key.block_hash for flight in flights if flight.has_arrived}
+                arrived = {flight.key[:2] for flight in flights if flight.has_arrived}
                 for keys in entries:
                     await self._load_entry(session, keys, granted, arrived, stop_at_gap=stop_at_gap)
             finally:
@@ -235,7 +235,7 @@ class Loading:
         session: Session,
         keys: BlockKeys,
         granted: Granted,
-        arrived: set[bytes],
+        arrived: set[tuple[Lane, bytes]],
         *,
         stop_at_gap: bool,
     ) -> None:
@@ -298,7 +298,7 @@ class Loading:
         lane: Lane,
         hashes: Sequence[bytes],
         granted: Granted,
-        arrived: set[bytes],
+        arrived: set[tuple[Lane, bytes]],
     ) -> None:
         """Hits and misses; a block counts for the tier that supplied it."""
         statuses = granted.statuses[-len(hashes) :]
@@ -311,7 +311,7 @@ class Loading:
             return
         disk = namespace.tiers[Tier.DISK][lane.group].counters
         for status, block_hash in zip(statuses, hashes, strict=True):
-            tier = Tier.DISK if block_hash in arrived else Tier.HOST
+            tier = Tier.DISK if (lane, block_hash) in arrived else Tier.HOST
             granted.sources.append(tier if status == BlockStatus.OK else 0)
         from_disk = granted.sources[-len(hashes) :].count(Tier.DISK)
         disk.hits += from_disk

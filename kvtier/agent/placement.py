@@ -34,7 +34,8 @@ class Placement:
     """Runs what a tier decides. Nothing polls: work starts when a block needs room.
 
     `run` lets a mover call something for an extent. `spare_bytes` says how much more the machine
-    can give beyond its reserve; `step_bytes` of it are populated at a time. `on_retired` is told of
+    can give beyond its reserve; `step_bytes` of it are populated at a time. Nothing is evicted
+    while `may_evict` says no. `on_retired` is told of
     extents whose space is gone, so that workers unmap them.
     """
 
@@ -45,6 +46,7 @@ class Placement:
         *,
         spare_bytes: Callable[[], int],
         step_bytes: int = _POPULATE_BYTES,
+        may_evict: Callable[[], bool] = lambda: True,
     ) -> None:
         self.tier = tier
         tier.on_idle = self._discard_soon
@@ -52,12 +54,14 @@ class Placement:
         self._run = run
         self._spare_bytes = spare_bytes
         self._step_bytes = step_bytes
+        self._may_evict = may_evict
         self._growing: set[SizeClass] = set()
         self._trading: set[SizeClass] = set()
         self._trade_after: WeakKeyDictionary[SizeClass, int] = WeakKeyDictionary()
         self._takers: dict[Extent, SizeClass] = {}
         self._discards: dict[Extent, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._undiscarded: list[Extent] = []
         self._changed = asyncio.Event()
         self._is_short = False
         self._growth_error = ""
@@ -73,6 +77,8 @@ class Placement:
         while size_class.free_slots < wanted:
             changed = self._changed
             if not self._grow(size_class):
+                if not self._may_evict():
+                    return  # nothing could be written in their place
                 await self._evict(size_class, lambda: size_class.free_slots >= wanted)
                 if size_class.free_slots >= wanted:
                     self._trade_if_due(size_class)
@@ -136,6 +142,9 @@ class Placement:
             if str(error) != self._growth_error:
                 log.error("%s cannot grow: %s; trying again later", self.tier.tier.name, error)
             self._growth_error = str(error)
+            if not extent.populated_slots:  # the next attempt may be smaller
+                extent.retiring = extent.withheld = True
+                self._discard_soon(size_class, extent)
             self._pause_until = asyncio.get_running_loop().time() + _PAUSE_SECONDS
         finally:
             extent.populating = False
@@ -233,18 +242,29 @@ class Placement:
 
     async def _discard(self, size_class: SizeClass, extent: Extent) -> None:
         self.tier.discard(size_class, extent)
-        try:
-            await self._run(extent, extent.discard)
-        except OSError as error:  # it goes on counting
-            log.error("%s cannot give space back: %s", self.tier.tier.name, error)
-        else:
-            self.tier.space.retire(extent)
+        await self._give_back(extent)
         del self._discards[extent]
         # In the same turn, or the donor itself could have it back first.
         taker = self._takers.pop(extent, None)
         if taker in self.tier.classes:
             self._grow(taker)
         self.on_retired(extent)
+
+    async def _give_back(self, extent: Extent) -> None:
+        """An extent that cannot be discarded goes on counting."""
+        try:
+            await self._run(extent, extent.discard)
+        except OSError as error:
+            log.error("%s cannot give space back: %s", self.tier.tier.name, error)
+            self._undiscarded.append(extent)
+        else:
+            self.tier.space.retire(extent)
+
+    def discard_again(self) -> None:
+        """What could not be discarded may be by now."""
+        extents, self._undiscarded = self._undiscarded, []
+        for extent in extents:
+            self._spawn(self._give_back(extent))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

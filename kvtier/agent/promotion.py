@@ -65,6 +65,8 @@ class Promotion:
         self._flights: dict[tuple[SizeClass, Lane, bytes], Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.on_damaged: Callable[[SizeClass, Slab], None] = lambda size_class, slab: None
+        #: Sequences up to this one are of an earlier run.
+        self.last_recovered = 0
         self.promoted_count = 0
         self.corrupt_count = 0
         self.unreadable_count = 0
@@ -216,7 +218,8 @@ class Promotion:
         index = slot - slab.base
         is_known = index in slab.damaged
         if not is_known:
-            slab.damaged.add(index)
+            is_recovered = disk.table.generations[slot] <= self.last_recovered
+            slab.note_damage(index, is_recovered=is_recovered and outcome is Fetched.DAMAGED)
             log.warning("%s: slot %d is %s", slab.data_path, index, outcome.value)
         if outcome is Fetched.DAMAGED:
             self.corrupt_count += 1

@@ -14,6 +14,7 @@ from kvtier.agent.namespaces import Namespace, Namespaces
 from kvtier.agent.turns import READ_SLICE, slices
 from kvtier.agent.volume_mover import VolumeMover
 from kvtier.core.block import BlockKey, Tier
+from kvtier.core.residency import NONE
 from kvtier.tiers.disk import format as fmt
 from kvtier.tiers.disk.slab import PIECE_SLOTS, Slab
 from kvtier.tiers.disk.tier import DiskTier
@@ -36,7 +37,7 @@ class Recovery:
         self._disk = disk
         self._movers = movers
         self._namespaces = namespaces
-        self._last_sequence = 0
+        self.last_sequence = 0
         self.damaged_count = 0
         self.slot_count = 0
 
@@ -48,7 +49,7 @@ class Recovery:
             await self._read(size_class, slab, identity)
         for size_class in {size_class for size_class, _, _ in slabs}:
             await self._admit(size_class)
-        self._disk.continue_after(self._last_sequence)
+        self._disk.continue_after(self.last_sequence)
         memory.trim()
         blocks = sum(len(each.residency) for each in self._disk.classes)
         seconds = time.monotonic() - started
@@ -72,17 +73,29 @@ class Recovery:
         for header in headers:
             size_class = _class_for(by_digest.get(header.namespace), header.slot_bytes)
             if size_class is None:
-                slab = Slab(mover.volume, header, 0, 0)
-                log.info("%s belongs to no namespace that is known: deleted", slab.name)
-                await mover.run(slab.discard)
-                mover.volume.slab_gone(slab)
+                await self._set_aside(mover, Slab(mover.volume, header, 0, 0))
                 continue
             slab = self._disk.slabs.adopt(size_class.table, mover.volume, header)
             slab.populated_slots, slab.withheld = slab.slots, True
             size_class.extents.append(slab)
-            await mover.run(slab.open)
+            try:
+                await mover.run(slab.open)
+            except OSError as error:
+                log.error("%s cannot be opened: %s", slab.name, error)
+                continue  # withheld, and found again by another start
             opened.append((size_class, slab, self._disk.slabs.tenancy(size_class).identity))
         return opened
+
+    async def _set_aside(self, mover: VolumeMover, slab: Slab) -> None:
+        """Its blocks are of no namespace that namespaces.json knows."""
+        log.warning("%s belongs to no namespace that is known: set aside", slab.data_path)
+        slab.is_set_aside = True
+        try:
+            await mover.run(slab.discard)
+        except OSError as error:
+            log.error("%s: %s", slab.data_path, error)
+        else:
+            mover.volume.slab_gone(slab)
 
     async def _read(self, size_class: SizeClass, slab: Slab, identity: bytes) -> None:
         mover = self._movers[slab.stripe]
@@ -100,7 +113,7 @@ class Recovery:
     async def _adopt(self, size_class: SizeClass, slab: Slab, records: fmt.Records) -> None:
         lengths = self._disk.slabs.tenancy(size_class).block_bytes
         slab.digests[records.slots] = records.digests
-        self._last_sequence = max(self._last_sequence, max(records.sequences, default=0))
+        self.last_sequence = max(self.last_sequence, max(records.sequences, default=0))
         order = np.argsort(records.sequences, kind="stable").tolist()
         for first in range(0, len(order), _ADOPT_SLICE):
             part = order[first : first + _ADOPT_SLICE]
@@ -109,8 +122,13 @@ class Recovery:
 
     async def _admit(self, size_class: SizeClass) -> None:
         """Only the ends of sequences can be evicted; which those are is known at the end."""
-        async for part in slices(size_class.residency.row_count, READ_SLICE):
-            size_class.admit(range(part.start, part.stop))
+        residency, generations = size_class.residency, size_class.table.generations
+        rows = [row for row in range(residency.row_count) if residency.slot[row] != NONE]
+        rows.sort(key=lambda row: generations[residency.slot[row]])
+        async for part in slices(len(rows), READ_SLICE):
+            here = [row for row in rows[part] if residency.slot[row] != NONE]
+            size_class.touch(here[::-1])  # slabs were read in another order
+            size_class.admit(here)
 
 
 def _blocks(

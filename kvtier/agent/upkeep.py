@@ -145,10 +145,10 @@ class Upkeep:
         total = Evicted()
         passes = [tier for tier in (Tier.DISK, Tier.HOST) if tier in tiers & set(namespace.tiers)]
         if self._disk is not None and not dry_run and passes == [Tier.DISK, Tier.HOST]:
-            passes.append(Tier.DISK)
+            passes += [Tier.DISK, Tier.HOST]  # HOST again: a load may have come between
         for number, tier in enumerate(passes):
             if number == 2 and self._disk is not None:
-                await self._disk.writer.settled()
+                await self._settled()
             evicted = await self._evict_from(tier, namespace, keys, dry_run=dry_run)
             total.gone += evicted.gone
             total.deferred += evicted.deferred
@@ -164,23 +164,38 @@ class Upkeep:
                 kept.setdefault(size_class, []).extend(size_class.acquire([row]))
             size_class.forget(row)
 
+        size_classes = namespace.classes_of(tier)
+        if tier is Tier.DISK and not dry_run:
+            # Blocks that had to make way for others are still written down.
+            kept.update((each, each.take_used_before()) for each in size_classes)
         try:
             if keys is None:
-                return await evict_all(namespace.classes_of(tier), dry_run=dry_run, forget=forget)
+                return await evict_all(size_classes, dry_run=dry_run, forget=forget)
             size_class = namespace.tiers[tier][keys.lane.group]
             return await evict_prefixes(size_class, keys, dry_run=dry_run, forget=forget)
         finally:
             await self._erase(kept)
 
+    async def _settled(self) -> None:
+        """Returns when nothing that was on its way to DISK can land there any more."""
+        assert self._disk is not None
+        unerased = self._disk.writer.unerased_count
+        await self._disk.writer.settled()
+        if self._disk.writer.unerased_count > unerased:
+            raise _until_restart(OSError("records cannot be erased"))
+
     async def _erase(self, slots: dict[SizeClass, list[int]]) -> None:
-        try:
-            for size_class, each in slots.items():
-                assert self._disk is not None
-                await self._disk.erase(size_class, each)
-        except OSError as error:
-            raise AgentUnavailableError(
-                f"blocks are evicted until the next restart only: DISK: {_said(error)}"
-            ) from error
+        if self._disk is None:
+            return
+        results = await asyncio.gather(
+            *(self._disk.erase(size_class, each) for size_class, each in slots.items()),
+            return_exceptions=True,
+        )
+        for result in results:
+            if isinstance(result, OSError):
+                raise _until_restart(result) from result
+            if isinstance(result, BaseException):
+                raise result
 
     async def invalidate(self, selector: str) -> tuple[int, int]:
         """Gives namespaces a new generation id: how many namespaces and blocks that concerned."""
@@ -195,14 +210,15 @@ class Upkeep:
                 raise AgentUnavailableError(
                     f"the new generation id cannot be kept on DISK: {_said(error)}"
                 ) from error
-            evicted = Evicted()
-            for tier in (Tier.DISK, Tier.HOST):
-                found = await evict_all(namespace.classes_of(tier), dry_run=False)
-                evicted.add(found.gone + found.deferred, 0)
-            if self._disk is not None:
-                await self._disk.writer.settled()
-            blocks += evicted.gone
+            evicted = await self._evict(namespace, None, frozenset(Tier), dry_run=False)
+            blocks += evicted.gone + evicted.deferred
         return len(namespaces), blocks
+
+
+def _until_restart(error: OSError) -> AgentUnavailableError:
+    return AgentUnavailableError(
+        f"blocks are evicted until the next restart only: DISK: {_said(error)}"
+    )
 
 
 def _said(error: OSError) -> str:

@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_PROBE_SECONDS = 2.0
 _SPACE_CHECK_SECONDS = 1.0
 #: Weight of a new measurement.
 _SMOOTHING = 0.2
@@ -66,25 +65,30 @@ class _Job:
         self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.on_end: Callable[[Any], None] | None = None
         self.started_at = 0.0
+        self.is_given_up = False
 
 
 class VolumeMover:
     """Runs calls in `depth` threads, reads before writes.
 
     A failed write makes the volume DEGRADED, so does a device with less than `min_free` left;
-    a call without an answer for `timeout_seconds` makes it UNAVAILABLE. Every two seconds a probe
-    asks whether it is good again. `run` must be called on the event loop.
+    a call without an answer for `timeout_seconds` makes it UNAVAILABLE. A probe asks every
+    `probe_seconds` whether it is good again. `run` must be called on the event loop.
     """
 
-    def __init__(self, volume: Volume, *, depth: int, timeout_seconds: float) -> None:
+    def __init__(
+        self, volume: Volume, *, depth: int, timeout_seconds: float, probe_seconds: float = 2.0
+    ) -> None:
         self.volume = volume
         self.health = Health.ACTIVE
         self.reason = ""
-        self.on_good: Callable[[], None] = lambda: None
+        self.on_turn: Callable[[], None] = lambda: None
         self.error_count = 0
         self.read_bytes = 0
         self.written_bytes = 0
         self._timeout_seconds = timeout_seconds
+        self._probe_seconds = probe_seconds
+        self._is_closed = False
         self._space_checked_at = 0.0
         self._seconds_per_byte = _FIRST_SECONDS_PER_BYTE
         self._latency_seconds = _FIRST_LATENCY_SECONDS
@@ -95,13 +99,13 @@ class VolumeMover:
         self._order = itertools.count()
         self._probe: asyncio.Task[None] | None = None
         self._watch: asyncio.TimerHandle | None = None
-        self._threads = [
+        self.threads = [
             threading.Thread(
                 target=self._work, name=f"kvtier-disk-{volume.stripe}-{number}", daemon=True
             )
             for number in range(depth)
         ]
-        for thread in self._threads:
+        for thread in self.threads:
             thread.start()
 
     @property
@@ -192,6 +196,8 @@ class VolumeMover:
     def _ended(
         self, job: _Job, result: object, error: BaseException | None, ended_at: float
     ) -> None:
+        if self._is_closed:  # nobody is there any more
+            return
         self._jobs.discard(job)
         if job.kind is Kind.READ:
             self._queued_read_bytes -= job.size_bytes
@@ -214,8 +220,9 @@ class VolumeMover:
         if job.kind is not Kind.READ or not job.size_bytes:
             return
         self.read_bytes += job.size_bytes
-        service = (ended_at - max(job.started_at, self._last_end)) / job.size_bytes
-        self._last_end = ended_at
+        busy = max(0.0, ended_at - max(job.started_at, self._last_end))  # ends may swap
+        service = busy / job.size_bytes
+        self._last_end = max(self._last_end, ended_at)
         self._seconds_per_byte += _SMOOTHING * (service - self._seconds_per_byte)
 
     # Health.
@@ -234,11 +241,12 @@ class VolumeMover:
         self.health, self.reason = health, reason
         if health is not Health.ACTIVE and self._probe is None:
             self._probe = asyncio.get_running_loop().create_task(self._probe_until_good())
+        self.on_turn()
 
     async def _probe_until_good(self) -> None:
         try:
             while True:
-                await asyncio.sleep(_PROBE_SECONDS)
+                await asyncio.sleep(self._probe_seconds)
                 try:
                     await self._submit(self._try_to_write, 0, Kind.OTHER).answer
                     break
@@ -247,7 +255,6 @@ class VolumeMover:
         finally:
             self._probe = None
         self._turn(Health.ACTIVE, "")
-        self.on_good()
 
     def _try_to_write(self) -> None:
         self._space_checked_at = 0.0
@@ -261,7 +268,8 @@ class VolumeMover:
             return
         now = time.monotonic()
         if any(
-            job.started_at and now - job.started_at > self._timeout_seconds for job in self._jobs
+            not job.is_given_up and job.started_at and now - job.started_at > self._timeout_seconds
+            for job in self._jobs
         ):
             self._give_up()
         delay = self._timeout_seconds / 4
@@ -272,18 +280,22 @@ class VolumeMover:
         if self.is_readable:
             self._turn(Health.UNAVAILABLE, reason)
         for job in self._jobs:
+            job.is_given_up = True
             if not job.answer.done():
                 job.answer.set_exception(VolumeDownError(reason))
 
-    async def close(self) -> None:
-        """Waits a moment for what is running; a thread that hangs is left behind."""
+    async def close(self) -> bool:
+        """Waits a moment for what is running; False if a thread hangs and is left behind."""
         if self._probe is not None:
             self._probe.cancel()
             await asyncio.gather(self._probe, return_exceptions=True)
         if self._watch is not None:
             self._watch.cancel()
-        for _ in self._threads:
+        for _ in self.threads:
             self._queue.put((Kind.WRITE + 1, next(self._order), None))
         deadline = time.monotonic() + _JOIN_SECONDS
-        for thread in self._threads:
+        for thread in self.threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+        await asyncio.sleep(0)  # what has ended is heard of while the books are open
+        self._is_closed = True
+        return not any(thread.is_alive() for thread in self.threads)

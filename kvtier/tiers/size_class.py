@@ -112,15 +112,28 @@ class SizeClass:
         """Up to `count` slots, each with a reference and a new generation; evicts what it must."""
         while len(self._free) < count and self.evict_one():
             pass  # what lay in an extent that is being retired leaves no free slot
-        table = self.table
         slots = self._free.take(count)
         for slot in slots:
-            table.generations[slot] = self._next_generation()
+            self.table.generations[slot] = self._next_generation()
+        self._use(slots)
+        return slots
+
+    def take_used_before(self) -> list[int]:
+        """Free slots that have had a generation, each with a reference; their generation is 0."""
+        generations = self.table.generations
+        slots = self._free.take_if(lambda slot: generations[slot] > 0)
+        for slot in slots:
+            generations[slot] = 0
+        self._use(slots)
+        return slots
+
+    def _use(self, slots: list[int]) -> None:
+        table = self.table
+        for slot in slots:
             table.references[slot] = 1
             table.extent_of(slot).used_slots += 1
         self.used_slots += len(slots)
         self.referenced_slots += len(slots)
-        return slots
 
     def commit(
         self, lane: Lane, block_hash: bytes, parent_hash: bytes, position: int, slot: int
@@ -143,6 +156,7 @@ class SizeClass:
         residency, table, insert = self.residency, self.table, self.policy.insert
         owner, generations, used = table.owner, table.generations, 0
         for key, slot, generation in found:
+            generations[slot] = generation  # also of the loser: its record is still there
             row = residency.find(key.lane, key.block_hash)
             if row != NONE:
                 if generations[residency.slot[row]] > generation:
@@ -150,7 +164,6 @@ class SizeClass:
                 self.forget(row)
             row = residency.insert(*key, slot)
             owner[slot] = row
-            generations[slot] = generation
             used += 1
             insert(row)
         extent.used_slots += used

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from kvtier.core import slots as layout
 
@@ -124,6 +124,18 @@ class FreeSlots:
         for left, heap in zip(range(len(heaps), 0, -1), heaps, strict=True):
             share = min(len(heap), (count - len(taken)) // left)
             taken += [heapq.heappop(heap) for _ in range(share)]
+        return taken
+
+    def take_if(self, is_wanted: Callable[[int], bool]) -> list[int]:
+        """All that are wanted; looks at every one."""
+        taken: list[int] = []
+        for stripe, heap in self._heaps.items():
+            wanted = [slot for slot in heap if is_wanted(slot)]
+            if wanted:
+                taken += wanted
+                left = set(heap).difference(wanted)
+                self._heaps[stripe] = sorted(left)  # which is a heap
+        self._count -= len(taken)
         return taken
 
     def withdraw(self, slots: range, stripe: int) -> None:

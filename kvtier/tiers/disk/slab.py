@@ -28,9 +28,13 @@ T = TypeVar("T")
 #: Records read at a time: a piece is decoded without holding up anybody for long.
 PIECE_SLOTS = 2048
 ASIDE = "aside"
+#: What a file system may add to a large file to remember where it is.
+SLAB_OVERHEAD_BYTES = 64 << 10
 _MAX_RUN_BYTES = 8 << 20
 _MOST_DAMAGED_SHARE = 16
 _FEWEST_DAMAGED = 8
+_MOST_TORN_SHARE = 2
+_FEWEST_TORN = 32
 
 
 class Fetched(Enum):
@@ -74,6 +78,7 @@ class Slab(Extent):
         self.unsynced: set[int] = set()
         self.is_set_aside = False
         self.damaged: set[int] = set()
+        self._torn_count = 0
         self._io = volume.io
         self._directory = volume.path
         self._data_fd = self._table_fd = -1
@@ -94,7 +99,17 @@ class Slab(Extent):
     @property
     def is_beyond_repair(self) -> bool:
         """So many of its slots are damaged that the rest is not to be trusted either."""
-        return len(self.damaged) >= max(_FEWEST_DAMAGED, self.slots // _MOST_DAMAGED_SHARE)
+        return len(self.damaged) >= max(
+            _FEWEST_DAMAGED, self.slots // _MOST_DAMAGED_SHARE
+        ) or self._torn_count >= max(_FEWEST_TORN, self.slots // _MOST_TORN_SHARE)
+
+    def note_damage(self, slot: int, *, is_recovered: bool) -> None:
+        """A slot is not what it should be. In one that was found at the start that says less: what
+        was not synced when the power failed is torn."""
+        if is_recovered:
+            self._torn_count += 1
+        else:
+            self.damaged.add(slot)
 
     def open(self) -> None:
         """Opens files that are there. Raises OSError."""
@@ -106,23 +121,24 @@ class Slab(Extent):
 
         Raises NoRoomError if the device has not so much space, else OSError.
         """
-        self._remove()
+        self.discard()  # what an earlier attempt left
         self.volume.make_way()
         try:
-            self.volume.check_space(self.size_bytes + self.header.table_bytes)
+            self.volume.check_space(self.volume.reserve_bytes + slab_bytes(self.header))
             self._allocate(self.data_path, self.size_bytes)
             self._allocate(self.table_path, self.header.table_bytes)
+            self.open()
+            write_fully(self._io, self._table_fd, [fmt.encode_header(self.header)], 0)
+            self._io.sync(self._table_fd)
+            self._io.sync_directory(self._directory)
+            self.volume.check_space()
         except OSError as error:
-            self._remove()
+            self.discard()
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 self.volume.growth_error = error.strerror or str(error)
                 raise NoRoomError(error.errno, self.volume.growth_error) from error
             raise
         self.volume.growth_error = ""
-        self.open()
-        write_fully(self._io, self._table_fd, [fmt.encode_header(self.header)], 0)
-        self._io.sync(self._table_fd)
-        self._io.sync_directory(self._directory)
 
     def _allocate(self, path: Path, size_bytes: int) -> None:
         fd = self._io.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
@@ -134,6 +150,9 @@ class Slab(Extent):
     def store(self, identity: bytes, fillings: Sequence[Filling]) -> bool:
         """Writes payloads and records; True. Raises OSError: then any may be there or not."""
         fillings = sorted(fillings, key=lambda each: each.slot)
+        slots = [each.slot for each in fillings]
+        self.unsynced.update(slots)
+        self.damaged.difference_update(slots)
         records = [
             fmt.Record(
                 each.slot,
@@ -148,13 +167,14 @@ class Slab(Extent):
             )
             for each in fillings
         ]
-        for run in _runs(fillings, [each.slot for each in fillings], self.slot_bytes):
+        for run in _runs(fillings, slots, self.slot_bytes):
             cells = [each.cell for each in run]
             write_fully(self._io, self._data_fd, cells, run[0].slot * self.slot_bytes)
         encoded = fmt.encode_records(self.header.slab_id, records)
-        self._write_records([each.slot for each in records], encoded)
+        self._write_records(slots, encoded)
         for record in records:
             self.digests[record.slot] = np.frombuffer(record.digest, np.uint8)
+        self.unsynced.update(slots)  # a sync may have gone by meanwhile
         return True
 
     def fetch(
@@ -216,9 +236,11 @@ class Slab(Extent):
         self.close()
         if self.is_set_aside:
             for path in (self.table_path, self.data_path):
-                self._io.rename(path, self._directory / ASIDE / path.name)
+                if path.exists():
+                    self._io.rename(path, self._directory / ASIDE / path.name)
         else:
             self._remove()
+        self.volume.look_at_space()
 
     def _remove(self) -> None:
         for path in (self.table_path, self.data_path):
@@ -231,6 +253,11 @@ class Slab(Extent):
                 if fd >= 0:
                     self._io.close(fd)
             self._data_fd = self._table_fd = -1
+
+
+def slab_bytes(header: fmt.SlabHeader) -> int:
+    """What a slab takes at most."""
+    return header.slots * header.slot_bytes + header.table_bytes + SLAB_OVERHEAD_BYTES
 
 
 def _runs(items: Sequence[T], slots: Sequence[int], item_bytes: int) -> Iterator[Sequence[T]]:

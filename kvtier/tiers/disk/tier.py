@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +56,7 @@ class Slabs:
         self.capacity_bytes = sum(each.capacity_bytes for each in volumes)
         self._tenancies: dict[int, Tenancy] = {}
         self._next_id = 1
+        self._live: set[Slab] = set()
 
     @property
     def allocated_bytes(self) -> int:
@@ -73,7 +74,7 @@ class Slabs:
         return self._tenancies[size_class.table.namespace_id]
 
     def next_extent_slots(self, slot_bytes: int, class_bytes: int) -> int:
-        room = max(each.room_bytes for each in self.volumes)
+        room = max(each.growth_bytes for each in self.volumes)
         first = max(_FIRST_SLAB_SLOTS * slot_bytes, self.capacity_bytes // _FIRST_SLAB_SHARE)
         largest = max(
             min(_MAX_SLAB_BYTES, self.capacity_bytes // _LEAST_SLABS),
@@ -90,7 +91,7 @@ class Slabs:
         self._tenancies.pop(table.namespace_id, None)
 
     def create_extent(self, table: SlotTable, slots: int, slot_bytes: int) -> Slab:
-        volume = max(self.volumes, key=lambda each: each.room_bytes)
+        volume = max(self.volumes, key=lambda each: each.growth_bytes)
         namespace = self._tenancies[table.namespace_id].namespace
         return self.adopt(table, volume, volume.new_header(namespace, slots, slot_bytes))
 
@@ -100,10 +101,12 @@ class Slabs:
         slab = Slab(volume, header, self._next_id, base)
         self._next_id += 1
         table.install(slab)
+        self._live.add(slab)
         return slab
 
     def retire(self, extent: Extent) -> None:
         assert isinstance(extent, Slab)
+        self._live.discard(extent)
         self.volumes[extent.stripe].slab_gone(extent)
 
     def copying(self, size_class: SizeClass, moves: Sequence[Move]) -> Callable[[], list[bool]]:
@@ -128,11 +131,17 @@ class Slabs:
                 if fetched is Fetched.WHOLE:
                     target.store(tenancy.identity, [filling])
                 done.append(fetched is Fetched.WHOLE)
+            for slab in {id(target): target for _, _, target, _ in jobs}.values():
+                slab.sync()  # the source goes, and with it what was synced
             return done
 
         return copy
 
-    def close(self) -> None:
+    def close(self, hung_stripes: Collection[int] = ()) -> None:
+        """Closes every file, but not where threads hang: a descriptor might be used again."""
+        for slab in self._live:
+            if slab.stripe not in hung_stripes:
+                slab.close()
         for volume in self.volumes:
             volume.close()
 
@@ -151,11 +160,6 @@ class DiskTier(SlotTier):
             for extent in size_class.extents
             if isinstance(extent, Slab)
         ]
-
-    def close(self) -> None:
-        for _, slab in self.all_slabs():
-            slab.close()
-        super().close()
 
 
 def slab_of(size_class: SizeClass, slot: int) -> Slab:

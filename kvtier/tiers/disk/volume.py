@@ -7,21 +7,21 @@ import fcntl
 import logging
 import os
 import secrets
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from kvtier.errors import ConfigError
 from kvtier.tiers.disk import format as fmt
 from kvtier.tiers.disk.io import BlockIO, write_fully
-from kvtier.tiers.disk.slab import ASIDE, Slab
+from kvtier.tiers.disk.slab import ASIDE, SLAB_OVERHEAD_BYTES, Slab, slab_bytes
 
 log = logging.getLogger(__name__)
 
 #: Beside slabs: the directories, the lock, the probe and two versions of namespaces.json.
 _MOST_RESERVE_BYTES = 4 << 20
 _RESERVE_SHARE = 16
-#: What a file system may add to a large file to remember where it is.
-_SLAB_OVERHEAD_BYTES = 64 << 10
 _PROBE_BYTES = 4096
 
 
@@ -49,6 +49,7 @@ class Volume:
         self.growth_error = ""
         self.reserve_bytes = min(_MOST_RESERVE_BYTES, capacity_bytes // _RESERVE_SHARE)
         self._slab_bytes = 0
+        self._making_way = threading.Lock()
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = self._take_lock()
@@ -57,6 +58,7 @@ class Volume:
         try:
             (path / ASIDE).mkdir(mode=0o700, exist_ok=True)
             self._aside_bytes = _allocated_bytes(path / ASIDE)
+            self._device_bytes = io.free_bytes(path)
         except OSError as error:
             os.close(self._lock)
             raise ConfigError(f"tiers.disk.paths {path}: {error.strerror}") from error
@@ -76,12 +78,19 @@ class Volume:
     @property
     def allocated_bytes(self) -> int:
         """What counts against the capacity now."""
-        return self.reserve_bytes + self._slab_bytes + self._aside_bytes
+        aside = min(self._aside_bytes, max(0, self.room_bytes))  # the rest makes way first
+        return self.reserve_bytes + self._slab_bytes + aside
 
     @property
     def room_bytes(self) -> int:
         """For new slabs; what was set aside makes way."""
         return self.capacity_bytes - self.reserve_bytes - self._slab_bytes
+
+    @property
+    def growth_bytes(self) -> int:
+        """How large a new slab may be: the device may be smaller than the capacity."""
+        device = self._device_bytes - self.min_free_bytes - self.reserve_bytes
+        return min(self.room_bytes, device + self._aside_bytes)
 
     def headers(self) -> Iterator[fmt.SlabHeader]:
         """Of the slabs that are here, the one written to last first. They count from now on.
@@ -150,12 +159,15 @@ class Volume:
 
     def make_way(self) -> None:
         """Deletes what was set aside, the oldest first, until there is room. Called by movers."""
-        for path in sorted((self.path / ASIDE).iterdir(), key=_last_write):
-            if self.allocated_bytes <= self.capacity_bytes:
-                return
-            log.info("deleting %s: its space is needed", path)
-            self.io.unlink(path)
-            self._aside_bytes = _allocated_bytes(self.path / ASIDE)
+        if self._aside_bytes <= self.room_bytes:
+            return
+        with self._making_way:
+            for path in sorted((self.path / ASIDE).iterdir(), key=_last_write):
+                if self._aside_bytes <= self.room_bytes:
+                    return
+                log.info("deleting %s: its space is needed", path)
+                self.io.unlink(path)
+                self._aside_bytes = _allocated_bytes(self.path / ASIDE)
 
     def slab_gone(self, slab: Slab) -> None:
         """After its `discard`."""
@@ -172,12 +184,15 @@ class Volume:
         finally:
             self.io.close(fd)
 
+    def look_at_space(self) -> None:
+        """Notes what the device has left. Called by movers."""
+        self._device_bytes = self.io.free_bytes(self.path)
+
     def check_space(self, extra_bytes: int = 0) -> None:
-        """Raises OSError if less than `min_free` would be left on the device."""
-        if not self.min_free_bytes:
-            return
-        left = self.io.free_bytes(self.path) - extra_bytes
-        if left < self.min_free_bytes:
+        """Raises OSError if less than `min_free` would be left on the device. Called by movers."""
+        self.look_at_space()
+        left = self._device_bytes - extra_bytes
+        if self.min_free_bytes and left < self.min_free_bytes:
             raise OSError(
                 errno.ENOSPC,
                 f"{max(0, left) >> 20} MiB would be left on the device, less than min_free "
@@ -188,19 +203,18 @@ class Volume:
         os.close(self._lock)
 
 
-def slab_bytes(header: fmt.SlabHeader) -> int:
-    """What a slab takes at most."""
-    return header.slots * header.slot_bytes + header.table_bytes + _SLAB_OVERHEAD_BYTES
-
-
 def slots_within(room_bytes: int, slot_bytes: int) -> int:
     """How many slots a slab of so many bytes in all has."""
-    left = room_bytes - _SLAB_OVERHEAD_BYTES - 2 * fmt.HEADER_BYTES
+    left = room_bytes - SLAB_OVERHEAD_BYTES - 2 * fmt.HEADER_BYTES
     return max(0, left // (slot_bytes + fmt.RECORD_BYTES))
 
 
 def _allocated_bytes(directory: Path) -> int:
-    return sum(each.stat().st_blocks * 512 for each in directory.iterdir())
+    total = 0
+    for each in directory.iterdir():
+        with suppress(FileNotFoundError):  # a mover makes way
+            total += each.stat().st_blocks * 512
+    return total
 
 
 def _last_write(path: Path) -> int:
