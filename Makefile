@@ -7,13 +7,14 @@ STAMP := $(VENV)/.stamp
 PROTOC = $(BIN)/python -m grpc_tools.protoc -I proto proto/kvtier/v1/*.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-crash test-model check proto bench fmt
+.PHONY: help demo test test-faults test-crash test-model test-vllm check proto bench fmt
 
 help:
 	@echo 'make demo          an agent and four workers on this machine, with a small model'
 	@echo 'make test          all tests'
 	@echo 'make test-faults   workers and agents killed and stopped, many times (QUICK=1: a tenth)'
 	@echo 'make test-crash    DISK killed, torn, flipped, failing, full (QUICK=1: a tenth)'
+	@echo 'make test-vllm     the connector on real engines, in an environment of its own'
 	@echo 'make test-model    the state machine of HOST, long'
 	@echo 'make check         formatting, lints, types, import rules, generated code'
 	@echo 'make bench         speed of the data path and of the metadata'
@@ -35,6 +36,10 @@ test-crash: $(STAMP)
 
 test-model: $(STAMP)
 	KVTIER_EXAMPLES=1000 $(BIN)/pytest -q tests/model
+
+test-vllm:
+	@PYTHON=$(PYTHON) PIP_ARGS='$(PIP_ARGS)' tests/vllm/make_environment.sh
+	.venv-vllm/bin/python -m pytest -q -W default tests/vllm
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -1,8 +1,9 @@
-"""`kvtier bench`: how fast the data path and the metadata are on this machine."""
+"""`kvtier bench`: how fast the data path, the metadata and DISK are on this machine."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -16,6 +17,12 @@ app = typer.Typer(help="Measure this machine.", no_args_is_help=True)
 
 _MIN_BLOCK_BYTES: Final = 4096
 
+BlockBytesOption = Annotated[
+    str, typer.Option("--block-bytes", metavar="SIZE", help="Such as 2MiB; at least 4KiB.")
+]
+BatchOption = Annotated[
+    int, typer.Option("--batch", min=1, max=8192, metavar="COUNT", help="Blocks of one call.")
+]
 SecondsOption = Annotated[
     float, typer.Option("--seconds", min=0.1, metavar="SECONDS", help="For each measurement.")
 ]
@@ -23,25 +30,15 @@ SecondsOption = Annotated[
 
 @app.command("host")
 def host(
-    block_bytes: Annotated[
-        str, typer.Option("--block-bytes", metavar="SIZE", help="Such as 2MiB; at least 4KiB.")
-    ] = "2MiB",
-    batch: Annotated[
-        int, typer.Option("--batch", min=1, max=8192, metavar="COUNT", help="Blocks of one call.")
-    ] = 16,
+    block_bytes: BlockBytesOption = "2MiB",
+    batch: BatchOption = 16,
     seconds: SecondsOption = 2.0,
     as_json: JsonOption = False,
 ) -> None:
     """Measure stores and loads through shared memory."""
     from kvtier.bench.host import run
-    from kvtier.config import parse_size
 
-    try:
-        size_bytes = parse_size(block_bytes)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--block-bytes") from error
-    if size_bytes < _MIN_BLOCK_BYTES:
-        raise typer.BadParameter("at least 4KiB", param_hint="--block-bytes")
+    size_bytes = _block_bytes(block_bytes)
     exit_on_sigterm()
     _print(run(block_bytes=size_bytes, batch=batch, seconds=seconds), as_json)
 
@@ -59,6 +56,46 @@ def metadata(
 
     exit_on_sigterm()
     _print(run(blocks=blocks, seconds=seconds), as_json)
+
+
+@app.command("disk")
+def disk(
+    path: Annotated[
+        Path,
+        typer.Option(
+            "--path",
+            metavar="DIR",
+            exists=True,
+            file_okay=False,
+            writable=True,
+            help="Where to measure: on the device in question, with some GiB free.",
+        ),
+    ],
+    block_bytes: BlockBytesOption = "2MiB",
+    batch: BatchOption = 64,
+    seconds: SecondsOption = 5.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure DISK against plain direct I/O: stores, loads, the start, HOST beside it."""
+    from kvtier.bench.disk import run
+
+    size_bytes = _block_bytes(block_bytes)
+    if size_bytes % _MIN_BLOCK_BYTES:
+        raise typer.BadParameter("a multiple of 4KiB", param_hint="--block-bytes")
+    exit_on_sigterm()
+    _print(run(path, block_bytes=size_bytes, batch=batch, seconds=seconds), as_json)
+
+
+def _block_bytes(text: str) -> int:
+    from kvtier.config import parse_size
+
+    try:
+        size_bytes = parse_size(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--block-bytes") from error
+    if size_bytes < _MIN_BLOCK_BYTES:
+        raise typer.BadParameter("at least 4KiB", param_hint="--block-bytes")
+    return size_bytes
 
 
 def _print(measured: Mapping[str, object], as_json: bool) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,3 +62,50 @@ def test_a_million_blocks_are_small_and_do_not_stop_the_loop() -> None:
         ):
             return
     raise AssertionError(measured)
+
+
+def test_disk_is_near_plain_direct_io_and_leaves_host_alone(tmp_path: Path) -> None:
+    for _ in range(3):
+        measured = bench("disk", "--path", str(tmp_path), "--seconds", "1.5")
+        assert measured["metadata_bytes_per_block"] <= 300 / SLACK, measured
+        assert list(tmp_path.iterdir()) == []
+        if (
+            min(measured["store_ratio"], measured["load_ratio"]) >= SLACK * 0.85
+            and measured["recovery_slots_per_second"] >= SLACK * 200_000
+            and measured["cpu_seconds_per_gb"] <= 0.6 / SLACK
+            and measured["host_hit_p99_ratio_under_disk_load"] <= 3 / SLACK
+        ):
+            return
+    raise AssertionError(measured)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_measurement_that_is_stopped_leaves_nothing_on_the_disk(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    command = [sys.executable, "-m", "kvtier", "bench", "disk", "--path", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 20
+        while not list(tmp_path.glob("*/blocks/slab-*")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(number)
+        assert process.wait(20) == 128 + number
+    finally:
+        process.kill()
+        process.wait()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_cannot_be_measured_in_is_an_error(tmp_path: Path) -> None:
+    for path, options, message in (
+        (tmp_path / "missing", (), "does not exist"),
+        (tmp_path, ("--block-bytes", "64MiB", "--batch", "8192"), "MiB are needed"),
+    ):
+        command = [sys.executable, "-m", "kvtier", "bench", "disk", "--path", str(path), *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 2
+        assert message in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -12,8 +12,8 @@ import pytest
 
 from kvtier.errors import ConfigError
 from kvtier.testing import FaultyIO
-from kvtier.tiers.disk.slab import Slab
-from kvtier.tiers.disk.volume import Volume, slab_bytes, slots_within
+from kvtier.tiers.disk.slab import Slab, slab_bytes
+from kvtier.tiers.disk.volume import Volume, slots_within
 
 PAGE = 4096
 MIB = 1 << 20

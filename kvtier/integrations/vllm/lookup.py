@@ -1,0 +1,128 @@
+"""What the agent has of a request's prefix."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from kvtier.client.client import Client
+from kvtier.client.namespace import Lookup, Namespace, Place
+from kvtier.core.block import Match, Tier
+from kvtier.errors import KvtierError
+from kvtier.integrations.vllm.groups import Group, aligned_tokens, longest_end
+from kvtier.integrations.vllm.metrics import KvtierStats
+from kvtier.integrations.vllm.reconnecting import call
+from kvtier.integrations.vllm.request_state import Found
+from kvtier.integrations.vllm.settings import Settings
+
+log = logging.getLogger("vllm.kvtier")
+
+#: Beyond these a call would be refused; the beginning of a text is what is shared anyway.
+MOST_BLOCKS = 8192
+
+
+class Finder:
+    """Looks up in the calling thread: one call for each group, held for `hold_seconds`."""
+
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        settings: Settings,
+        client: Client,
+        stats: KvtierStats,
+        clock: Callable[[], float],
+    ) -> None:
+        self._step_tokens = aligned_tokens(groups)
+        self._hash_tokens = groups[0].block_tokens // groups[0].hashes_per_block
+        self._whole = [group for group in groups if not group.window_tokens]
+        self._windows = [group for group in groups if group.window_tokens]
+        self._settings = settings
+        self._client = client
+        self._stats = stats
+        self._clock = clock
+        self._failing = False
+
+    def find(self, namespace: Namespace, request: Any, first: int) -> Found:
+        """What can be loaded after the first `first` tokens; leaves a token to be computed.
+
+        A lookup that fails counts as not cached.
+        """
+        started = self._clock()
+        expires = started + self._settings.hold_seconds / 2
+        most = first + MOST_BLOCKS * self._hash_tokens
+        limit = min(request.num_tokens - 1, most) // self._step_tokens * self._step_tokens
+        if limit - first < self._settings.min_load_tokens or request.skip_reading_prefix_cache:
+            return Found(first, first, expires)
+        try:
+            found = call(
+                self._client,
+                self._settings.lookup_timeout_seconds,
+                lambda: self._ask(namespace, request.block_hashes, first, limit, expires),
+            )
+        except KvtierError as error:
+            self._failed(error)
+            return Found(first, first, expires)
+        finally:
+            self._stats.add("lookups", 1)
+            self._stats.add("lookup_seconds", self._clock() - started)
+        self._failing = False
+        return found
+
+    def _ask(
+        self,
+        namespace: Namespace,
+        hashes: Sequence[bytes],
+        first: int,
+        end: int,
+        expires: float,
+    ) -> Found:
+        holds: dict[int, int] = {}
+        tiers: tuple[Tier, ...] = ()
+        for group in self._whole:
+            if end > first:
+                answer = self._lookup(namespace, group, hashes, first, end, Match.PREFIX)
+                end = min(end, first + answer.matched * group.block_tokens)
+                end -= (end - first) % self._step_tokens
+                holds[group.number] = answer.hold_id
+                tiers = tiers or tuple(tier for tier, count in answer.runs for _ in range(count))
+        present: dict[int, tuple[bool, ...]] = {}
+        for group in self._windows:
+            if end > first:
+                answer = self._lookup(namespace, group, hashes, first, end, Match.PRESENCE)
+                present[group.number] = answer.present
+                holds[group.number] = answer.hold_id
+        end = longest_end(
+            self._windows,
+            self._step_tokens,
+            first,
+            end,
+            lambda group, block: present[group.number][block - first // group.block_tokens],
+        )
+        return Found(first, end, expires, tiers, holds)
+
+    def _lookup(
+        self,
+        namespace: Namespace,
+        group: Group,
+        hashes: Sequence[bytes],
+        first: int,
+        end: int,
+        match: Match,
+    ) -> Lookup:
+        start, stop = first // group.block_tokens, end // group.block_tokens
+        shards = namespace.spec.shards
+        return namespace.lookup(
+            group.hashes(hashes, start, stop),
+            place=Place(group.number, 0, group.parent(hashes, start), start),
+            match=match,
+            shards=range(shards) if shards > 1 else (),
+            hold_seconds=self._settings.hold_seconds,
+        )
+
+    def _failed(self, error: KvtierError) -> None:
+        """Logs the first failure in a row."""
+        self._stats.add("failures", 1, "lookup")
+        level = logging.DEBUG if self._failing else logging.WARNING
+        log.log(level, "kvtier: prompts are computed, nothing is loaded: %s", error)
+        self._failing = True

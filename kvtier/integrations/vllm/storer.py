@@ -1,0 +1,116 @@
+"""Copies blocks from the paged cache to the agent, on a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from kvtier.client.client import Client
+from kvtier.client.namespace import Namespace, Place
+from kvtier.core.block import BlockStatus
+from kvtier.integrations.vllm.loader import FAILURES
+from kvtier.integrations.vllm.paged import PagedGroup
+from kvtier.integrations.vllm.parts import part_of, parts
+from kvtier.integrations.vllm.plan import Blocks, Store
+from kvtier.integrations.vllm.reconnecting import call
+
+log = logging.getLogger("vllm.kvtier")
+
+#: Reserved and copied at a time. A copy is not interrupted, so this is what a step may wait for.
+_PART_BYTES = 32 << 20
+_STORED = {int(BlockStatus.OK), int(BlockStatus.PRESENT)}
+
+
+@dataclass(eq=False)
+class StoreJob:
+    """A store that waits or goes on. `cancelled` is checked before each copy, under its lock."""
+
+    namespace: Namespace
+    store: Store
+    cancelled: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def reads(self, ids: set[int]) -> bool:
+        """Whether it reads one of these paged blocks."""
+        return any(not ids.isdisjoint(blocks.ids) for blocks in self.store.blocks)
+
+    def cancel(self) -> None:
+        """No paged block is read any more when this returns."""
+        self.cancelled = True
+        with self.lock:
+            return
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What became of a store."""
+
+    request_id: str
+    size_bytes: int
+    seconds: float
+    is_whole: bool
+    error: str = ""
+
+
+class Storer:
+    """Stores one job after the other, in the calling thread."""
+
+    def __init__(
+        self,
+        groups: Sequence[PagedGroup],
+        shard: int,
+        client: Client,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._groups = groups
+        self._shard = shard
+        self._clock = clock
+
+    def store(self, job: StoreJob) -> Stored:
+        """Never raises. What follows a block that is not stored is not stored either."""
+        started = self._clock()
+        size_bytes, is_whole, error = 0, False, ""
+        try:
+            for blocks in job.store.blocks:
+                stored, is_whole = call(
+                    self._client, self._client.timeout_seconds, partial(self._store, job, blocks)
+                )
+                size_bytes += stored * self._groups[blocks.group].block_bytes
+                if not is_whole:
+                    break
+        except FAILURES as failure:
+            error, is_whole = str(failure), False
+        except Exception as failure:
+            log.exception("kvtier: a store failed")
+            error, is_whole = repr(failure), False
+        seconds = self._clock() - started
+        return Stored(job.store.request_id, size_bytes, seconds, is_whole, error)
+
+    def _store(self, job: StoreJob, blocks: Blocks) -> tuple[int, bool]:
+        """How many blocks were copied, and whether all are cached now."""
+        group = self._groups[blocks.group]
+        copied = 0
+        for part in parts(len(blocks.hashes), group.block_bytes, _PART_BYTES):
+            piece = part_of(blocks, part)
+            place = Place(blocks.group, self._shard, piece.parent, piece.position)
+            with job.namespace.reserve(piece.hashes, place=place) as reservation:
+                wanted = [
+                    (paged, cell)
+                    for paged, cell in zip(piece.ids, reservation.cells, strict=True)
+                    if cell is not None
+                ]
+                with job.lock:
+                    if job.cancelled:
+                        return copied, False
+                    if wanted:
+                        group.read([paged for paged, _ in wanted], [cell for _, cell in wanted])
+                statuses = reservation.commit()
+            copied += len(wanted)
+            if not _STORED.issuperset(statuses):
+                return copied, False
+        return copied, True

@@ -1,0 +1,1 @@
+"""Blocks on Redis or Valkey, shared by the nodes."""
