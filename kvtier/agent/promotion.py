@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 #: What one thread reads and verifies at a time, while others read on.
 _READ_BYTES = 8 << 20
 _MOST_BLOCKS = 256
+_LAUNCH_SLICE = 32
 
 
 @dataclass(eq=False)
@@ -132,7 +133,12 @@ class Promotion:
         new: list[Flight] = []
         try:
             await self._placement.make_room(host, len(wanted))
-            for (block_hash, row), slot, sequence in zip(wanted, sources, sequences, strict=True):
+            found = zip(wanted, sources, sequences, strict=True)
+            for number, ((block_hash, row), slot, sequence) in enumerate(found):
+                if number % _LAUNCH_SLICE == _LAUNCH_SLICE - 1:
+                    self._take_off(new)
+                    new = []
+                    await asyncio.sleep(0)
                 existing = self._flights.get((host, lane, block_hash))
                 if existing is not None:
                     flights.append(self._join(existing))
@@ -160,12 +166,13 @@ class Promotion:
                 new.append(flight)
         finally:
             disk.release(sources)
-        disk.touch([flight.row for flight in new])
-        self._take_off(new)
+            self._take_off(new)
 
     def _take_off(self, new: list[Flight]) -> None:
         """Reads what has been given a slot, slab by slab, in pieces that threads share."""
         by_slab: defaultdict[Slab, list[Flight]] = defaultdict(list)
+        for flight in reversed(new):
+            flight.disk.touch([flight.row])
         for flight in new:
             by_slab[slab_of(flight.disk, flight.disk_slot)].append(flight)
         for slab, flights in by_slab.items():

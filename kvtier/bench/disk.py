@@ -29,7 +29,7 @@ from kvtier.testing.agent_process import AgentProcess
 from kvtier.tiers.disk.io import BlockIO, open_direct, read_fully, write_fully
 
 _HASH_BYTES = 32
-_TURN_BYTES = 1 << 30
+_TURN_BYTES = 2 << 30
 _FILL_TURNS = 3
 _FEWEST_TURNS = 3
 _SPARE_BYTES = 128 << 20

@@ -50,7 +50,8 @@ async def _live(
     node = Node([path], _SIZES, io)
     await node.start()
     await _judge(node, everything)
-    flushed: set[Key] = set()
+    flushed: dict[Key, int] = {}
+    evicted = _evicted(node)
     for number in range(random.randint(2, 8)):
         # One class at a time grows, at the cost of the others.
         index = (cycle // 4 + (random.random() < 0.2)) % len(_SPECS)
@@ -62,9 +63,16 @@ async def _live(
             answers = await asyncio.gather(*flushes, return_exceptions=True)
             if not any(isinstance(each, BaseException) for each in answers):
                 flushed = _on_disk(node, everything)  # else a class has too little of DISK
+                evicted = _evicted(node)
                 flushes_done.append(cycle)
     io.cut()
-    kept = flushed & _on_disk(node, everything)
+    # What was evicted since and written again is not flushed; what has only moved is.
+    has_moved_only = [now == then for now, then in zip(_evicted(node), evicted, strict=True)]
+    kept = {
+        key
+        for key, generation in _on_disk(node, everything).items()
+        if key in flushed and (flushed[key] == generation or has_moved_only[key[0]])
+    }
     await node.stop()
     io.forget(random)
     node = Node([path], _SIZES)
@@ -74,12 +82,22 @@ async def _live(
     await node.stop()
 
 
-def _on_disk(node: Node, keys: dict[Key, None]) -> set[Key]:
-    found = set()
+def _evicted(node: Node) -> list[int]:
+    return [disk_class(node, spec).counters.evicted for spec in _SPECS]
+
+
+def _on_disk(node: Node, keys: dict[Key, None]) -> dict[Key, int]:
+    """With the generation of each one's slot."""
+    found: dict[Key, int] = {}
     for index, spec in enumerate(_SPECS):
         hashes = [each for number, each in keys if number == index]
-        rows = disk_class(node, spec).find_many(Lane(), hashes)
-        found |= {(index, each) for each, row in zip(hashes, rows, strict=True) if row >= 0}
+        size_class = disk_class(node, spec)
+        rows = size_class.find_many(Lane(), hashes)
+        generations = size_class.table.generations
+        slot = size_class.residency.slot
+        for each, row in zip(hashes, rows, strict=True):
+            if row >= 0:
+                found[index, each] = generations[slot[row]]
     return found
 
 

@@ -30,6 +30,8 @@ PIECE_SLOTS = 2048
 ASIDE = "aside"
 #: What a file system may add to a large file to remember where it is.
 SLAB_OVERHEAD_BYTES = 64 << 10
+#: Growing stops so far above `min_free`, so that small files do not bring the device below it.
+DEVICE_MARGIN_BYTES = 256 << 10
 _MAX_RUN_BYTES = 8 << 20
 _MOST_DAMAGED_SHARE = 16
 _FEWEST_DAMAGED = 8
@@ -124,7 +126,7 @@ class Slab(Extent):
         self.discard()  # what an earlier attempt left
         self.volume.make_way()
         try:
-            self.volume.check_space(self.volume.reserve_bytes + slab_bytes(self.header))
+            self.volume.check_space(slab_bytes(self.header) + DEVICE_MARGIN_BYTES)
             self._allocate(self.data_path, self.size_bytes)
             self._allocate(self.table_path, self.header.table_bytes)
             self.open()
@@ -147,8 +149,14 @@ class Slab(Extent):
         finally:
             self._io.close(fd)
 
-    def store(self, identity: bytes, fillings: Sequence[Filling]) -> bool:
-        """Writes payloads and records; True. Raises OSError: then any may be there or not."""
+    def store(
+        self, identity: bytes, fillings: Sequence[Filling], *, is_ordered: bool = False
+    ) -> bool:
+        """Writes payloads and records; True. Raises OSError: then any may be there or not.
+
+        With `is_ordered` no record reaches the device before its payload: it may count for more
+        than a whole one of the same block elsewhere.
+        """
         fillings = sorted(fillings, key=lambda each: each.slot)
         slots = [each.slot for each in fillings]
         self.unsynced.update(slots)
@@ -170,6 +178,8 @@ class Slab(Extent):
         for run in _runs(fillings, slots, self.slot_bytes):
             cells = [each.cell for each in run]
             write_fully(self._io, self._data_fd, cells, run[0].slot * self.slot_bytes)
+        if is_ordered:
+            self._io.sync(self._data_fd)
         encoded = fmt.encode_records(self.header.slab_id, records)
         self._write_records(slots, encoded)
         for record in records:

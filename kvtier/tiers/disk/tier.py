@@ -129,7 +129,7 @@ class Slabs:
             for source, slot, target, filling in jobs:
                 [fetched] = source.fetch([slot], [filling.cell], [filling.length])
                 if fetched is Fetched.WHOLE:
-                    target.store(tenancy.identity, [filling])
+                    target.store(tenancy.identity, [filling], is_ordered=True)
                 done.append(fetched is Fetched.WHOLE)
             for slab in {id(target): target for _, _, target, _ in jobs}.values():
                 slab.sync()  # the source goes, and with it what was synced

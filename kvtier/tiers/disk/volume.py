@@ -15,7 +15,13 @@ from pathlib import Path
 from kvtier.errors import ConfigError
 from kvtier.tiers.disk import format as fmt
 from kvtier.tiers.disk.io import BlockIO, write_fully
-from kvtier.tiers.disk.slab import ASIDE, SLAB_OVERHEAD_BYTES, Slab, slab_bytes
+from kvtier.tiers.disk.slab import (
+    ASIDE,
+    DEVICE_MARGIN_BYTES,
+    SLAB_OVERHEAD_BYTES,
+    Slab,
+    slab_bytes,
+)
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +95,7 @@ class Volume:
     @property
     def growth_bytes(self) -> int:
         """How large a new slab may be: the device may be smaller than the capacity."""
-        device = self._device_bytes - self.min_free_bytes - self.reserve_bytes
+        device = self._device_bytes - self.min_free_bytes - DEVICE_MARGIN_BYTES
         return min(self.room_bytes, device + self._aside_bytes)
 
     def headers(self) -> Iterator[fmt.SlabHeader]:
