@@ -68,8 +68,8 @@ def tune_interpreter() -> None:
     memory.keep_large_buffers()
     # Movers wait at most this long for the interpreter after each call.
     sys.setswitchinterval(0.0005)
-    # Of all threads: the event loop may wait for the interpreter, whose holder waits for a processor
-    # that a third one has for its slice, 3 ms by default.
+    # Of all threads: the event loop may wait for the interpreter, whose holder may wait for a
+    # processor that a third one has for its slice, 3 ms by default.
     memory.set_time_slice(_SLICE_SECONDS)
 
 
