@@ -6,8 +6,8 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,12 +16,14 @@ import numpy as np
 
 from kvtier.agent.demotion import Demotion, WritePolicy
 from kvtier.agent.disk_writer import DiskWriter
+from kvtier.agent.evicting import Forget
 from kvtier.agent.namespaces import Namespace, Namespaces, new_generation_id
 from kvtier.agent.placement import Placement
 from kvtier.agent.promotion import Promotion
 from kvtier.agent.recovery import Recovery
 from kvtier.agent.turns import WRITE_SLICE
 from kvtier.agent.volume_mover import VolumeMover
+from kvtier.core.block import Tier
 from kvtier.core.residency import NONE
 from kvtier.memory import ByteArray
 from kvtier.tiers.disk.io import ALIGNMENT_BYTES, BlockIO
@@ -229,16 +231,46 @@ class Disk:
 
     # Removing.
 
-    async def erase(self, size_class: SizeClass, slots: Sequence[int]) -> None:
+    @asynccontextmanager
+    async def erasing(self, namespace: Namespace) -> AsyncIterator[Forget]:
+        """Blocks of a namespace that are forgotten with what this gives do not come back.
+
+        At its end their records are empty, and those of blocks that made way for others before or
+        that were on their way meanwhile. Raises OSError if that could not be.
+        """
+        slots = {each: each.take_used_before() for each in namespace.classes_of(Tier.DISK)}
+
+        def forget(size_class: SizeClass, row: int) -> None:
+            if size_class in slots:  # the slot is not used again before its record is empty
+                slots[size_class].extend(size_class.acquire([row]))
+            size_class.forget(row)
+
+        try:
+            yield forget
+        finally:
+            await self._erase_all(slots)
+            await self._settled()
+            await self._erase_all({each: each.take_used_before() for each in slots})
+
+    async def _settled(self) -> None:
+        """Returns when nothing that was on its way to another slot can land there any more."""
+        unerased = self.writer.unerased_count
+        await self.writer.settled()
+        await self.placement.settled(self.settings.timeout_seconds)
+        if self.writer.unerased_count > unerased or self.writer.has_overdue:
+            raise OSError("what was being written cannot be erased")
+
+    async def _erase_all(self, slots: Mapping[SizeClass, Sequence[int]]) -> None:
         """Empties the records of slots that are in use by the caller; releases them.
 
-        Raises OSError; then the blocks may be there again after a restart.
+        Raises OSError when all has been tried.
         """
-        by_slab: defaultdict[Slab, list[int]] = defaultdict(list)
-        for slot in slots:
-            by_slab[slab_of(size_class, slot)].append(slot)
+        by_slab: defaultdict[tuple[SizeClass, Slab], list[int]] = defaultdict(list)
+        for size_class, each in slots.items():
+            for slot in each:
+                by_slab[size_class, slab_of(size_class, slot)].append(slot)
         results = await asyncio.gather(
-            *(self._erase(size_class, slab, each) for slab, each in by_slab.items()),
+            *(self._erase(*place, each) for place, each in by_slab.items()),
             return_exceptions=True,
         )
         for result in results:

@@ -3,75 +3,94 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from kvtier.agent.turns import READ_SLICE, WRITE_SLICE, slices
-from kvtier.core.block import BlockKeys
+from kvtier.agent.namespaces import Namespace
+from kvtier.agent.turns import WRITE_SLICE, slices
+from kvtier.core.block import BlockKeys, Lane, Tier
 from kvtier.core.residency import NONE
 from kvtier.tiers.size_class import SizeClass
+
+Forget = Callable[[SizeClass, int], None]
 
 
 @dataclass(slots=True)
 class Evicted:
-    """Blocks that are gone, and blocks that nobody finds any more but somebody still reads."""
+    """Blocks that are gone, and blocks that nobody finds any more but somebody still reads.
+
+    A block counts in each tier that held it.
+    """
 
     gone: int = 0
     deferred: int = 0
 
-    def add(self, count: int, in_use: int) -> None:
-        self.gone += count - in_use
-        self.deferred += in_use
 
-
-async def evict_all(
-    size_classes: Sequence[SizeClass],
+async def evict(
+    namespace: Namespace,
+    keys: BlockKeys | None,
+    tiers: frozenset[Tier],
     *,
-    dry_run: bool,
-    forget: Callable[[SizeClass, int], None] = SizeClass.forget,
+    dry_run: bool = False,
+    forget: Forget = SizeClass.forget,
 ) -> Evicted:
-    """Every block of some size classes."""
+    """Removes the blocks of some keys and all that continues them, or every block.
+
+    A block leaves all `tiers` in one turn of the loop, so that no copy on its way from one to the
+    other finds itself still wanted. What continues it may be in another tier than it is.
+    """
     evicted = Evicted()
-    for size_class in size_classes:
-        residency = size_class.residency
-        async for part in slices(residency.row_count, WRITE_SLICE):
-            for row in range(part.start, part.stop):
-                if residency.slot[row] != NONE:
-                    evicted.add(1, size_class.is_referenced(row))
-                    if not dry_run:
-                        forget(size_class, row)
+    async for lane, block_hash in _every(namespace) if keys is None else _below(namespace, keys):
+        here = [
+            (size_class, row)
+            for tier, size_classes in namespace.tiers.items()
+            if tier in tiers
+            and (row := (size_class := size_classes[lane.group]).residency.find(lane, block_hash))
+            != NONE
+        ]
+        for size_class, row in here:
+            is_in_use = size_class.is_referenced(row)
+            evicted.deferred += is_in_use
+            evicted.gone += not is_in_use
+            if not dry_run:
+                forget(size_class, row)
     return evicted
 
 
-async def evict_prefixes(
-    size_class: SizeClass,
-    keys: BlockKeys,
-    *,
-    dry_run: bool,
-    forget: Callable[[SizeClass, int], None] = SizeClass.forget,
-) -> Evicted:
-    """The blocks of some keys and all that continues them."""
-    if dry_run:
-        return await _count_below(size_class, keys)
-    evicted = Evicted()
-    for block_hash in keys.hashes:
-        while (row := size_class.residency.find(keys.lane, block_hash)) != NONE:
-            evicted.add(
-                *size_class.evict_below(row, WRITE_SLICE, lambda each: forget(size_class, each))
-            )
-            await asyncio.sleep(0)
-    return evicted
+async def _every(namespace: Namespace) -> AsyncIterator[tuple[Lane, bytes]]:
+    """Each block once, as long as none is removed meanwhile; removing what was given is fine."""
+    for tier in namespace.tiers:
+        for size_class in namespace.classes_of(tier):
+            residency = size_class.residency
+            async for part in slices(residency.row_count, WRITE_SLICE):
+                for row in range(part.start, part.stop):
+                    if residency.slot[row] != NONE:
+                        lane, block_hash = residency.describe(row)
+                        if _first_tier(namespace, lane, block_hash) is tier:
+                            yield lane, block_hash
 
 
-async def _count_below(size_class: SizeClass, keys: BlockKeys) -> Evicted:
-    evicted, seen = Evicted(), set[int]()
-    pending = [row for row in size_class.find_many(keys.lane, keys.hashes) if row != NONE]
+def _first_tier(namespace: Namespace, lane: Lane, block_hash: bytes) -> Tier:
+    return next(
+        tier
+        for tier, size_classes in namespace.tiers.items()
+        if size_classes[lane.group].residency.find(lane, block_hash) != NONE
+    )
+
+
+async def _below(namespace: Namespace, keys: BlockKeys) -> AsyncIterator[tuple[Lane, bytes]]:
+    """Some keys, and whatever continues them in any tier; beginnings before their ends."""
+    lane = keys.lane
+    residencies = [each[lane.group].residency for each in namespace.tiers.values()]
+    pending = list(reversed(keys.hashes))
+    seen = set[bytes]()
     while pending:
-        row = pending.pop()
-        if row not in seen and size_class.residency.slot[row] != NONE:
-            seen.add(row)
-            evicted.add(1, size_class.is_referenced(row))
-            pending.extend(size_class.residency.children(row))
-            if len(seen) % READ_SLICE == 0:
-                await asyncio.sleep(0)
-    return evicted
+        block_hash = pending.pop()
+        if block_hash in seen:
+            continue
+        seen.add(block_hash)
+        for residency in residencies:
+            pending += residency.continuations(lane, block_hash)
+        yield lane, block_hash
+        if len(seen) % WRITE_SLICE == 0:
+            await asyncio.sleep(0)

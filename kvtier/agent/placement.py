@@ -59,6 +59,7 @@ class Placement:
         self._trading: set[SizeClass] = set()
         self._trade_after: WeakKeyDictionary[SizeClass, int] = WeakKeyDictionary()
         self._takers: dict[Extent, SizeClass] = {}
+        self._moves: set[asyncio.Task[None]] = set()
         self._discards: dict[Extent, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._undiscarded: list[Extent] = []
@@ -110,6 +111,13 @@ class Placement:
                 return
             if done % WRITE_SLICE == 0:
                 await asyncio.sleep(0)
+
+    async def settled(self, timeout_seconds: float) -> None:
+        """Returns when blocks that are being moved have been. Raises TimeoutError."""
+        if self._moves:
+            _, pending = await asyncio.wait(self._moves, timeout=timeout_seconds)
+            if pending:
+                raise TimeoutError(f"blocks are being moved for over {timeout_seconds:g} s")
 
     # Growing.
 
@@ -188,7 +196,9 @@ class Placement:
         self._takers[extent] = taker
         # At once: a slot of it that is reserved in the meantime could not be moved.
         donor.withdraw(extent)
-        self._spawn(self._take_extent(taker, donor, extent))
+        move = self._spawn(self._take_extent(taker, donor, extent))
+        self._moves.add(move)
+        move.add_done_callback(self._moves.discard)
 
     async def _take_extent(self, taker: SizeClass, donor: SizeClass, extent: Extent) -> None:
         """Evicts the donor's coldest blocks, moves what is left in the extent, gives it back."""

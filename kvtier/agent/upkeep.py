@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from kvtier.agent.disk import Disk, ScrubProgress
-from kvtier.agent.evicting import Evicted, evict_all, evict_prefixes
+from kvtier.agent.evicting import Evicted, evict
 from kvtier.agent.grants import Grants
 from kvtier.agent.lifecycle import Lifecycle
 from kvtier.agent.mover import Mover
@@ -19,7 +19,6 @@ from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.lease import LeaseKind
 from kvtier.errors import AgentUnavailableError, NotFoundError
 from kvtier.tiers.host import HostTier
-from kvtier.tiers.size_class import SizeClass
 
 _REPORT_SECONDS = 0.2
 
@@ -128,74 +127,29 @@ class Upkeep:
         self, selector: str, keys: KeysOf, tiers: frozenset[Tier], *, dry_run: bool
     ) -> Evicted:
         """Removes blocks, and what continues them; a restart does not bring them back."""
-        if self._disk is not None and Tier.DISK in tiers and not dry_run:
-            await self._disk.recovered()
         total = Evicted()
         for namespace in self._namespaces.select(selector):
-            evicted = await self._evict(namespace, keys(namespace), tiers, dry_run=dry_run)
+            if dry_run:
+                evicted = await evict(namespace, keys(namespace), tiers, dry_run=True)
+            else:
+                evicted = await self._evict(namespace, keys(namespace), tiers)
             total.gone += evicted.gone
             total.deferred += evicted.deferred
         return total
 
     async def _evict(
-        self, namespace: Namespace, keys: BlockKeys | None, tiers: frozenset[Tier], *, dry_run: bool
+        self, namespace: Namespace, keys: BlockKeys | None, tiers: frozenset[Tier]
     ) -> Evicted:
-        """DISK first, or a promotion under way could bring a block back; then HOST; then what was
-        on its way from there to DISK."""
-        total = Evicted()
-        passes = [tier for tier in (Tier.DISK, Tier.HOST) if tier in tiers & set(namespace.tiers)]
-        if self._disk is not None and not dry_run and passes == [Tier.DISK, Tier.HOST]:
-            passes += [Tier.DISK, Tier.HOST]  # HOST again: a load may have come between
-        for number, tier in enumerate(passes):
-            if number == 2 and self._disk is not None:
-                await self._settled()
-            evicted = await self._evict_from(tier, namespace, keys, dry_run=dry_run)
-            total.gone += evicted.gone
-            total.deferred += evicted.deferred
-        return total
-
-    async def _evict_from(
-        self, tier: Tier, namespace: Namespace, keys: BlockKeys | None, *, dry_run: bool
-    ) -> Evicted:
-        kept: dict[SizeClass, list[int]] = {}
-
-        def forget(size_class: SizeClass, row: int) -> None:
-            if tier is Tier.DISK:  # the slot is not used again before its record is empty
-                kept.setdefault(size_class, []).extend(size_class.acquire([row]))
-            size_class.forget(row)
-
-        size_classes = namespace.classes_of(tier)
-        if tier is Tier.DISK and not dry_run:
-            # Blocks that had to make way for others are still written down.
-            kept.update((each, each.take_used_before()) for each in size_classes)
+        if self._disk is None or Tier.DISK not in tiers:
+            return await evict(namespace, keys, tiers)
+        await self._disk.recovered()
         try:
-            if keys is None:
-                return await evict_all(size_classes, dry_run=dry_run, forget=forget)
-            size_class = namespace.tiers[tier][keys.lane.group]
-            return await evict_prefixes(size_class, keys, dry_run=dry_run, forget=forget)
-        finally:
-            await self._erase(kept)
-
-    async def _settled(self) -> None:
-        """Returns when nothing that was on its way to DISK can land there any more."""
-        assert self._disk is not None
-        unerased = self._disk.writer.unerased_count
-        await self._disk.writer.settled()
-        if self._disk.writer.unerased_count > unerased:
-            raise _until_restart(OSError("records cannot be erased"))
-
-    async def _erase(self, slots: dict[SizeClass, list[int]]) -> None:
-        if self._disk is None:
-            return
-        results = await asyncio.gather(
-            *(self._disk.erase(size_class, each) for size_class, each in slots.items()),
-            return_exceptions=True,
-        )
-        for result in results:
-            if isinstance(result, OSError):
-                raise _until_restart(result) from result
-            if isinstance(result, BaseException):
-                raise result
+            async with self._disk.erasing(namespace) as forget:
+                return await evict(namespace, keys, tiers, forget=forget)
+        except OSError as error:
+            raise AgentUnavailableError(
+                f"blocks are evicted until the next restart only: DISK: {_said(error)}"
+            ) from error
 
     async def invalidate(self, selector: str) -> tuple[int, int]:
         """Gives namespaces a new generation id: how many namespaces and blocks that concerned."""
@@ -210,15 +164,9 @@ class Upkeep:
                 raise AgentUnavailableError(
                     f"the new generation id cannot be kept on DISK: {_said(error)}"
                 ) from error
-            evicted = await self._evict(namespace, None, frozenset(Tier), dry_run=False)
+            evicted = await self._evict(namespace, None, frozenset(Tier))
             blocks += evicted.gone + evicted.deferred
         return len(namespaces), blocks
-
-
-def _until_restart(error: OSError) -> AgentUnavailableError:
-    return AgentUnavailableError(
-        f"blocks are evicted until the next restart only: DISK: {_said(error)}"
-    )
 
 
 def _said(error: OSError) -> str:

@@ -101,8 +101,15 @@ class Residency:
     def parent(self, row: int) -> int:
         return self._parent[row]
 
-    def children(self, row: int) -> list[int]:
-        return list(self._siblings(self.first_child[row]))
+    def continuations(self, lane: Lane, block_hash: bytes) -> list[bytes]:
+        """Hashes of the blocks here that continue a block, which itself may be elsewhere."""
+        number = self._lane_numbers.get(lane)
+        if number is None:
+            return []
+        row = self._indexes[number].get(block_hash)
+        waiting = self._orphans[number].get(block_hash, NONE)
+        head = waiting if row == NONE else self.first_child[row]
+        return [self._hash[each] for each in self._siblings(head)]
 
     @property
     def row_count(self) -> int:

@@ -186,27 +186,6 @@ class SizeClass:
         self.forget(row)
         return True
 
-    def evict_below(
-        self, row: int, limit: int, forget: Callable[[int], None] | None = None
-    ) -> tuple[int, int]:
-        """Forgets what continues a block, ends first, and the block last; at most `limit` of them.
-
-        Returns how many are gone, and how many of those were in use.
-        """
-        forget = forget or self.forget
-        residency, current, gone, in_use = self.residency, row, 0, 0
-        while gone < limit:
-            while (child := residency.first_child[current]) != NONE:
-                current = child
-            parent = residency.parent(current)
-            gone += 1
-            in_use += self.is_referenced(current)
-            forget(current)
-            if current == row:
-                break
-            current = parent
-        return gone, in_use
-
     def is_referenced(self, row: int) -> bool:
         return self.table.references[self.residency.slot[row]] > 0
 

@@ -19,8 +19,9 @@ import xxhash
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from kvtier.agent.evicting import evict_all, evict_prefixes
+from kvtier.agent.evicting import evict
 from kvtier.agent.grants import Granted
+from kvtier.agent.namespaces import Namespace
 from kvtier.agent.sessions import Attachment, Session
 from kvtier.core.block import BlockStatus, Lane, Match, Tier
 from kvtier.core.lease import LeaseKind
@@ -126,6 +127,9 @@ class HostMachine(RuleBasedStateMachine):
     def was_of(self, writing: Writing, worker: int) -> bool:
         old = writer_of(writing)
         return old.client_id == bytes([worker]) * 16 and not old.connected
+
+    def namespace(self, key: Key | Path) -> Namespace:
+        return list(self.node.namespaces)[key.space]
 
     def size_class(self, key: Key | Path) -> SizeClass:
         return self.session_groups[key.space][key.lane.group]
@@ -293,7 +297,7 @@ class HostMachine(RuleBasedStateMachine):
             self.holds.append(Reading(session, hold_id, lease.deadline, held))
 
     async def evict(self, path: Path) -> None:
-        await evict_prefixes(self.size_class(path), path.block_keys, dry_run=False)
+        await evict(self.namespace(path), path.block_keys, frozenset({Tier.HOST}))
         self.note_evicted()
 
     async def end_reservation(self, number: int) -> None:
@@ -399,28 +403,27 @@ class HostMachine(RuleBasedStateMachine):
 
     @rule(path=paths(), whole_namespace=st.sampled_from([False, False, False, True]))
     def evict_some(self, path: Path, whole_namespace: bool) -> None:
-        classes = list(self.node.namespaces)[path.space].classes_of(Tier.HOST)
+        keys = None if whole_namespace else path.block_keys
+        counting = evict(self.namespace(path), keys, frozenset({Tier.HOST}), dry_run=True)
+        [counted] = self.node.run(counting)
         if whole_namespace:
             doomed = {key for key in all_keys() if key.space == path.space and self.find(key)}
-            [counted] = self.node.run(evict_all(classes, dry_run=True))
-            self.node.run(evict_all(classes, dry_run=False))
+            self.node.run(evict(self.namespace(path), None, frozenset({Tier.HOST})))
             self.flushed = True
         else:
             doomed = self.below(path)
-            counting = evict_prefixes(self.size_class(path), path.block_keys, dry_run=True)
-            [counted] = self.node.run(counting)
             self.run(self.evict(path))
         assert counted.gone + counted.deferred == len(doomed)
         assert not any(self.find(key) for key in doomed)
         self.note_evicted()
 
     def below(self, path: Path) -> set[Key]:
-        """What an eviction of these keys takes: all that is here and hangs on one that is."""
-        below = {key for key in path.keys if self.find(key)}
+        """What an eviction of these keys takes: all that is here and hangs on one of them."""
+        below = set(path.keys)
         for key in sorted(all_keys(), key=lambda each: each.position):
             if key.parent in below and self.find(key):
                 below.add(key)
-        return below
+        return {key for key in below if self.find(key)}
 
     @rule(passed=st.sampled_from([0.25, 1.0, 5.0, 30.0]))
     def time_passes(self, passed: float) -> None:

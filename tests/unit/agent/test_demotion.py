@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kvtier.agent.demotion import WritePolicy
-from kvtier.agent.evicting import evict_all
+from kvtier.agent.evicting import evict
 from kvtier.core.block import Lane, Tier
 from kvtier.core.namespace import NamespaceSpec
 from kvtier.errors import AgentUnavailableError
@@ -494,7 +494,7 @@ async def test_blocks_move_whole_out_of_a_slab_that_is_taken(tmp_path: Path) -> 
             await agent.store(sequence(f"large {number}", 2), LARGE)
             await agent.quiet()
             number += 1
-        await evict_all(agent.session(SMALL).namespace.classes_of(Tier.HOST), dry_run=False)
+        await evict(agent.session(SMALL).namespace, None, frozenset({Tier.HOST}))
         small = agent.disk_class(SMALL)
         there = [row for row in range(small.residency.row_count) if small.residency.slot[row] >= 0]
         assert there

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from kvtier import memory
-from kvtier.agent.evicting import evict_all
+from kvtier.agent.evicting import evict
 from kvtier.agent.grants import LeaseLimits
 from kvtier.agent.mover import Mover
 from kvtier.agent.placement import Placement
-from kvtier.core.block import BlockStatus
+from kvtier.core.block import BlockStatus, Tier
 from kvtier.tiers.arena import HostExtent, cell_of
 from kvtier.tiers.host import HostTier
 from kvtier.tiers.size_class import SizeClass
@@ -278,12 +278,12 @@ def test_an_extent_that_empties_while_it_is_given_up_on_is_not_used_again(
     node.mover.turns_before = 3
     for turns in range(12):
 
-        async def evict(turns: int = turns) -> None:
+        async def evict_all(turns: int = turns) -> None:
             for _ in range(turns):
                 await asyncio.sleep(0)
-            await evict_all([donor.size_class], dry_run=False)
+            await evict(donor.session.namespace, None, frozenset({Tier.HOST}))
 
-        node.run(taker.store(sequence(f"new {turns}", 1)), evict())
+        node.run(taker.store(sequence(f"new {turns}", 1)), evict_all())
         node.run(donor.store(sequence("long", 15)))
 
 

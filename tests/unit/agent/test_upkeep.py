@@ -6,6 +6,7 @@ import asyncio
 import errno
 import time
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 
@@ -74,6 +75,12 @@ async def land_in_the_midst(agent: DiskAgent, io: GatedIO) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.001)  # noqa: ASYNC251 - the loop stands still
     assert len(host.residency) > LONG // 2
+
+
+def as_left_by_a_crash(path: Path) -> Path:
+    """A copy of what is on the device now."""
+    copytree(path / "volume-0", path / "left" / "volume-0")
+    return path / "left"
 
 
 # Evicting.
@@ -162,7 +169,7 @@ async def test_a_record_that_cannot_be_erased_is_said(tmp_path: Path) -> None:
         io.fail_writes(errno.EIO)
         with pytest.raises(AgentUnavailableError, match="until the next restart only"):
             await evict(agent)
-        assert not any(agent.on_disk(KEYS))
+        assert not any(agent.on_disk(KEYS) + agent.in_host(KEYS))
         io.heal()
         agent.audit()
 
@@ -183,23 +190,57 @@ async def test_slots_of_all_size_classes_are_released_when_one_cannot_be_erased(
 
 
 @on_loop
-async def test_nothing_comes_back_from_disk_while_all_tiers_are_evicted(tmp_path: Path) -> None:
-    """A block lands on DISK behind the first pass, and is loaded before the last."""
+async def test_what_lands_on_disk_meanwhile_is_evicted_too(tmp_path: Path) -> None:
     io = GatedIO()
-    async with DiskAgent(tmp_path, io=io, host_pages=2000, disk_bytes=64 << 20, depth=16) as agent:
+    async with DiskAgent(tmp_path, io=io, host_pages=2000, disk_bytes=64 << 20) as agent:
         await write_long(agent, io)
         evicting = asyncio.create_task(evict(agent))
         await land_in_the_midst(agent, io)
-        io.shut("sync")  # of what the first slices evicted while it was written
-        part = sequence("long", 10, start=LONG - 10)
-        await until(lambda: all(agent.on_disk(part)) and not any(agent.in_host(part)))
-        await until(lambda: io.waiting("sync"))
-        await agent.load_and_release(part)
-        io.let_pass()
         await evicting
-        await agent.quiet()
         assert len(agent.host_class().residency) == 0
         assert len(agent.disk_class().residency) == 0
+        agent.audit()
+        left = as_left_by_a_crash(tmp_path)
+    async with DiskAgent(left) as agent:
+        assert len(agent.disk_class().residency) == 0
+
+
+@on_loop
+async def test_what_continues_a_block_is_found_in_another_tier(tmp_path: Path) -> None:
+    async with DiskAgent(tmp_path) as agent:
+        await in_both(agent)
+        host, disk = agent.host_class(), agent.disk_class()
+        for size_class, forgotten in ((host, (4, 5, 6, 7)), (disk, (0, 1, 2, 3))):
+            hashes = [KEYS.hashes[each] for each in forgotten]
+            for row in reversed(size_class.find_many(KEYS.lane, hashes)):
+                size_class.forget(row)
+        await evict(agent, sequence("a", 1, start=2))
+        assert agent.in_host(KEYS) == [True] * 2 + [False] * 6
+        assert not any(agent.on_disk(KEYS))
+        agent.audit()
+
+
+@on_loop
+async def test_what_is_being_moved_is_evicted_for_good(tmp_path: Path) -> None:
+    """Its new slot has a record by the time when the move finds it gone."""
+    io = GatedIO()
+    async with DiskAgent(tmp_path, io=io) as agent:
+        await in_both(agent)
+        await agent.store_on_disk(KEYS, HYBRID)
+        disk, taker = agent.disk_class(), agent.disk_class(HYBRID)
+        slab = next(each for each in disk.extents if disk.live_slots(each))
+        await agent.disk.placement.make_room(disk, slab.slots + 1)
+        io.shut("sync")
+        agent.disk.placement._start_trade(taker, disk, slab)
+        await until(lambda: io.waiting("sync"))
+        evicting = asyncio.create_task(evict(agent))
+        await until(lambda: not any(agent.on_disk(KEYS)))
+        io.let_pass()
+        await evicting
+        agent.audit()
+        left = as_left_by_a_crash(tmp_path)
+    async with DiskAgent(left) as agent:
+        assert not any(agent.on_disk(KEYS))
 
 
 # Invalidating.

@@ -97,12 +97,13 @@ def agree(residency: Residency, blocks: dict[bytes, Known]) -> None:
     residency.check_integrity(lambda slot, row: slot >= 0)
     for block_hash, row in rows.items():
         parent = blocks[block_hash].parent
-        children = {rows[each] for each in blocks if blocks[each].parent == block_hash}
+        children = {each for each in blocks if blocks[each].parent == block_hash}
         assert residency.describe(row) == (LANE, block_hash)
         assert residency.slot[row] == blocks[block_hash].slot
         assert residency.parent(row) == (rows[parent] if parent else NONE)
-        assert set(residency.children(row)) == children
-        assert len(residency.children(row)) == len(children)
+        continuations = residency.continuations(LANE, block_hash)
+        assert set(continuations) == children
+        assert len(continuations) == len(children)
         assert residency.is_leaf(row) == (not children)
 
 
@@ -110,8 +111,10 @@ def test_orphans_are_adopted_when_their_parent_arrives() -> None:
     residency = Residency()
     late = [residency.insert(LANE, each, HASHES[0], 1, 1) for each in HASHES[1:4]]
     assert [residency.parent(row) for row in late] == [NONE] * 3
+    assert set(residency.continuations(LANE, HASHES[0])) == set(HASHES[1:4])
     parent = residency.insert(LANE, HASHES[0], b"", 0, 0)
-    assert set(residency.children(parent)) == set(late)
+    assert [residency.parent(row) for row in late] == [parent] * 3
+    assert set(residency.continuations(LANE, HASHES[0])) == set(HASHES[1:4])
 
 
 def test_children_wait_for_a_parent_that_went() -> None:

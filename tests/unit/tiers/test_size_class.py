@@ -162,17 +162,6 @@ def test_a_forgotten_block_keeps_its_slot_until_nobody_reads_it(tier: Tier) -> N
     assert size_class.table.generations[slot] != generation
 
 
-def test_what_continues_a_block_is_evicted_with_it(tier: Tier) -> None:
-    size_class = tier.size_class(8)
-    first, *_ = store(size_class, 1, 2, 3, 4)
-    store(size_class, 9)
-    size_class.acquire(size_class.find_many(LANE, [name(4)]))
-    assert size_class.evict_below(first, 2) == (2, 1)
-    assert present(size_class, 1, 2, 3, 4, 9) == [True, True, False, False, True]
-    assert size_class.evict_below(first, 10) == (2, 0)
-    assert present(size_class, 1, 2, 9) == [False, False, True]
-
-
 def test_a_withdrawn_extent_hands_out_nothing(tier: Tier) -> None:
     size_class = tier.size_class(4)
     [extent] = size_class.extents
