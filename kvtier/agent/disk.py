@@ -165,8 +165,6 @@ class Disk:
         await self._recovery.run()
         self.promotion.last_recovered = self._recovery.last_sequence
         self._recovered.set()
-        if not all(slab.is_direct for _, slab in self.tier.all_slabs()):
-            log.warning("DISK: the file system refuses O_DIRECT; going through the page cache")
         self.demotion.open()
 
     @property

@@ -117,6 +117,7 @@ class Slab(Extent):
         """Opens files that are there. Raises OSError."""
         self._table_fd = self._io.open(self.table_path, os.O_RDWR)
         self._data_fd, self.is_direct = open_direct(self._io, self.data_path, os.O_RDWR)
+        self.volume.slab_opened(self)
 
     def populate(self, slots: int) -> None:
         """Makes both files, all of their bytes allocated; the header last.

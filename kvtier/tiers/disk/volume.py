@@ -55,6 +55,9 @@ class Volume:
         self.growth_error = ""
         self.reserve_bytes = min(_MOST_RESERVE_BYTES, capacity_bytes // _RESERVE_SHARE)
         self._slab_bytes = 0
+        #: Of slabs that count, and that the device does not have yet.
+        self._unmade_bytes: dict[bytes, int] = {}
+        self._is_buffered = False
         self._making_way = threading.Lock()
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -96,7 +99,8 @@ class Volume:
     def growth_bytes(self) -> int:
         """How large a new slab may be: the device may be smaller than the capacity."""
         device = self._device_bytes - self.min_free_bytes - DEVICE_MARGIN_BYTES
-        return min(self.room_bytes, device + self._aside_bytes)
+        unmade = sum(self._unmade_bytes.values())
+        return min(self.room_bytes, device - unmade + self._aside_bytes)
 
     def headers(self) -> Iterator[fmt.SlabHeader]:
         """Of the slabs that are here, the one written to last first. They count from now on.
@@ -161,7 +165,18 @@ class Volume:
         """Of a slab to be made here; it counts from now on."""
         header = fmt.SlabHeader(secrets.token_bytes(16), namespace, slot_bytes, slots)
         self._slab_bytes += slab_bytes(header)
+        self._unmade_bytes[header.slab_id] = slab_bytes(header)
         return header
+
+    def slab_opened(self, slab: Slab) -> None:
+        """The device has it. Called by movers."""
+        self.look_at_space()
+        self._unmade_bytes.pop(slab.header.slab_id, None)
+        if not slab.is_direct and not self._is_buffered:
+            self._is_buffered = True
+            log.warning(
+                "DISK %s: the file system refuses O_DIRECT; going through the page cache", self.path
+            )
 
     def make_way(self) -> None:
         """Deletes what was set aside, the oldest first, until there is room. Called by movers."""
@@ -178,6 +193,7 @@ class Volume:
     def slab_gone(self, slab: Slab) -> None:
         """After its `discard`."""
         self._slab_bytes -= slab_bytes(slab.header)
+        self._unmade_bytes.pop(slab.header.slab_id, None)
         if slab.is_set_aside:
             self._aside_bytes = _allocated_bytes(self.path / ASIDE)
 

@@ -14,7 +14,8 @@ from kvtier.core.block import BlockKey, Lane
 from kvtier.memory import ByteArray
 from kvtier.testing import FaultyIO, payload_for
 from kvtier.tiers.disk import format as fmt
-from kvtier.tiers.disk.slab import Fetched, Filling, NoRoomError, Slab
+from kvtier.tiers.disk.io import BlockIO
+from kvtier.tiers.disk.slab import Fetched, Filling, NoRoomError, Slab, slab_bytes
 from kvtier.tiers.disk.volume import Volume
 from tests.conformance.spaces import PAGE, aligned
 
@@ -183,6 +184,46 @@ def test_an_attempt_that_failed_late_leaves_no_descriptor(volume: Volume, io: Fa
         except OSError:
             continue
     assert left == 0
+
+
+class BufferedOnlyIO(BlockIO):
+    """A file system that refuses O_DIRECT."""
+
+    def open(self, path: Path, flags: int) -> int:
+        if flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return super().open(path, flags)
+
+
+def test_the_first_slab_that_cannot_be_direct_is_told_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    volume = Volume(BufferedOnlyIO(), tmp_path, 4 << 20)
+    for number in (1, 2):
+        slab = Slab(volume, volume.new_header(bytes(32), SLOTS, PAGE), number, 0)
+        slab.populate(SLOTS)
+        slab.store(IDENTITY, [filling(0)])
+        assert fetch(slab, 0) == [WHOLE]
+        slab.close()
+    volume.close()
+    assert [each.getMessage() for each in caplog.records] == [
+        f"DISK {tmp_path}: the file system refuses O_DIRECT; going through the page cache"
+    ]
+
+
+def test_two_slabs_are_not_promised_the_same_space(tmp_path: Path) -> None:
+    """The device is smaller than the capacity."""
+    io = BlockIO()
+    volume = Volume(io, tmp_path, 2 * io.free_bytes(tmp_path))
+    before = volume.growth_bytes
+    slabs = [Slab(volume, volume.new_header(bytes(32), SLOTS, PAGE), n, 0) for n in (1, 2)]
+    assert before - volume.growth_bytes >= 2 * slab_bytes(slabs[0].header)
+    slabs[0].populate(SLOTS)
+    slabs[0].discard()
+    for slab in slabs:
+        volume.slab_gone(slab)
+    assert not volume._unmade_bytes
+    volume.close()
 
 
 def test_a_slab_that_is_discarded_is_gone_or_aside(volume: Volume) -> None:
