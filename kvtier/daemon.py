@@ -30,6 +30,7 @@ from kvtier.agent.loading import Loading
 from kvtier.agent.mover import Mover
 from kvtier.agent.namespaces import LayoutConflict, Namespaces
 from kvtier.agent.placement import Placement
+from kvtier.agent.promotion import Promotion
 from kvtier.agent.sessions import AccessRule, Sessions
 from kvtier.agent.storing import Storing
 from kvtier.agent.upkeep import Upkeep
@@ -168,7 +169,7 @@ class Agent:
         )
         self.disk: Disk | None = None
         if config.tiers.disk.paths:
-            self.disk = Disk(_disk_settings(config), self.host, self.placement)
+            self.disk = Disk(_disk_settings(config), self.host)
         tiers = [self.host, *([self.disk.tier] if self.disk else [])]
         self.leases = LeaseTable(time.monotonic)
         self.grants = Grants(tiers, self.leases, _lease_limits(config))
@@ -185,11 +186,12 @@ class Agent:
             release=self.grants.release_slots,
             on_gone=lambda attachment: self.attach.forget(attachment),
         )
-        self.loading = Loading(self.grants, self.disk.promotion if self.disk else None)
+        self.promotion = Promotion(self.placement, [self.disk.reader] if self.disk else [])
+        self.loading = Loading(self.grants, self.promotion)
         self.storing = Storing(self.grants, self.placement, self.mover)
         if self.disk:
-            self.loading.on_used = self.disk.demotion.used
-            self.storing.on_stored = self.disk.demotion.stored
+            self.loading.on_used.append(self.disk.demotion.used)
+            self.storing.on_stored.append(self.disk.demotion.stored)
         self.lifecycle = Lifecycle()
         self.upkeep = Upkeep(
             self.host,
@@ -292,6 +294,7 @@ class Agent:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.promotion.close()
         if self.disk:
             await self.disk.stop()
         await self.placement.close()

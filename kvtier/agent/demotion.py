@@ -1,4 +1,4 @@
-"""From HOST to DISK, in the background."""
+"""From HOST to a slower tier, in the background."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from enum import Enum
 
-from kvtier.agent.disk_writer import Candidate, DiskWriter
 from kvtier.agent.turns import READ_SLICE, WRITE_SLICE, slices
+from kvtier.agent.writer import Candidate, Writer
 from kvtier.core.residency import NONE
 from kvtier.tiers.host import HostTier
 from kvtier.tiers.size_class import SizeClass
@@ -22,7 +22,7 @@ _AHEAD_SHARE = 8
 
 
 class WritePolicy(Enum):
-    """When a block of HOST is written to DISK."""
+    """When a block of HOST is written to a slower tier."""
 
     THROUGH = "through"
     ON_EVICT = "on_evict"
@@ -33,14 +33,14 @@ class Demotion:
     """Chooses blocks of HOST by a policy and has them written; stores never wait for it.
 
     At most `max_in_flight_bytes` of HOST are kept in use by it. What waits beyond 65,536 blocks, or
-    while DISK cannot be written to, is looked for again later; what has left HOST by then is not on
-    DISK.
+    while the tier cannot be written to, is looked for again later; what has left HOST by then is
+    not there.
     """
 
     def __init__(
         self,
         host: HostTier,
-        writer: DiskWriter,
+        writer: Writer,
         *,
         policy: WritePolicy = WritePolicy.THROUGH,
         after_hits: int = 2,
@@ -60,7 +60,7 @@ class Demotion:
         writer.on_end = self._pump
 
     def open(self) -> None:
-        """From now on DISK may be written to."""
+        """From now on the tier may be written to."""
         self._is_open = True
         self.catch_up()
 
@@ -114,11 +114,7 @@ class Demotion:
         self._add(host, [row for row in rows if not self._is_chosen(host, row)])
 
     def _is_chosen(self, host: SizeClass, row: int) -> bool:
-        return self._writer.is_writing(host, row) or self._is_on_disk(host, row)
-
-    def _is_on_disk(self, host: SizeClass, row: int) -> bool:
-        lane, block_hash = host.residency.describe(row)
-        return self._writer.disk_class(host).residency.find(lane, block_hash) != NONE
+        return self._writer.is_writing(host, row) or self._writer.has(host, row)
 
     def _add(self, host: SizeClass, rows: Iterable[int]) -> bool:
         """Whether they will be written."""
@@ -130,8 +126,8 @@ class Demotion:
         self._pump()
         return True
 
-    def volume_turned(self) -> None:
-        """A volume is good or bad now."""
+    def tier_turned(self) -> None:
+        """The tier is good or bad now."""
         if self.is_writable:
             self.catch_up()
         else:
@@ -143,10 +139,10 @@ class Demotion:
         self._is_behind = True
         for each in waiting:
             if isinstance(each, asyncio.Future) and not each.done():
-                each.set_exception(OSError("DISK cannot be written to"))
+                each.set_exception(OSError("it cannot be written to"))
 
     def catch_up(self) -> None:
-        """Looks for what should be on DISK and was not written when its time came."""
+        """Looks for what should be there and was not written when its time came."""
         if self._is_behind and self._policy is WritePolicy.THROUGH and self.is_writable:
             self._is_behind = False
             task = asyncio.get_running_loop().create_task(self._add_all())
@@ -154,7 +150,7 @@ class Demotion:
             task.add_done_callback(self._tasks.discard)
 
     async def _add_all(self) -> None:
-        """Every block of HOST that is not on DISK."""
+        """Every block of HOST that is not there."""
         for host in self._host.classes:
             residency = host.residency
             async for part in slices(residency.row_count, WRITE_SLICE):
@@ -163,7 +159,7 @@ class Demotion:
                 rows = [
                     row
                     for row in range(part.start, part.stop)
-                    if residency.slot[row] != NONE and not self._is_on_disk(host, row)
+                    if residency.slot[row] != NONE and not self._writer.has(host, row)
                 ]
                 if rows and not self._add(host, rows):
                     return
@@ -223,12 +219,12 @@ class Demotion:
         return list(blocks.values()), seen
 
     async def flush(self) -> int:
-        """Returns when every block that HOST has now is on DISK and synced: bytes written.
+        """Returns when every block that HOST has now is there and synced: bytes written.
 
         Raises OSError if that cannot be.
         """
         if not self._is_open:
-            raise OSError("the tables of DISK are still being read")
+            raise OSError("what is there is still being looked for")
         writer = self._writer
         writer.require_writable()
         failed, written = writer.failed_count, writer.written_bytes

@@ -15,14 +15,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from kvtier.agent.demotion import Demotion, WritePolicy
+from kvtier.agent.disk_reader import DiskReader
 from kvtier.agent.disk_writer import DiskWriter
 from kvtier.agent.evicting import Forget
 from kvtier.agent.namespaces import Namespace, Namespaces, new_generation_id
 from kvtier.agent.placement import Placement
-from kvtier.agent.promotion import Promotion
 from kvtier.agent.recovery import Recovery
+from kvtier.agent.storage_mover import StorageMover
 from kvtier.agent.turns import WRITE_SLICE
-from kvtier.agent.volume_mover import VolumeMover
 from kvtier.core.block import Tier
 from kvtier.core.residency import NONE
 from kvtier.memory import ByteArray
@@ -78,7 +78,6 @@ class Disk:
         self,
         settings: DiskSettings,
         host: HostTier,
-        host_placement: Placement,
         io: BlockIO | None = None,
     ) -> None:
         io = io or BlockIO()
@@ -97,8 +96,9 @@ class Disk:
             raise
         self.tier = DiskTier(volumes, policy=settings.policy)
         self.movers = [
-            VolumeMover(
+            StorageMover(
                 volume,
+                name=f"disk-{volume.stripe}",
                 depth=settings.depth,
                 timeout_seconds=settings.timeout_seconds,
                 probe_seconds=settings.probe_seconds,
@@ -112,8 +112,8 @@ class Disk:
             step_bytes=1 << 62,
             may_evict=lambda: all(mover.is_writable for mover in self.movers),
         )
-        self.promotion = Promotion(self.tier, host_placement, self.movers)
-        self.promotion.on_damaged = self.set_aside
+        self.reader = DiskReader(self.tier, self.movers)
+        self.reader.on_damaged = self.set_aside
         self.writer = DiskWriter(self.tier, self.placement, self.movers, self._make_known)
         self.demotion = Demotion(
             host,
@@ -135,7 +135,7 @@ class Disk:
     def _volume_turned(self) -> None:
         if all(mover.is_writable for mover in self.movers):
             self.placement.discard_again()
-        self.demotion.volume_turned()
+        self.demotion.tier_turned()
 
     async def _run(self, extent: Extent, call: Callable[..., T], *args: Any) -> T:
         """Returns or raises when the call has really ended, however late: until then the slots and
@@ -153,8 +153,8 @@ class Disk:
 
     async def restore_namespaces(self, namespaces: Namespaces) -> None:
         """Those that an earlier run of the agent knew; before workers come."""
-        namespaces.on_added = self.register
-        namespaces.on_dropped = self.forget
+        namespaces.on_added.append(self.register)
+        namespaces.on_dropped.append(self.forget)
         for known in await self._manifest.load():
             namespace = namespaces.restore(known.spec, known.generation_id)
             self._known[namespace.namespace_id] = known
@@ -163,7 +163,7 @@ class Disk:
         """Finds what is on the volumes; demotion begins at its end."""
         self._recovery = Recovery(self.tier, self.movers, namespaces)
         await self._recovery.run()
-        self.promotion.last_recovered = self._recovery.last_sequence
+        self.reader.last_recovered = self._recovery.last_sequence
         self._recovered.set()
         self.demotion.open()
 
@@ -190,9 +190,8 @@ class Disk:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.demotion.close()
         await self.writer.close()
-        await self.promotion.close()
         await self.placement.close()
-        hung = [mover.volume.stripe for mover in self.movers if not await mover.close()]
+        hung = [mover.storage.stripe for mover in self.movers if not await mover.close()]
         self.tier.slabs.close(hung)
 
     # Namespaces.
@@ -352,7 +351,7 @@ class Disk:
         for row, slot, generation, outcome in zip(rows, held, generations, results, strict=True):
             if outcome is not Fetched.WHOLE and size_class.is_at(row, slot, generation):
                 bad += 1
-                self.promotion.note_damage(size_class, slab, row, slot, outcome)
+                self.reader.note_damage(size_class, slab, row, slot, outcome)
         return len(rows), bad
 
 

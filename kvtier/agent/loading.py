@@ -10,15 +10,17 @@ from enum import IntEnum
 
 from kvtier.agent.grants import Granted, Grants, Guards, release_guards
 from kvtier.agent.namespaces import Namespace
-from kvtier.agent.promotion import Flight, Promotion
+from kvtier.agent.promotion import Flight, Promotion, Source
 from kvtier.agent.sessions import Session
 from kvtier.agent.turns import READ_SLICE, slices
-from kvtier.agent.whereabouts import At, Run, Whereabouts
+from kvtier.agent.whereabouts import PLACES, At, Run, Whereabouts
 from kvtier.core.block import BlockKeys, BlockStatus, Lane, Match, Tier
 from kvtier.core.lease import Lease, LeaseKind
 from kvtier.tiers.size_class import SizeClass
 
 _EVERYTHING = frozenset(Tier)
+
+Arrived = dict[tuple[Lane, bytes], Source]
 
 
 class Wait(IntEnum):
@@ -45,8 +47,8 @@ class Loading:
     """The reading verbs. Each cuts its batch into slices and lets other work have its turn between
     them; the books are right at every such point. A cancelled call gives back what it took."""
 
-    def __init__(self, grants: Grants, promotion: Promotion | None = None) -> None:
-        self.on_used: Callable[[SizeClass, Sequence[int]], None] = lambda size_class, rows: None
+    def __init__(self, grants: Grants, promotion: Promotion) -> None:
+        self.on_used: list[Callable[[SizeClass, Sequence[int]], None]] = []
         self._grants = grants
         self._promotion = promotion
         self._whereabouts = Whereabouts(promotion)
@@ -81,9 +83,12 @@ class Loading:
         answers = []
         for keys in entries:
             lanes = [Lane(keys.lane.group, shard) for shard in shards] or [keys.lane]
-            places: list[int] = []
-            if tiers & session.namespace.tiers.keys():
-                places = await self._places(session, keys, lanes, match, tiers, hold)
+            for lane in lanes:
+                is_prefix = match is Match.PREFIX
+                await self._promotion.learn(
+                    session.namespace, lane, keys.hashes, tiers, is_prefix=is_prefix
+                )
+            places = await self._places(session, keys, lanes, match, tiers, hold)
             places += [At.NOWHERE] * (len(keys.hashes) - len(places))
             matched = [*places, At.NOWHERE].index(At.NOWHERE)
             runs = self._whereabouts.runs(session.namespace, keys, lanes, places[:matched])
@@ -124,10 +129,14 @@ class Loading:
         host = namespace.groups[keys.lane.group]
         host.counters.found += in_host
         host.counters.looked_up += len(keys.hashes)
-        if Tier.DISK in tiers and self._promotion is not None and in_host < len(keys.hashes):
-            disk = namespace.tiers[Tier.DISK][keys.lane.group]
-            disk.counters.found += len(found) - found.count(At.NOWHERE) - in_host
-            disk.counters.looked_up += len(keys.hashes) - in_host
+        asked = len(keys.hashes) - in_host
+        for source in self._promotion.sources:
+            if source.tier in tiers and asked:
+                counters = source.counters(namespace, keys.lane.group)
+                here = found.count(PLACES[source.tier])
+                counters.found += here
+                counters.looked_up += asked
+                asked -= here
         return found
 
     def _hold(
@@ -158,7 +167,7 @@ class Loading:
         """Begins to bring a prefix to HOST; how many leading blocks are there or will be."""
         answers, _ = await self.lookup(session, [keys])
         found = answers[0]
-        if not self._promotion or all(run.tier is Tier.HOST for run in found.runs):
+        if all(run.tier is Tier.HOST for run in found.runs):
             return found.matched
         flights: list[Flight] = []
         prefix = BlockKeys(keys.lane, keys.hashes[: found.matched], keys.parent, keys.position)
@@ -168,7 +177,7 @@ class Loading:
             await self._promotion.start(session.namespace, prefix, room, flights)
         finally:
             self._promotion.leave(flights)
-        coming = {flight.key.block_hash for flight in flights}
+        coming = {flight.block_hash for flight in flights}
         rows = size_class.find_many(keys.lane, prefix.hashes)
         accepted = [
             row >= 0 or each in coming for row, each in zip(rows, prefix.hashes, strict=True)
@@ -197,18 +206,20 @@ class Loading:
             guards = self._grants.take_over(session.namespace, hold_id, lanes)
             flights: list[Flight] = []
             try:
-                if self._promotion is not None:
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(patience_seconds):
-                            await self._promote(session, entries, guards, flights)
-                            if flights and wait is not Wait.BEST_EFFORT:
-                                await asyncio.wait([flight.answer for flight in flights])
-                arrived = {flight.key[:2] for flight in flights if flight.has_arrived}
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(patience_seconds):
+                        await self._promote(session, entries, guards, flights)
+                        if flights and wait is not Wait.BEST_EFFORT:
+                            await asyncio.wait([flight.answer for flight in flights])
+                arrived = {
+                    (flight.lane, flight.block_hash): flight.source
+                    for flight in flights
+                    if flight.has_arrived
+                }
                 for keys in entries:
                     await self._load_entry(session, keys, granted, arrived, stop_at_gap=stop_at_gap)
             finally:
-                if self._promotion is not None:
-                    self._promotion.leave(flights)
+                self._promotion.leave(flights)
                 release_guards(guards)
         return granted
 
@@ -220,9 +231,11 @@ class Loading:
         flights: list[Flight],
     ) -> None:
         """Begins to bring what HOST has not; keeps what it has of these entries meanwhile."""
-        assert self._promotion is not None
         for keys in entries:
             size_class = session.namespace.groups[keys.lane.group]
+            await self._promotion.learn(
+                session.namespace, keys.lane, keys.hashes, _EVERYTHING, is_prefix=False
+            )
             rows = size_class.find_many(keys.lane, keys.hashes)
             if -1 in rows:
                 here = [row for row in rows if row >= 0]
@@ -235,7 +248,7 @@ class Loading:
         session: Session,
         keys: BlockKeys,
         granted: Granted,
-        arrived: set[tuple[Lane, bytes]],
+        arrived: Arrived,
         *,
         stop_at_gap: bool,
     ) -> None:
@@ -252,7 +265,8 @@ class Loading:
             size_class.touch(present)
             leased = present[: self._grants.room(session, size_class)]
             self._grants.refer(size_class, granted.lease, keys.lane, leased)
-            self.on_used(size_class, leased)
+            for on_used in self.on_used:
+                on_used(size_class, leased)
             self._describe(session.namespace, keys.lane, hashes, granted, rows, len(leased))
             self._count(session.namespace, keys.lane, hashes, granted, arrived)
 
@@ -284,13 +298,11 @@ class Loading:
         granted.add(size_class, statuses, slots)
 
     def _without(self, namespace: Namespace, lane: Lane, block_hash: bytes) -> BlockStatus:
-        """Why a block is not in HOST: on its way, in DISK without room in HOST, or gone."""
-        if self._promotion is None:
-            return BlockStatus.ABSENT
-        if self._promotion.is_under_way(namespace.groups[lane.group], lane, block_hash):
+        """Why a block is not in HOST: on its way, in a tier without room in HOST, or gone."""
+        if self._promotion.flight(namespace.groups[lane.group], lane, block_hash) is not None:
             return BlockStatus.PENDING
-        [row] = self._promotion.rows(namespace, lane, [block_hash])
-        return BlockStatus.ABSENT if row < 0 else BlockStatus.REFUSED
+        [source] = self._promotion.find(namespace, lane, [block_hash], _EVERYTHING)
+        return BlockStatus.ABSENT if source is None else BlockStatus.REFUSED
 
     def _count(
         self,
@@ -298,7 +310,7 @@ class Loading:
         lane: Lane,
         hashes: Sequence[bytes],
         granted: Granted,
-        arrived: set[tuple[Lane, bytes]],
+        arrived: Arrived,
     ) -> None:
         """Hits and misses; a block counts for the tier that supplied it."""
         statuses = granted.statuses[-len(hashes) :]
@@ -309,14 +321,14 @@ class Loading:
             host.hits += hits
             host.misses += absent
             return
-        disk = namespace.tiers[Tier.DISK][lane.group].counters
-        for status, block_hash in zip(statuses, hashes, strict=True):
-            tier = Tier.DISK if (lane, block_hash) in arrived else Tier.HOST
-            granted.sources.append(tier if status == BlockStatus.OK else 0)
-        from_disk = granted.sources[-len(hashes) :].count(Tier.DISK)
-        disk.hits += from_disk
-        host.hits += hits - from_disk
         host.misses += absent
+        for status, block_hash in zip(statuses, hashes, strict=True):
+            source = arrived.get((lane, block_hash))
+            tier = Tier.HOST if source is None else source.tier
+            granted.sources.append(tier if status == BlockStatus.OK else 0)
+            if status == BlockStatus.OK:
+                counters = host if source is None else source.counters(namespace, lane.group)
+                counters.hits += 1
 
     async def touch(self, session: Session, keys: BlockKeys) -> None:
         """Marks cached blocks as used."""

@@ -70,8 +70,8 @@ class Namespaces:
         self._tiers = tiers
         self._limit = limit
         self._layout_conflict = layout_conflict
-        self.on_added: Callable[[Namespace], None] = lambda namespace: None
-        self.on_dropped: Callable[[Namespace], None] = lambda namespace: None
+        self.on_added: list[Callable[[Namespace], None]] = []
+        self.on_dropped: list[Callable[[Namespace], None]] = []
         self._ids = itertools.count(1)
         self._by_identity: dict[Identity, Namespace] = {}
 
@@ -113,7 +113,8 @@ class Namespaces:
         }
         namespace = Namespace(namespace_id, spec, tiers, generation_id or new_generation_id())
         self._by_identity[spec.identity] = namespace
-        self.on_added(namespace)
+        for on_added in self.on_added:
+            on_added(namespace)
         return namespace
 
     def sibling_differences(self, spec: NamespaceSpec) -> list[str]:
@@ -147,7 +148,8 @@ class Namespaces:
                 del self._by_identity[identity]
                 for tier in self._tiers:
                     tier.drop_namespace(each.namespace_id)
-                self.on_dropped(each)
+                for on_dropped in self.on_dropped:
+                    on_dropped(each)
                 return
         raise OverloadedError(
             f"{len(self)} namespaces are in use, as many as limits.max_namespaces allows"

@@ -1,32 +1,32 @@
-"""From DISK to HOST."""
+"""From slower tiers to HOST."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from kvtier.agent.namespaces import Namespace
 from kvtier.agent.placement import Placement
 from kvtier.agent.turns import READ_SLICE, slices
-from kvtier.agent.volume_mover import Kind, VolumeMover
 from kvtier.core.block import BlockKey, BlockKeys, BlockStatus, Lane, Tier
 from kvtier.core.residency import NONE
-from kvtier.memory import ByteArray
-from kvtier.tiers.arena import cell_of
-from kvtier.tiers.disk.slab import Fetched, Slab
-from kvtier.tiers.disk.tier import DiskTier, slab_of
-from kvtier.tiers.size_class import SizeClass
+from kvtier.tiers.size_class import Counters, SizeClass
 
-log = logging.getLogger(__name__)
-
-#: What one thread reads and verifies at a time, while others read on.
-_READ_BYTES = 8 << 20
-_MOST_BLOCKS = 256
 _LAUNCH_SLICE = 32
+
+
+class Origin(Protocol):
+    """A block in a slower tier, kept there until it is dropped."""
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it is still wanted: not evicted on request since."""
+        ...
+
+    def drop(self) -> None: ...
 
 
 @dataclass(eq=False)
@@ -37,12 +37,12 @@ class Flight:
     it is leased. `answer` is whether it arrived.
     """
 
+    namespace: Namespace
     host: SizeClass
-    disk: SizeClass
-    row: int
-    disk_slot: int
-    sequence: int
-    key: BlockKey
+    source: Source
+    origin: Origin
+    lane: Lane
+    block_hash: bytes
     slot: int
     answer: asyncio.Future[bool]
     users: int = 0
@@ -53,51 +53,118 @@ class Flight:
         return self.answer.done() and self.answer.result()
 
 
+class Source(Protocol):
+    """A tier from which blocks are brought."""
+
+    @property
+    def tier(self) -> Tier: ...
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it knows only what it has learned."""
+        ...
+
+    async def learn(
+        self, namespace: Namespace, lane: Lane, hashes: Sequence[bytes], *, is_prefix: bool
+    ) -> None:
+        """Finds out which blocks it has: the leading ones at least, if a prefix is asked. Returns
+        within a time of its own, whether it knows then or not."""
+        ...
+
+    def has(self, namespace: Namespace, lane: Lane, hashes: Sequence[bytes]) -> list[bool]:
+        """Which blocks it can give now, as far as it is known."""
+        ...
+
+    def claim(self, namespace: Namespace, lane: Lane, block_hash: bytes) -> Origin | None:
+        """Keeps a block until the origin is dropped; None if it is not there any more."""
+        ...
+
+    def read(
+        self, promotion: Promotion, flights: Sequence[Flight]
+    ) -> Iterable[Coroutine[Any, Any, None]]:
+        """Work that fills the slots of flights and ends with `Promotion.land` for each of them.
+
+        What waits in vain for a device calls `Promotion.give_up` before.
+        """
+        ...
+
+    def seconds_until(self, namespace: Namespace, wanted: Mapping[Lane, Sequence[bytes]]) -> float:
+        """The estimate of when all of these could be read from HOST, if asked for now."""
+        ...
+
+    def seconds_until_landed(self) -> float:
+        """The estimate of when what is under way now has arrived."""
+        ...
+
+    def counters(self, namespace: Namespace, group: int) -> Counters: ...
+
+
 class Promotion:
-    """Reads each block once however many ask for it, batched and in the order of position.
+    """Reads each block once however many ask for it, from the first of `sources` that has it.
 
     Nothing is promoted that has not a slot in HOST, and nothing waits for a lease to end.
     """
 
-    def __init__(self, disk: DiskTier, placement: Placement, movers: Sequence[VolumeMover]) -> None:
-        self._disk = disk
+    def __init__(self, placement: Placement, sources: Sequence[Source]) -> None:
+        self.sources = sources
         self._placement = placement
-        self._movers = movers
         self._flights: dict[tuple[SizeClass, Lane, bytes], Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self.on_damaged: Callable[[SizeClass, Slab], None] = lambda size_class, slab: None
-        #: Sequences up to this one are of an earlier run.
-        self.last_recovered = 0
-        self.promoted_count = 0
-        self.corrupt_count = 0
-        self.unreadable_count = 0
 
-    def rows(self, namespace: Namespace, lane: Lane, hashes: Sequence[bytes]) -> list[int]:
-        """Rows of blocks that DISK has and can give now, -1 for others."""
-        disk = namespace.tiers[Tier.DISK][lane.group]
-        rows = disk.find_many(lane, hashes)
-        if all(mover.is_readable for mover in self._movers):
-            return rows
-        return [row if row != NONE and self._is_readable(disk, row) else NONE for row in rows]
+    async def learn(
+        self,
+        namespace: Namespace,
+        lane: Lane,
+        hashes: Sequence[bytes],
+        tiers: frozenset[Tier],
+        *,
+        is_prefix: bool,
+    ) -> None:
+        """Asks sources on other machines for what nobody nearer has."""
+        remote = [source for source in self.sources if source.is_remote and source.tier in tiers]
+        if not remote:
+            return
+        host = namespace.groups[lane.group]
+        missing: list[bytes] = []
+        async for part in slices(len(hashes), READ_SLICE):
+            rows = host.find_many(lane, hashes[part])
+            away = [each for each, row in zip(hashes[part], rows, strict=True) if row == NONE]
+            found = self.find(namespace, lane, away, tiers)
+            missing += [each for each, source in zip(away, found, strict=True) if source is None]
+        for source in remote:
+            if missing:
+                await source.learn(namespace, lane, missing, is_prefix=is_prefix)
 
-    def _is_readable(self, disk: SizeClass, row: int) -> bool:
-        slab = slab_of(disk, disk.residency.slot[row])
-        return self._movers[slab.stripe].is_readable
+    def find(
+        self, namespace: Namespace, lane: Lane, hashes: Sequence[bytes], tiers: frozenset[Tier]
+    ) -> list[Source | None]:
+        """The source that would give each block now, of these tiers; None where none has it."""
+        found: list[Source | None] = [None] * len(hashes)
+        missing = list(range(len(hashes)))
+        for source in self.sources:
+            if source.tier in tiers and missing:
+                here = source.has(namespace, lane, [hashes[index] for index in missing])
+                for index, is_here in zip(missing, here, strict=True):
+                    if is_here:
+                        found[index] = source
+                missing = [index for index in missing if found[index] is None]
+        return found
 
-    def is_under_way(self, host: SizeClass, lane: Lane, block_hash: bytes) -> bool:
-        return (host, lane, block_hash) in self._flights
+    def flight(self, host: SizeClass, lane: Lane, block_hash: bytes) -> Flight | None:
+        """The block's, if it is under way."""
+        return self._flights.get((host, lane, block_hash))
 
     async def start(
         self, namespace: Namespace, keys: BlockKeys, most: int, flights: list[Flight]
     ) -> None:
-        """Begins to bring what DISK has and HOST has not: the leading ones for which there is room.
+        """Begins to bring what HOST has not and a source has: the leading ones for which there is
+        room.
 
         Joins what is under way already. At most `most` blocks are brought. What the caller has
         joined is added to `flights`, to be left by it, whether this fails or not.
         """
-        host = namespace.groups[keys.lane.group]
-        disk = namespace.tiers[Tier.DISK][keys.lane.group]
-        wanted: list[tuple[bytes, int]] = []
+        host, everywhere = namespace.groups[keys.lane.group], frozenset(Tier)
+        wanted: list[tuple[bytes, Source]] = []
         async for part in slices(len(keys.hashes), READ_SLICE):
             hashes = keys.hashes[part]
             missing = [
@@ -105,16 +172,15 @@ class Promotion:
                 for block_hash, row in zip(hashes, host.find_many(keys.lane, hashes), strict=True)
                 if row == NONE
             ]
-            for block_hash, row in zip(
-                missing, self.rows(namespace, keys.lane, missing), strict=True
-            ):
-                flight = self._flights.get((host, keys.lane, block_hash))
+            found = self.find(namespace, keys.lane, missing, everywhere)
+            for block_hash, source in zip(missing, found, strict=True):
+                flight = self.flight(host, keys.lane, block_hash)
                 if flight is not None:
                     flights.append(self._join(flight))
-                elif row != NONE and len(wanted) < most:
-                    wanted.append((block_hash, row))
+                elif source is not None and len(wanted) < most:
+                    wanted.append((block_hash, source))
         if wanted:
-            await self._launch(host, disk, keys.lane, wanted, flights)
+            await self._launch(namespace, keys.lane, wanted, flights)
 
     def _join(self, flight: Flight) -> Flight:
         flight.users += 1
@@ -122,126 +188,82 @@ class Promotion:
 
     async def _launch(
         self,
-        host: SizeClass,
-        disk: SizeClass,
+        namespace: Namespace,
         lane: Lane,
-        wanted: list[tuple[bytes, int]],
+        wanted: list[tuple[bytes, Source]],
         flights: list[Flight],
     ) -> None:
-        sources = disk.acquire([row for _, row in wanted])  # not evicted while room is made
-        sequences = [disk.table.generations[slot] for slot in sources]
+        host = namespace.groups[lane.group]
+        # Kept from now on: making room takes a while.
+        claimed = [
+            (block_hash, source, origin)
+            for block_hash, source in wanted
+            if (origin := source.claim(namespace, lane, block_hash)) is not None
+        ]
+        claimed.reverse()
         new: list[Flight] = []
         try:
-            await self._placement.make_room(host, len(wanted))
-            found = zip(wanted, sources, sequences, strict=True)
-            for number, ((block_hash, row), slot, sequence) in enumerate(found):
-                if number % _LAUNCH_SLICE == _LAUNCH_SLICE - 1:
-                    self._take_off(new)
-                    new = []
-                    await asyncio.sleep(0)
-                existing = self._flights.get((host, lane, block_hash))
+            await self._placement.make_room(host, len(claimed))
+            while claimed:
+                block_hash, source, origin = claimed[-1]
+                existing = self.flight(host, lane, block_hash)
                 if existing is not None:
                     flights.append(self._join(existing))
+                elif host.residency.find(lane, block_hash) == NONE and origin.is_current:
+                    taken = host.take(1)
+                    if not taken:
+                        break
+                    claimed.pop()  # the flight drops it
+                    answer = asyncio.get_running_loop().create_future()
+                    flight = Flight(
+                        namespace, host, source, origin, lane, block_hash, taken[0], answer
+                    )
+                    self._flights[host, lane, block_hash] = flight
+                    flights.append(self._join(flight))
+                    new.append(flight)
+                    if len(new) == _LAUNCH_SLICE:
+                        self._take_off(new)
+                        new = []
+                        await asyncio.sleep(0)
                     continue
-                if host.residency.find(lane, block_hash) != NONE:
-                    continue
-                if not disk.is_at(row, slot, sequence):
-                    continue
-                taken = host.take(1)
-                if not taken:
-                    break
-                flight = Flight(
-                    host,
-                    disk,
-                    row,
-                    slot,
-                    sequence,
-                    disk.residency.key(row),
-                    taken[0],
-                    asyncio.get_running_loop().create_future(),
-                )
-                disk.acquire([row])
-                self._flights[host, lane, block_hash] = flight
-                flights.append(self._join(flight))
-                new.append(flight)
+                claimed.pop()
+                origin.drop()
         finally:
-            disk.release(sources)
+            for _, _, origin in claimed:
+                origin.drop()
             self._take_off(new)
 
-    def _take_off(self, new: list[Flight]) -> None:
-        """Reads what has been given a slot, slab by slab, in pieces that threads share."""
-        by_slab: defaultdict[Slab, list[Flight]] = defaultdict(list)
-        for flight in reversed(new):
-            flight.disk.touch([flight.row])
+    def _take_off(self, new: Sequence[Flight]) -> None:
+        by_source: defaultdict[Source, list[Flight]] = defaultdict(list)
         for flight in new:
-            by_slab[slab_of(flight.disk, flight.disk_slot)].append(flight)
-        for slab, flights in by_slab.items():
-            flights.sort(key=lambda flight: flight.disk_slot)
-            step = max(1, min(_MOST_BLOCKS, _READ_BYTES // slab.slot_bytes))
-            for first in range(0, len(flights), step):
-                self._spawn(self._read(slab, flights[first : first + step]))
+            by_source[flight.source].append(flight)
+        for source, flights in by_source.items():
+            for work in source.read(self, flights):
+                self._spawn(work)
 
-    async def _read(self, slab: Slab, flights: list[Flight]) -> None:
-        lengths = self._disk.slabs.tenancy(flights[0].disk).block_bytes
-        cells: list[ByteArray] = [cell_of(flight.host.table, flight.slot) for flight in flights]
-        try:
-            await self._movers[slab.stripe].run(
-                slab.fetch,
-                [flight.disk_slot - slab.base for flight in flights],
-                cells,
-                [lengths[flight.key.lane.group] for flight in flights],
-                size_bytes=len(flights) * slab.slot_bytes,
-                kind=Kind.READ,
-                on_end=lambda results: self._land(slab, flights, results),
-            )
-        except OSError:
-            for flight in flights:  # nobody waits longer; the slots stay in use until it has ended
-                self._answer(flight, arrived=False)
+    def land(self, flight: Flight, key: BlockKey | None) -> None:
+        """The read has ended, and nothing writes to the slot any more.
 
-    def _land(self, slab: Slab, flights: list[Flight], results: list[Fetched] | None) -> None:
-        outcomes = results or [Fetched.UNREADABLE] * len(flights)
-        for flight, outcome in zip(flights, outcomes, strict=True):
-            arrived = False
-            is_current = flight.disk.is_at(flight.row, flight.disk_slot, flight.sequence)
-            if not is_current:
-                pass  # evicted on request while it was read
-            elif outcome is Fetched.WHOLE:
-                status = flight.host.commit(*flight.key, flight.slot)
-                arrived = True
-                self.promoted_count += status is BlockStatus.OK
-            elif results is not None:
-                self.note_damage(flight.disk, slab, flight.row, flight.disk_slot, outcome)
-            flight.landed = True
-            self._answer(flight, arrived=arrived)
-            if not flight.users:
-                flight.host.release([flight.slot])
-        for flight in flights:
-            flight.disk.release([flight.disk_slot])
+        `key` is the block's if its slot holds the block's bytes now, verified; None if not.
+        """
+        if not flight.origin.is_current:
+            key = None
+        if key is not None and flight.host.commit(*key, flight.slot) is BlockStatus.OK:
+            flight.source.counters(flight.namespace, flight.lane.group).promoted += 1
+        flight.landed = True
+        self._answer(flight, arrived=key is not None)
+        flight.origin.drop()
+        if not flight.users:
+            flight.host.release([flight.slot])
 
-    def note_damage(
-        self, disk: SizeClass, slab: Slab, row: int, slot: int, outcome: Fetched
-    ) -> None:
-        """A damaged block is dropped at once, an unreadable one when it is so again."""
-        index = slot - slab.base
-        is_known = index in slab.damaged
-        if not is_known:
-            is_recovered = disk.table.generations[slot] <= self.last_recovered
-            slab.note_damage(index, is_recovered=is_recovered and outcome is Fetched.DAMAGED)
-            log.warning("%s: slot %d is %s", slab.data_path, index, outcome.value)
-        if outcome is Fetched.DAMAGED:
-            self.corrupt_count += 1
-        else:
-            self.unreadable_count += 1
-        if outcome is Fetched.DAMAGED or is_known:
-            disk.forget(row)
-        if slab.is_beyond_repair:
-            self.on_damaged(disk, slab)
+    def give_up(self, flight: Flight) -> None:
+        """Nobody waits longer; the slot stays in use until the read has ended."""
+        self._answer(flight, arrived=False)
 
     def _answer(self, flight: Flight, *, arrived: bool) -> None:
         if not flight.answer.done():
             flight.answer.set_result(arrived)
-            key = flight.key
-            del self._flights[flight.host, key.lane, key.block_hash]
+            del self._flights[flight.host, flight.lane, flight.block_hash]
 
     def leave(self, flights: Iterable[Flight]) -> None:
         """The caller has leased what arrived, or waits no longer."""
@@ -249,20 +271,6 @@ class Promotion:
             flight.users -= 1
             if not flight.users and flight.landed:
                 flight.host.release([flight.slot])
-
-    def seconds_until(self, disk: SizeClass, rows: Iterable[int]) -> float:
-        """The estimate of when all of these could be read from HOST, if asked for now."""
-        size_bytes: defaultdict[int, int] = defaultdict(int)
-        for row in rows:
-            size_bytes[slab_of(disk, disk.residency.slot[row]).stripe] += disk.slot_bytes
-        return max(
-            (self._movers[stripe].seconds_until_read(size) for stripe, size in size_bytes.items()),
-            default=0.0,
-        )
-
-    def seconds_until_landed(self) -> float:
-        """The estimate of when what is under way now has arrived."""
-        return max(mover.seconds_until_read(0) for mover in self._movers)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

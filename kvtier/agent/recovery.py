@@ -11,13 +11,14 @@ import numpy as np
 
 from kvtier import memory
 from kvtier.agent.namespaces import Namespace, Namespaces
+from kvtier.agent.storage_mover import StorageMover
 from kvtier.agent.turns import READ_SLICE, slices
-from kvtier.agent.volume_mover import VolumeMover
 from kvtier.core.block import BlockKey, Tier
 from kvtier.core.residency import NONE
 from kvtier.tiers.disk import format as fmt
 from kvtier.tiers.disk.slab import PIECE_SLOTS, Slab
 from kvtier.tiers.disk.tier import DiskTier
+from kvtier.tiers.disk.volume import Volume
 from kvtier.tiers.size_class import SizeClass
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class Recovery:
     """
 
     def __init__(
-        self, disk: DiskTier, movers: Sequence[VolumeMover], namespaces: Namespaces
+        self, disk: DiskTier, movers: Sequence[StorageMover[Volume]], namespaces: Namespaces
     ) -> None:
         self._disk = disk
         self._movers = movers
@@ -62,20 +63,20 @@ class Recovery:
             self.damaged_count,
         )
 
-    async def _open(self, mover: VolumeMover) -> list[tuple[SizeClass, Slab, bytes]]:
+    async def _open(self, mover: StorageMover[Volume]) -> list[tuple[SizeClass, Slab, bytes]]:
         opened = []
         try:
-            headers = await mover.run(lambda: list(mover.volume.headers()))
+            headers = await mover.run(lambda: list(mover.storage.headers()))
         except OSError as error:
-            log.error("DISK %s cannot be read: %s", mover.volume.path, error)
+            log.error("DISK %s cannot be read: %s", mover.storage.path, error)
             return []
         by_digest = {fmt.namespace_digest(each.spec): each for each in self._namespaces}
         for header in headers:
             size_class = _class_for(by_digest.get(header.namespace), header.slot_bytes)
             if size_class is None:
-                await self._set_aside(mover, Slab(mover.volume, header, 0, 0))
+                await self._set_aside(mover, Slab(mover.storage, header, 0, 0))
                 continue
-            slab = self._disk.slabs.adopt(size_class.table, mover.volume, header)
+            slab = self._disk.slabs.adopt(size_class.table, mover.storage, header)
             slab.populated_slots, slab.withheld = slab.slots, True
             size_class.extents.append(slab)
             try:
@@ -86,7 +87,7 @@ class Recovery:
             opened.append((size_class, slab, self._disk.slabs.tenancy(size_class).identity))
         return opened
 
-    async def _set_aside(self, mover: VolumeMover, slab: Slab) -> None:
+    async def _set_aside(self, mover: StorageMover[Volume], slab: Slab) -> None:
         """Its blocks are of no namespace that namespaces.json knows."""
         log.warning("%s belongs to no namespace that is known: set aside", slab.data_path)
         slab.is_set_aside = True
@@ -95,7 +96,7 @@ class Recovery:
         except OSError as error:
             log.error("%s: %s", slab.data_path, error)
         else:
-            mover.volume.slab_gone(slab)
+            mover.storage.slab_gone(slab)
 
     async def _read(self, size_class: SizeClass, slab: Slab, identity: bytes) -> None:
         mover = self._movers[slab.stripe]

@@ -9,9 +9,9 @@ from enum import IntEnum
 from kvtier.agent.disk import Disk
 from kvtier.agent.mover import Mover
 from kvtier.agent.namespaces import Namespace
-from kvtier.agent.volume_mover import Health
 from kvtier.core.block import Tier
 from kvtier.core.lease import LeaseKind, LeaseTable
+from kvtier.tiers.health import Health
 from kvtier.tiers.host import HostTier
 from kvtier.tiers.slot_tier import SlotTier
 
@@ -76,11 +76,10 @@ def disk_stats(disk: Disk, namespaces: Collection[Namespace]) -> TierStats:
     stats = _stats(disk.tier, namespaces)
     stats.state, stats.reason = _disk_state(disk)
     stats.queue_depth = sum(mover.queue_depth for mover in disk.movers)
-    stats.corrupt_count = disk.promotion.corrupt_count + disk.damaged_record_count
+    stats.corrupt_count = disk.reader.corrupt_count + disk.damaged_record_count
     stats.error_count = sum(mover.error_count for mover in disk.movers)
-    stats.error_count += disk.promotion.unreadable_count
-    stats.promoted_count = disk.promotion.promoted_count
-    stats.demoted_count = disk.writer.written_count
+    stats.error_count += disk.reader.unreadable_count
+    stats.demoted_count = stats.stored_count
     stats.unwritten_count = disk.demotion.unwritten_count
     stats.pending_bytes = disk.demotion.waiting_bytes
     stats.read_bytes = sum(mover.read_bytes for mover in disk.movers)
@@ -91,7 +90,7 @@ def disk_stats(disk: Disk, namespaces: Collection[Namespace]) -> TierStats:
 def _disk_state(disk: Disk) -> tuple[TierState, str]:
     """UNAVAILABLE if every volume is, DEGRADED if one is not as it should be."""
     bad = [mover for mover in disk.movers if mover.health is not Health.ACTIVE]
-    reason = "; ".join(f"{mover.volume.path}: {mover.reason}" for mover in bad)
+    reason = "; ".join(f"{mover.storage.path}: {mover.reason}" for mover in bad)
     if bad and all(not mover.is_readable for mover in disk.movers):
         return TierState.UNAVAILABLE, reason
     if bad:
@@ -99,9 +98,9 @@ def _disk_state(disk: Disk) -> tuple[TierState, str]:
     if not disk.is_recovered:
         return TierState.RECOVERING, "its tables are still being read"
     growth = [
-        f"{mover.volume.path} cannot grow: {mover.volume.growth_error}"
+        f"{mover.storage.path} cannot grow: {mover.storage.growth_error}"
         for mover in disk.movers
-        if mover.volume.growth_error
+        if mover.storage.growth_error
     ]
     return TierState.ACTIVE, "; ".join(growth)
 
@@ -122,4 +121,5 @@ def _stats(tier: SlotTier, namespaces: Collection[Namespace]) -> TierStats:
         stored_count=sum(each.counters.stored for each in classes),
         evicted_count=sum(each.counters.evicted for each in classes),
         refused_count=sum(each.counters.refused for each in classes),
+        promoted_count=sum(each.counters.promoted for each in classes),
     )

@@ -36,7 +36,7 @@ class Storing:
     """The writing verbs, in slices as in `loading`. A slot becomes a block only at commit."""
 
     def __init__(self, grants: Grants, placement: Placement, mover: Mover) -> None:
-        self.on_stored: Callable[[SizeClass, Sequence[int]], None] = lambda size_class, slots: None
+        self.on_stored: list[Callable[[SizeClass, Sequence[int]], None]] = []
         self._grants = grants
         self._placement = placement
         self._mover = mover
@@ -159,7 +159,8 @@ class Storing:
                     statuses.append(status)
         finally:
             for size_class, slots in stored.items():
-                self.on_stored(size_class, slots)
+                for on_stored in self.on_stored:
+                    on_stored(size_class, slots)
             for size_class, slots in done.items():
                 size_class.release(slots)
         if not lease.size_bytes:

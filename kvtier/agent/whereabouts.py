@@ -19,6 +19,10 @@ class At(IntEnum):
     HOST = 1
     ON_ITS_WAY = 2
     DISK = 3
+    CLUSTER = 4
+
+
+PLACES = {Tier.DISK: At.DISK, Tier.CLUSTER: At.CLUSTER}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +37,9 @@ class Run:
 
 
 class Whereabouts:
-    """Answers from the books of HOST and, if there is one, of DISK."""
+    """Answers from the books of HOST and from what slower tiers are known to have."""
 
-    def __init__(self, promotion: Promotion | None) -> None:
+    def __init__(self, promotion: Promotion) -> None:
         self._promotion = promotion
 
     def column(
@@ -45,37 +49,47 @@ class Whereabouts:
         host = namespace.groups[lane.group]
         rows = host.find_many(lane, hashes) if Tier.HOST in tiers else [-1] * len(hashes)
         places: list[int] = [At.HOST if row >= 0 else At.NOWHERE for row in rows]
-        if self._promotion is None or At.NOWHERE not in places or Tier.DISK not in tiers:
+        if At.NOWHERE not in places or tiers == {Tier.HOST} or not self._promotion.sources:
             return places
         missing = [index for index, place in enumerate(places) if place == At.NOWHERE]
-        on_disk = self._promotion.rows(namespace, lane, [hashes[index] for index in missing])
-        for index, row in zip(missing, on_disk, strict=True):
-            if self._promotion.is_under_way(host, lane, hashes[index]):
+        found = self._promotion.find(namespace, lane, [hashes[index] for index in missing], tiers)
+        for index, source in zip(missing, found, strict=True):
+            if self._promotion.flight(host, lane, hashes[index]) is not None:
                 places[index] = At.ON_ITS_WAY
-            elif row >= 0:
-                places[index] = At.DISK
+            elif source is not None:
+                places[index] = PLACES[source.tier]
         return places
 
     def runs(
         self, namespace: Namespace, keys: BlockKeys, lanes: list[Lane], places: list[int]
     ) -> list[Run]:
-        """Cuts places into runs. What is on DISK is read in order, run by run."""
+        """Cuts places into runs. What a tier has is read in order, run by run."""
         runs: list[Run] = []
-        start, wanted = 0, {lane: list[int]() for lane in lanes}
+        start = 0
+        wanted: dict[int, dict[Lane, list[bytes]]] = {}
         for place, group in groupby(places):
             count = len(list(group))
-            after = 0.0
-            if self._promotion is not None and place == At.ON_ITS_WAY:
-                after = self._promotion.seconds_until_landed()
-            elif self._promotion is not None and place == At.DISK:
-                disk = namespace.tiers[Tier.DISK][keys.lane.group]
-                hashes = keys.hashes[start : start + count]
-                for lane, rows in wanted.items():
-                    rows += [row for row in disk.find_many(lane, hashes) if row >= 0]
-                after = self._promotion.seconds_until(
-                    disk, [row for rows in wanted.values() for row in rows]
-                )
-            tier = Tier.DISK if place == At.DISK else Tier.HOST
+            hashes, after, tier = keys.hashes[start : start + count], 0.0, Tier.HOST
+            if place == At.ON_ITS_WAY:
+                after = self._seconds_until_landed(namespace, lanes, hashes)
+            for source in self._promotion.sources:
+                if place == PLACES[source.tier]:
+                    tier = source.tier
+                    asked = wanted.setdefault(place, {lane: [] for lane in lanes})
+                    for lane in lanes:
+                        asked[lane] += hashes
+                    after = source.seconds_until(namespace, asked)
             runs.append(Run(start, count, tier, place == At.ON_ITS_WAY, after))
             start += count
         return runs
+
+    def _seconds_until_landed(
+        self, namespace: Namespace, lanes: list[Lane], hashes: Sequence[bytes]
+    ) -> float:
+        flights = [
+            self._promotion.flight(namespace.groups[lane.group], lane, each)
+            for lane in lanes
+            for each in hashes
+        ]
+        sources = {flight.source for flight in flights if flight is not None}
+        return max((source.seconds_until_landed() for source in sources), default=0.0)

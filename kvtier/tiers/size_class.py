@@ -25,6 +25,7 @@ class Counters:
     misses: int = 0
     evicted: int = 0
     refused: int = 0
+    promoted: int = 0
 
 
 class SizeClass:

@@ -21,6 +21,7 @@ from kvtier.agent.loading import Loading
 from kvtier.agent.mover import Mover
 from kvtier.agent.namespaces import Namespaces
 from kvtier.agent.placement import Placement
+from kvtier.agent.promotion import Promotion
 from kvtier.agent.sessions import Access, Session, Sessions
 from kvtier.agent.stats import TierStats
 from kvtier.agent.storing import Storing
@@ -134,7 +135,7 @@ class Node:
             timeout_seconds=self.sizes.timeout_seconds,
             max_in_flight_bytes=self.sizes.in_flight_bytes,
         )
-        self.disk = Disk(settings, self.host, self.placement, io)
+        self.disk = Disk(settings, self.host, io)
         tiers = [self.host, self.disk.tier]
         self.leases = LeaseTable(ManualClock())
         self.grants = Grants(tiers, self.leases, LeaseLimits())
@@ -147,10 +148,11 @@ class Node:
             release=self.grants.release_slots,
             on_gone=self.host.arena.forget_holder,
         )
-        self.loading = Loading(self.grants, self.disk.promotion)
+        self.promotion = Promotion(self.placement, [self.disk.reader])
+        self.loading = Loading(self.grants, self.promotion)
         self.storing = Storing(self.grants, self.placement, self.mover)
-        self.loading.on_used = self.disk.demotion.used
-        self.storing.on_stored = self.disk.demotion.stored
+        self.loading.on_used.append(self.disk.demotion.used)
+        self.storing.on_stored.append(self.disk.demotion.stored)
         self.upkeep = Upkeep(
             self.host,
             self.mover,
@@ -238,6 +240,7 @@ class Node:
         """As an agent that is asked to stop."""
         Node.running.discard(self)
         going = list(self.disk.placement._discards)
+        await self.promotion.close()
         await self.disk.stop()
         for extent in going:  # an agent's process would end with them open
             assert isinstance(extent, Slab)

@@ -13,6 +13,7 @@ from kvtier.agent.grants import Grants, LeaseLimits
 from kvtier.agent.loading import Loading
 from kvtier.agent.namespaces import Namespaces
 from kvtier.agent.placement import Placement
+from kvtier.agent.promotion import Promotion
 from kvtier.agent.sessions import Access, Attachment, Sessions
 from kvtier.agent.storing import Storing
 from kvtier.core.lease import LeaseTable
@@ -57,7 +58,7 @@ class Node:
             release=self.grants.release_slots,
             on_gone=self._forget,
         )
-        self.loading = Loading(self.grants)
+        self.loading = Loading(self.grants, Promotion(self.placement, []))
         self.storing = Storing(self.grants, self.placement, self.mover)
         self.retired: list[Extent] = []
         self.placement.on_retired = self.retired.append

@@ -19,9 +19,11 @@ from kvtier.tiers.disk.slab import (
     ASIDE,
     DEVICE_MARGIN_BYTES,
     SLAB_OVERHEAD_BYTES,
+    NoRoomError,
     Slab,
     slab_bytes,
 )
+from kvtier.tiers.health import Health
 
 log = logging.getLogger(__name__)
 
@@ -220,6 +222,22 @@ class Volume:
                 f"{max(0, left) >> 20} MiB would be left on the device, less than min_free "
                 f"({self.min_free_bytes >> 20} MiB)",
             )
+
+    # As a mover's storage.
+
+    @property
+    def label(self) -> str:
+        return f"DISK {self.path}"
+
+    def check(self) -> None:
+        """Raises OSError if less than `min_free` is left on the device."""
+        self.check_space()
+
+    def verdict(self, error: OSError, *, is_read: bool) -> Health | None:
+        """What cannot be written is a reason to stop writing, what cannot be read a miss."""
+        if isinstance(error, NoRoomError):
+            return None
+        return Health.ACTIVE if is_read else Health.DEGRADED
 
     def close(self) -> None:
         os.close(self._lock)

@@ -25,10 +25,11 @@ from kvtier.agent.loading import Loading
 from kvtier.agent.mover import Mover
 from kvtier.agent.namespaces import Namespaces
 from kvtier.agent.placement import Placement
+from kvtier.agent.promotion import Promotion
 from kvtier.agent.sessions import Access, Session, Sessions
+from kvtier.agent.storage_mover import StorageMover
 from kvtier.agent.storing import Storing
 from kvtier.agent.upkeep import Upkeep
-from kvtier.agent.volume_mover import VolumeMover
 from kvtier.core.block import BlockKeys, BlockStatus, Lane, Tier
 from kvtier.core.lease import LeaseTable
 from kvtier.core.namespace import NamespaceSpec
@@ -37,6 +38,7 @@ from kvtier.testing import FaultyIO, ManualClock, is_payload_for, payload_for
 from kvtier.tiers.arena import cell_of
 from kvtier.tiers.disk.io import BlockIO
 from kvtier.tiers.disk.slab import Slab
+from kvtier.tiers.disk.volume import Volume
 from kvtier.tiers.host import HostTier
 from kvtier.tiers.size_class import SizeClass
 
@@ -214,7 +216,6 @@ class DiskAgent:
         self.disk = Disk(
             DiskSettings(paths=paths, capacity_bytes=disk_bytes * volumes, **settings),
             self.host,
-            self.placement,
             io,
         )
         tiers = [self.host, self.disk.tier]
@@ -229,10 +230,11 @@ class DiskAgent:
             release=self.grants.release_slots,
             on_gone=self.host.arena.forget_holder,
         )
-        self.loading = Loading(self.grants, self.disk.promotion)
+        self.promotion = Promotion(self.placement, [self.disk.reader])
+        self.loading = Loading(self.grants, self.promotion)
         self.storing = Storing(self.grants, self.placement, self.mover)
-        self.loading.on_used = self.disk.demotion.used
-        self.storing.on_stored = self.disk.demotion.stored
+        self.loading.on_used.append(self.disk.demotion.used)
+        self.storing.on_stored.append(self.disk.demotion.stored)
         self.lifecycle = Lifecycle()
         self.ready: list[bool] = []
         self.upkeep = Upkeep(
@@ -264,6 +266,7 @@ class DiskAgent:
         if isinstance(self._io, GatedIO):
             self._io.let_pass()
             self._io.heal()
+        await self.promotion.close()
         await self.disk.stop()
         await self.placement.close()
         self.grants.close()
@@ -373,7 +376,7 @@ class DiskAgent:
             file.write(bytes([byte ^ 1]))
 
     @property
-    def volume(self) -> VolumeMover:
+    def volume(self) -> StorageMover[Volume]:
         return self.disk.movers[0]
 
     async def quiet(self) -> None:

@@ -43,7 +43,7 @@ async def test_through_writes_what_is_stored(tmp_path: Path) -> None:
         await agent.store(KEYS)
         await until(lambda: all(agent.on_disk(KEYS)))
         assert all(agent.in_host(KEYS))
-        assert agent.disk.writer.written_count == 8
+        assert agent.disk_class().counters.stored == 8
         await agent.quiet()
         assert agent.disk.demotion.waiting_bytes == 0
         agent.audit()
@@ -55,7 +55,7 @@ async def test_a_store_of_what_is_there_writes_nothing(tmp_path: Path) -> None:
         await agent.store_on_disk(KEYS)
         await agent.store(KEYS)
         await agent.quiet()
-        assert agent.disk.writer.written_count == 8
+        assert agent.disk_class().counters.stored == 8
 
 
 @on_loop
@@ -102,7 +102,7 @@ async def test_on_evict_writes_ahead_of_eviction_and_not_before(tmp_path: Path) 
         assert any(gone)
         on_disk = agent.on_disk(KEYS)
         assert all(on_disk[index] for index in range(8) if gone[index])
-        assert agent.disk.writer.written_count < len(host.residency)
+        assert agent.disk_class().counters.stored < len(host.residency)
         agent.audit()
 
 
@@ -150,7 +150,7 @@ async def test_what_waits_is_written_as_room_is_left(tmp_path: Path) -> None:
         for number in range(16):
             await agent.store(sequence(f"s {number}", 2))
         await agent.quiet()
-        assert agent.disk.writer.written_count == 32
+        assert agent.disk_class().counters.stored == 32
 
 
 @on_loop

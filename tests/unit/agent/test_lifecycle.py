@@ -9,8 +9,6 @@ import pytest
 
 from kvtier.agent.disk import Disk, DiskSettings
 from kvtier.agent.lifecycle import Lifecycle
-from kvtier.agent.mover import Mover
-from kvtier.agent.placement import Placement
 from kvtier.errors import AgentUnavailableError, ConfigError
 from kvtier.tiers.host import HostTier
 from tests.unit.agent.disk_agent import (
@@ -43,14 +41,9 @@ async def test_a_directory_that_another_agent_has_is_refused_and_nothing_is_left
     async with DiskAgent(tmp_path):
         host = HostTier(MIB)
         paths = [tmp_path / "free", tmp_path / "volume-0"]
-        mover = Mover(1)
-        placement = Placement(
-            host, lambda extent, call, *args: mover.run(call, *args), spare_bytes=lambda: 0
-        )
         with pytest.raises(ConfigError, match="another agent"):
-            Disk(DiskSettings(paths, MIB), host, placement)
+            Disk(DiskSettings(paths, MIB), host)
         host.close()
-        mover.close()
     async with DiskAgent(tmp_path / "free"):
         pass
 

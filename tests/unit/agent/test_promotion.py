@@ -32,7 +32,7 @@ KEYS = sequence("a", 8)
 
 async def start(agent: DiskAgent, keys: BlockKeys, most: int = 1 << 20) -> list[Flight]:
     flights: list[Flight] = []
-    await agent.disk.promotion.start(agent.session().namespace, keys, most, flights)
+    await agent.promotion.start(agent.session().namespace, keys, most, flights)
     return flights
 
 
@@ -46,7 +46,7 @@ async def test_what_is_on_disk_comes_whole(tmp_path: Path) -> None:
     async with DiskAgent(tmp_path) as agent:
         await agent.store_on_disk(KEYS)
         assert await agent.load_and_release(KEYS) == [OK] * 8
-        assert agent.disk.promotion.promoted_count == 8
+        assert agent.disk_class().counters.promoted == 8
         agent.audit()
 
 
@@ -67,7 +67,7 @@ async def test_two_loads_of_one_block_read_it_once(tmp_path: Path) -> None:
         assert [await each for each in loads] == [[OK] * 8] * 3
         assert await late == [OK] * 4
         assert io.calls["read"] == before + len(slabs)
-        assert agent.disk.promotion.promoted_count == 8
+        assert agent.disk_class().counters.promoted == 8
         agent.audit()
 
 
@@ -82,7 +82,7 @@ async def test_two_loads_that_wait_for_room_read_a_block_once(tmp_path: Path) ->
         loads = [agent.load_and_release(KEYS) for _ in range(3)]
         assert await in_time(asyncio.gather(*loads)) == [[OK] * 8] * 3
         assert io.calls["read"] == before + slabs
-        assert agent.disk.promotion.promoted_count == 8
+        assert agent.disk_class().counters.promoted == 8
         await agent.quiet()
         agent.audit()
 
@@ -97,7 +97,7 @@ async def test_blocks_are_read_in_runs_in_the_order_of_position(tmp_path: Path) 
         flights = await start(agent, BlockKeys(KEYS.lane, tuple(reversed(KEYS.hashes[:4]))))
         assert await landed(flights) == [True] * 4
         assert io.calls["read"] == before + 1
-        agent.disk.promotion.leave(flights)
+        agent.promotion.leave(flights)
 
 
 @on_loop
@@ -110,7 +110,7 @@ async def test_a_flight_keeps_its_slot_until_all_have_left(tmp_path: Path) -> No
         for flights in (first, second):
             assert host.referenced_slots == 8
             assert not host.evict_one()
-            agent.disk.promotion.leave(flights)
+            agent.promotion.leave(flights)
         assert host.referenced_slots == 0
         agent.audit()
 
@@ -122,7 +122,7 @@ async def test_who_leaves_before_the_landing_leaves_the_block_behind(tmp_path: P
         await agent.store_on_disk(KEYS)
         io.shut("read")
         flights = await start(agent, KEYS)
-        agent.disk.promotion.leave(flights)
+        agent.promotion.leave(flights)
         assert agent.host_class().referenced_slots == 8, "a thread writes there"
         io.let_pass()
         await until(lambda: all(agent.in_host(KEYS)))
@@ -153,7 +153,7 @@ async def test_room_smaller_than_the_batch_is_for_its_beginning(tmp_path: Path) 
         await agent.store_on_disk(KEYS)
         flights = await start(agent, KEYS, most=3)
         assert await landed(flights) == [True] * 3
-        agent.disk.promotion.leave(flights)
+        agent.promotion.leave(flights)
         assert agent.in_host(KEYS) == [True] * 3 + [False] * 5
         agent.audit()
 
@@ -200,7 +200,7 @@ async def test_what_is_evicted_on_request_while_it_is_read_does_not_come_back(
         assert await load == [ABSENT] * 8
         await agent.quiet()
         assert not any(agent.in_host(KEYS) + agent.on_disk(KEYS))
-        assert agent.disk.promotion.promoted_count == 0
+        assert agent.disk_class().counters.promoted == 0
         agent.audit()
 
 
@@ -216,7 +216,7 @@ async def test_a_block_that_was_stored_meanwhile_is_there_once(tmp_path: Path) -
         io.let_pass()
         assert await load == [OK] * 8
         await agent.quiet()
-        assert agent.disk.promotion.promoted_count == 0
+        assert agent.disk_class().counters.promoted == 0
         assert len(agent.host_class().residency) == 8
         agent.audit()
 
@@ -231,7 +231,7 @@ async def test_a_damaged_block_is_a_miss_counted_dropped_and_logged_once(tmp_pat
             assert statuses == [OK] * 3 + [ABSENT] + [OK] * 4
             assert await agent.load_and_release(KEYS) == statuses
         assert messages.about("damaged") == 1
-        assert agent.disk.promotion.corrupt_count == 1
+        assert agent.disk.reader.corrupt_count == 1
         assert agent.on_disk(KEYS) == [True] * 3 + [False] + [True] * 4
         agent.audit()
 
@@ -249,8 +249,8 @@ async def test_an_unreadable_block_is_dropped_when_it_is_so_again(tmp_path: Path
             assert OK not in await agent.load_and_release(keys)
         assert agent.on_disk(keys) == [False]
         assert messages.about("unreadable") == 1
-        assert agent.disk.promotion.unreadable_count == 2
-        assert agent.disk.promotion.corrupt_count == 0
+        assert agent.disk.reader.unreadable_count == 2
+        assert agent.disk.reader.corrupt_count == 0
         agent.audit()
 
 
@@ -327,12 +327,13 @@ async def test_estimates_grow_with_what_is_asked_and_name_the_slowest_volume(
 ) -> None:
     async with DiskAgent(tmp_path, volumes=2) as agent:
         await agent.store_on_disk(KEYS)
-        disk, promotion = agent.disk_class(), agent.disk.promotion
-        rows = disk.find_many(KEYS.lane, KEYS.hashes)
-        times = [promotion.seconds_until(disk, rows[:count]) for count in range(9)]
+        namespace, reader = agent.session().namespace, agent.disk.reader
+        times = [
+            reader.seconds_until(namespace, {KEYS.lane: KEYS.hashes[:count]}) for count in range(9)
+        ]
         assert times[0] == 0.0 < times[1]
         assert times == sorted(times)
-        assert times[8] < promotion.seconds_until(disk, rows * 4)
+        assert times[8] < reader.seconds_until(namespace, {KEYS.lane: KEYS.hashes * 4})
 
 
 @pytest.mark.parametrize("wait", [Wait.BEST_EFFORT, Wait.ALL])

@@ -13,7 +13,7 @@ import pytest
 
 from kvtier.agent.loading import Wait
 from kvtier.agent.stats import TierState
-from kvtier.agent.volume_mover import Kind
+from kvtier.agent.storage_mover import Kind
 from kvtier.core.block import BlockKey, BlockKeys, Tier
 from kvtier.core.namespace import NamespaceSpec
 from kvtier.memory import ByteArray
@@ -235,7 +235,7 @@ async def test_a_slab_of_an_unknown_namespace_is_deleted(tmp_path: Path) -> None
         assert not lost.with_suffix(".table").exists()
         assert all(agent.on_disk(KEYS))
         counted = agent.disk.tier.slabs.allocated_bytes
-        assert counted - agent.volume.volume.reserve_bytes < MIB
+        assert counted - agent.volume.storage.reserve_bytes < MIB
         agent.audit()
 
 
@@ -277,7 +277,7 @@ async def test_the_agent_serves_what_it_has_read_so_far(tmp_path: Path) -> None:
         there = [index for index, here in enumerate(agent.on_disk(KEYS)) if here]
         statuses = asyncio.create_task(agent.load_and_release(KEYS, wait=Wait.ALL))
         await until(lambda: io.waiting("read") > 1)
-        with pytest.raises(OSError, match="still being read"):
+        with pytest.raises(OSError, match="still being looked for"):
             await agent.disk.demotion.flush()
         assert not any(agent.on_disk(sequence("new", 2)))
         io.let_pass()

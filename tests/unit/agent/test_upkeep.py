@@ -467,7 +467,7 @@ async def test_state_is_the_worst_volume_and_unavailable_is_all_of_them(tmp_path
         for number, mover in enumerate(agent.disk.movers):
             io.hang()
             with pytest.raises(OSError, match="no answer"):
-                await mover.run(mover.volume.probe)
+                await mover.run(mover.storage.probe)
             stats = agent.upkeep.stats("")[1]
             expected = [TierState.DEGRADED, TierState.UNAVAILABLE][number]
             assert stats.state is expected

@@ -1,4 +1,4 @@
-"""Threads that work on one volume of DISK, and what their work says of its health."""
+"""Threads that work on one volume of DISK or on the cluster, and what that says of its health."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ import threading
 import time
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
-from kvtier.tiers.disk.slab import NoRoomError
-from kvtier.tiers.disk.volume import Volume
+from kvtier.tiers.health import Health
 
 log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_SPACE_CHECK_SECONDS = 1.0
+_CHECK_SECONDS = 1.0
 #: Weight of a new measurement.
 _SMOOTHING = 0.2
 _FIRST_SECONDS_PER_BYTE = 1e-9
@@ -39,17 +38,32 @@ class Kind(IntEnum):
     WRITE = 2
 
 
-class Health(IntEnum):
-    """What a volume is good for."""
+class Storage(Protocol):
+    """What the threads work on."""
 
-    ACTIVE = 1
-    #: Reads only.
-    DEGRADED = 2
-    UNAVAILABLE = 3
+    @property
+    def label(self) -> str:
+        """For the log: the tier and what it is."""
+        ...
+
+    def check(self) -> None:
+        """Raises OSError if nothing may be written now; asked once a second. Called by movers."""
+        ...
+
+    def probe(self) -> None:
+        """Raises OSError if it is not good again. Called by movers."""
+        ...
+
+    def verdict(self, error: OSError, *, is_read: bool) -> Health | None:
+        """What a call's error says of it; None if it is no error of its own."""
+        ...
 
 
-class VolumeDownError(OSError):
-    """The volume does not do that now; its message says why."""
+S = TypeVar("S", bound=Storage)
+
+
+class StorageDownError(OSError):
+    """The volume or the cluster does not do that now; its message says why."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(errno.EIO, reason)
@@ -68,18 +82,24 @@ class _Job:
         self.is_given_up = False
 
 
-class VolumeMover:
+class StorageMover(Generic[S]):
     """Runs calls in `depth` threads, reads before writes.
 
-    A failed write makes the volume DEGRADED, so does a device with less than `min_free` left;
-    a call without an answer for `timeout_seconds` makes it UNAVAILABLE. A probe asks every
-    `probe_seconds` whether it is good again. `run` must be called on the event loop.
+    What an error says of the storage is its own verdict; a call without an answer for
+    `timeout_seconds` makes it UNAVAILABLE. A probe asks every `probe_seconds` whether it is good
+    again. `run` must be called on the event loop.
     """
 
     def __init__(
-        self, volume: Volume, *, depth: int, timeout_seconds: float, probe_seconds: float = 2.0
+        self,
+        storage: S,
+        *,
+        name: str,
+        depth: int,
+        timeout_seconds: float,
+        probe_seconds: float = 2.0,
     ) -> None:
-        self.volume = volume
+        self.storage = storage
         self.health = Health.ACTIVE
         self.reason = ""
         self.on_turn: Callable[[], None] = lambda: None
@@ -89,7 +109,7 @@ class VolumeMover:
         self._timeout_seconds = timeout_seconds
         self._probe_seconds = probe_seconds
         self._is_closed = False
-        self._space_checked_at = 0.0
+        self._checked_at = 0.0
         self._seconds_per_byte = _FIRST_SECONDS_PER_BYTE
         self._latency_seconds = _FIRST_LATENCY_SECONDS
         self._last_end = 0.0
@@ -100,9 +120,7 @@ class VolumeMover:
         self._probe: asyncio.Task[None] | None = None
         self._watch: asyncio.TimerHandle | None = None
         self.threads = [
-            threading.Thread(
-                target=self._work, name=f"kvtier-disk-{volume.stripe}-{number}", daemon=True
-            )
+            threading.Thread(target=self._work, name=f"kvtier-{name}-{number}", daemon=True)
             for number in range(depth)
         ]
         for thread in self.threads:
@@ -128,7 +146,7 @@ class VolumeMover:
         kind: Kind = Kind.OTHER,
         on_end: Callable[[T | None], None] | None = None,
     ) -> T:
-        """The call's result. Raises its OSError, or VolumeDownError.
+        """The call's result. Raises its OSError, or StorageDownError.
 
         `on_end` is called once, on the loop, when the call has really ended, with its result or
         None: that may be long after a timeout or a cancellation, and only then the memory that it
@@ -137,7 +155,7 @@ class VolumeMover:
         if not self._admits(kind):
             if on_end is not None:
                 on_end(None)
-            raise VolumeDownError(self.reason)
+            raise StorageDownError(self.reason)
         job = self._submit(lambda: call(*args), size_bytes, kind)
         job.on_end = on_end
         result: T = await job.answer
@@ -174,9 +192,9 @@ class VolumeMover:
             result, error = None, None
             try:
                 if job.answer.done():
-                    raise VolumeDownError("given up before it began")
+                    raise StorageDownError("given up before it began")
                 if job.kind is Kind.WRITE:
-                    self._check_space()
+                    self._check()
                 result = job.call()
             except BaseException as raised:  # handed to whoever waits
                 error = raised
@@ -188,10 +206,10 @@ class VolumeMover:
             except RuntimeError:  # the loop is closed: nobody waits
                 return
 
-    def _check_space(self) -> None:
-        if time.monotonic() - self._space_checked_at >= _SPACE_CHECK_SECONDS:
-            self.volume.check_space()
-            self._space_checked_at = time.monotonic()
+    def _check(self) -> None:
+        if time.monotonic() - self._checked_at >= _CHECK_SECONDS:
+            self.storage.check()
+            self._checked_at = time.monotonic()
 
     def _ended(
         self, job: _Job, result: object, error: BaseException | None, ended_at: float
@@ -203,8 +221,8 @@ class VolumeMover:
             self._queued_read_bytes -= job.size_bytes
         if error is None:
             self._measure(job, ended_at)
-        elif isinstance(error, OSError) and not isinstance(error, VolumeDownError | NoRoomError):
-            self.note_error(job.kind, error)
+        elif isinstance(error, OSError) and not isinstance(error, StorageDownError):
+            self.note_error(error, is_read=job.kind is Kind.READ)
         if job.on_end is not None:
             job.on_end(result)
         if job.answer.done():  # given up, or cancelled
@@ -227,17 +245,20 @@ class VolumeMover:
 
     # Health.
 
-    def note_error(self, kind: Kind, error: OSError) -> None:
-        """A call failed: what cannot be written is a reason to stop writing."""
+    def note_error(self, error: OSError, *, is_read: bool) -> None:
+        """A call failed, in whole or in part."""
+        verdict = self.storage.verdict(error, is_read=is_read)
+        if verdict is None:
+            return
         self.error_count += 1
-        if kind is not Kind.READ and self.health is Health.ACTIVE:
-            self._turn(Health.DEGRADED, error.strerror or str(error))
+        if verdict > self.health:
+            self._turn(verdict, error.strerror or str(error))
 
     def _turn(self, health: Health, reason: str) -> None:
         if health is Health.ACTIVE:
-            log.warning("DISK %s is good again", self.volume.path)
+            log.warning("%s is good again", self.storage.label)
         elif health > self.health:
-            log.warning("DISK %s is %s: %s", self.volume.path, health.name, reason)
+            log.warning("%s is %s: %s", self.storage.label, health.name, reason)
         self.health, self.reason = health, reason
         if health is not Health.ACTIVE and self._probe is None:
             self._probe = asyncio.get_running_loop().create_task(self._probe_until_good())
@@ -257,9 +278,9 @@ class VolumeMover:
         self._turn(Health.ACTIVE, "")
 
     def _try_to_write(self) -> None:
-        self._space_checked_at = 0.0
-        self._check_space()
-        self.volume.probe()
+        self._checked_at = 0.0
+        self._check()
+        self.storage.probe()
 
     def _keep_watch(self) -> None:
         """Looks for calls without an answer for as long as there are any."""
@@ -276,13 +297,13 @@ class VolumeMover:
         self._watch = asyncio.get_running_loop().call_later(delay, self._keep_watch)
 
     def _give_up(self) -> None:
-        reason = f"no answer from the device for {self._timeout_seconds:g} s"
+        reason = f"no answer for {self._timeout_seconds:g} s"
         if self.is_readable:
             self._turn(Health.UNAVAILABLE, reason)
         for job in self._jobs:
             job.is_given_up = True
             if not job.answer.done():
-                job.answer.set_exception(VolumeDownError(reason))
+                job.answer.set_exception(StorageDownError(reason))
 
     async def close(self) -> bool:
         """Waits a moment for what is running; False if a thread hangs and is left behind."""

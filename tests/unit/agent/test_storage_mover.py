@@ -1,4 +1,4 @@
-"""Behaviour of `kvtier.agent.volume_mover`: every call ends once, and a bad device is seen."""
+"""Behaviour of `kvtier.agent.storage_mover`: every call ends once, and a bad device is seen."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from kvtier.agent.volume_mover import Health, Kind, VolumeDownError, VolumeMover
+from kvtier.agent.storage_mover import Kind, StorageDownError, StorageMover
 from kvtier.tiers.disk.slab import NoRoomError
 from kvtier.tiers.disk.volume import Volume
+from kvtier.tiers.health import Health
 from tests.unit.agent.disk_agent import (
     MIB,
     GatedIO,
@@ -61,10 +62,10 @@ def fail(number: int = errno.EIO) -> None:
 @asynccontextmanager
 async def mover_on(
     path: Path, io: GatedIO | None = None, *, depth: int = 1, timeout_seconds: float = 10.0
-) -> AsyncIterator[VolumeMover]:
+) -> AsyncIterator[StorageMover[Volume]]:
     io = io or GatedIO()
     volume = Volume(io, path / "volume", MIB)
-    mover = VolumeMover(volume, depth=depth, timeout_seconds=timeout_seconds)
+    mover = StorageMover(volume, name="disk-0", depth=depth, timeout_seconds=timeout_seconds)
     try:
         yield mover
     finally:
@@ -166,7 +167,7 @@ async def test_what_is_refused_ends_at_once(tmp_path: Path) -> None:
         with pytest.raises(OSError, match="failed"):
             await mover.run(fail, kind=Kind.WRITE)
         ends, done = Ends(), list[int]()
-        with pytest.raises(VolumeDownError, match="failed"):
+        with pytest.raises(StorageDownError, match="failed"):
             await mover.run(done.append, 1, kind=Kind.WRITE, on_end=ends)
         assert (ends.seen, done) == ([None], [])
         assert await mover.run(abs, -1, kind=Kind.READ) == 1
@@ -181,11 +182,11 @@ async def test_a_call_without_an_answer_is_given_up_and_ends_later(tmp_path: Pat
             asyncio.create_task(mover.run(abs, -1, on_end=behind)),
         ]
         answers = await asyncio.gather(*calls, return_exceptions=True)
-        assert [type(each) for each in answers] == [VolumeDownError] * 2
+        assert [type(each) for each in answers] == [StorageDownError] * 2
         assert mover.health is Health.UNAVAILABLE
         assert (ends.seen, behind.seen) == ([], [])
         assert mover.queue_depth == 2
-        with pytest.raises(VolumeDownError, match="no answer"):
+        with pytest.raises(StorageDownError, match="no answer"):
             await mover.run(abs, -1, kind=Kind.READ)
         door.open()
         await until(lambda: not mover.queue_depth)
@@ -268,7 +269,7 @@ async def test_other_failures_do_not_degrade(tmp_path: Path, error: Exception, e
 @on_loop
 async def test_little_free_space_degrades_before_a_write(tmp_path: Path) -> None:
     volume = Volume(GatedIO(), tmp_path / "volume", MIB, min_free_bytes=1 << 60)
-    mover = VolumeMover(volume, depth=1, timeout_seconds=10)
+    mover = StorageMover(volume, name="disk-0", depth=1, timeout_seconds=10)
     done: list[int] = []
     with pytest.raises(OSError, match="min_free"):
         await mover.run(done.append, 1, kind=Kind.WRITE)
@@ -278,7 +279,7 @@ async def test_little_free_space_degrades_before_a_write(tmp_path: Path) -> None
     volume.close()
 
 
-def goods(mover: VolumeMover) -> list[int]:
+def goods(mover: StorageMover[Volume]) -> list[int]:
     """Grows with each time that the volume is good again."""
     seen: list[int] = []
 
@@ -323,8 +324,8 @@ async def test_a_volume_that_hung_is_good_again_when_it_answers(tmp_path: Path) 
     async with mover_on(tmp_path, io, depth=2, timeout_seconds=0.05) as mover:
         seen = goods(mover)
         io.hang()
-        with pytest.raises(VolumeDownError):
-            await mover.run(mover.volume.probe)
+        with pytest.raises(StorageDownError):
+            await mover.run(mover.storage.probe)
         await until(lambda: mover.health is Health.UNAVAILABLE)
         io.heal()
         await until(lambda: mover.is_writable)
@@ -338,7 +339,7 @@ async def test_a_degraded_volume_that_falls_silent_is_unavailable(tmp_path: Path
         with pytest.raises(OSError, match="failed"):
             await mover.run(fail, kind=Kind.WRITE)
         door = Door()
-        with pytest.raises(VolumeDownError):
+        with pytest.raises(StorageDownError):
             await mover.run(door, kind=Kind.READ)
         assert mover.health is Health.UNAVAILABLE
         door.open()
@@ -350,7 +351,7 @@ async def test_one_call_that_never_returns_is_counted_once(tmp_path: Path) -> No
     """The device answers others: its other threads go on, and their calls are not given up."""
     async with mover_on(tmp_path, depth=2, timeout_seconds=0.05) as mover:
         door = Door()
-        with pytest.raises(VolumeDownError):
+        with pytest.raises(StorageDownError):
             await mover.run(door, kind=Kind.READ)
         pause = threading.Event()
         try:

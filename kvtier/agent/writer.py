@@ -1,0 +1,143 @@
+"""Blocks of HOST on their way to a slower tier."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from kvtier.core.block import BlockKey, Tier
+from kvtier.tiers.size_class import SizeClass
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A block of HOST that is to be written. It may move to another slot, or go, before that."""
+
+    host: SizeClass
+    row: int
+    block_hash: bytes
+
+    @property
+    def is_current(self) -> bool:
+        return self.host.residency.describe(self.row)[1] is self.block_hash
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A block whose slot in HOST is in use for it: key, slot and generation of that time."""
+
+    host: SizeClass
+    row: int
+    key: BlockKey
+    slot: int
+    generation: int
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it has not been evicted on request since."""
+        return self.host.is_at(self.row, self.slot, self.generation)
+
+
+class Writer(ABC):
+    """Writes batches of blocks of one size class.
+
+    The slots in HOST stay in use until a write has really ended. `on_end` is told when a batch
+    leaves room for another. A subclass calls `_end` once for each block that it was given.
+    """
+
+    tier: ClassVar[Tier]
+
+    def __init__(self) -> None:
+        self.on_end: Callable[[], None] = lambda: None
+        self._writing: set[tuple[SizeClass, int]] = set()
+        #: Given up, and not ended yet.
+        self._overdue: set[tuple[SizeClass, int]] = set()
+        self._batches: set[asyncio.Task[None]] = set()
+        self._erasing: set[asyncio.Task[None]] = set()
+        self.in_flight_bytes = 0
+        self.failed_count = 0
+        #: Blocks that were evicted while they were written, and that are still there.
+        self.unerased_count = 0
+
+    @property
+    @abstractmethod
+    def is_writable(self) -> bool: ...
+
+    @abstractmethod
+    def require_writable(self) -> None:
+        """Raises OSError that says why it is not."""
+
+    @property
+    @abstractmethod
+    def written_bytes(self) -> int: ...
+
+    @abstractmethod
+    def has(self, host: SizeClass, row: int) -> bool:
+        """Whether the tier has a block of HOST."""
+
+    @abstractmethod
+    async def _write(self, host: SizeClass, blocks: list[Taken]) -> None: ...
+
+    @abstractmethod
+    async def sync(self) -> None:
+        """Makes durable what was written. Raises OSError; what was at stake counts as lost."""
+
+    @property
+    def has_overdue(self) -> bool:
+        """Whether writes hang of which nobody knows how they will end."""
+        return bool(self._overdue)
+
+    def is_writing(self, host: SizeClass, row: int) -> bool:
+        return (host, row) in self._writing
+
+    @property
+    def batches(self) -> set[asyncio.Task[None]]:
+        """What is being written now."""
+        return set(self._batches)
+
+    def start(self, host: SizeClass, blocks: Sequence[Candidate]) -> None:
+        """Begins to write blocks that are current and not being written."""
+        slots = host.acquire([block.row for block in blocks])
+        self._writing.update((host, block.row) for block in blocks)
+        self.in_flight_bytes += len(blocks) * host.slot_bytes
+        generations = host.table.generations
+        taken = [
+            Taken(host, block.row, host.residency.key(block.row), slot, generations[slot])
+            for block, slot in zip(blocks, slots, strict=True)
+        ]
+        spawn(self._write(host, taken), self._batches)
+
+    def _give_up(self, blocks: Iterable[Taken]) -> None:
+        """Those that have not ended are overdue."""
+        self._overdue |= {(block.host, block.row) for block in blocks} & self._writing
+
+    def _end(self, blocks: Sequence[Taken]) -> None:
+        ended = [(block.host, block.row) for block in blocks]
+        self._writing.difference_update(ended)
+        self._overdue.difference_update(ended)
+        for block in blocks:
+            block.host.release([block.slot])
+            self.in_flight_bytes -= block.host.slot_bytes
+        self.on_end()
+
+    async def settled(self) -> None:
+        """Returns when what is being written now has been."""
+        await asyncio.gather(*self._batches, return_exceptions=True)
+        await asyncio.gather(*self._erasing, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Ends what is under way; what is in a thread's hands completes."""
+        work = [*self._batches, *self._erasing]
+        for task in work:
+            task.cancel()
+        await asyncio.gather(*work, return_exceptions=True)
+
+
+def spawn(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+    """Runs it as a task that is kept until its end."""
+    task = asyncio.get_running_loop().create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
