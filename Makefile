@@ -7,14 +7,15 @@ STAMP := $(VENV)/.stamp
 PROTOC = $(BIN)/python -m grpc_tools.protoc -I proto proto/kvtier/v1/*.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-crash test-model test-vllm check proto bench fmt
+.PHONY: help demo test test-faults test-crash test-cluster test-model test-vllm check proto bench fmt
 
 help:
 	@echo 'make demo          an agent and four workers on this machine, with a small model'
 	@echo 'make test          all tests'
 	@echo 'make test-faults   workers and agents killed and stopped, many times (QUICK=1: a tenth)'
 	@echo 'make test-crash    DISK killed, torn, flipped, failing, full (QUICK=1: a tenth)'
-	@echo 'make test-vllm     the connector on real engines, in an environment of its own'
+	@echo 'make test-cluster  agents share Redis, which is killed, stopped, full (QUICK=1: a tenth)'
+	@echo 'make test-vllm     the connector on real engines, in its own environment (QUICK=1: less)'
 	@echo 'make test-model    the state machine of HOST, long'
 	@echo 'make check         formatting, lints, types, import rules, generated code'
 	@echo 'make bench         speed of the data path and of the metadata'
@@ -33,6 +34,9 @@ test-faults: $(STAMP)
 
 test-crash: $(STAMP)
 	$(BIN)/pytest -q -m crash
+
+test-cluster: $(STAMP)
+	$(BIN)/pytest -q -m cluster
 
 test-model: $(STAMP)
 	KVTIER_EXAMPLES=1000 $(BIN)/pytest -q tests/model

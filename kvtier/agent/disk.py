@@ -18,7 +18,7 @@ from kvtier.agent.demotion import Demotion, WritePolicy
 from kvtier.agent.disk_reader import DiskReader
 from kvtier.agent.disk_writer import DiskWriter
 from kvtier.agent.evicting import Forget
-from kvtier.agent.namespaces import Namespace, Namespaces, new_generation_id
+from kvtier.agent.namespaces import Namespace, Namespaces
 from kvtier.agent.placement import Placement
 from kvtier.agent.recovery import Recovery
 from kvtier.agent.storage_mover import StorageMover
@@ -219,9 +219,8 @@ class Disk:
                 await self._manifest.save([*{**self._known, namespace_id: known}.values()])
                 self._known[namespace_id] = known
 
-    async def invalidate(self, namespace: Namespace) -> None:
-        """Gives a namespace a new generation; returns when that is on the devices."""
-        namespace.generation_id = new_generation_id()
+    async def renew(self, namespace: Namespace) -> None:
+        """A namespace has a new generation; returns when that is on the devices."""
         self.register(namespace)
         if namespace.namespace_id in self._known:
             await self._make_known(namespace.namespace_id)

@@ -40,7 +40,7 @@ async def evict(
     other finds itself still wanted. What continues it may be in another tier than it is.
     """
     evicted = Evicted()
-    async for lane, block_hash in _every(namespace) if keys is None else _below(namespace, keys):
+    async for lane, block_hash in _every(namespace) if keys is None else below(namespace, keys):
         here = [
             (size_class, row)
             for tier, size_classes in namespace.tiers.items()
@@ -78,7 +78,7 @@ def _first_tier(namespace: Namespace, lane: Lane, block_hash: bytes) -> Tier:
     )
 
 
-async def _below(namespace: Namespace, keys: BlockKeys) -> AsyncIterator[tuple[Lane, bytes]]:
+async def below(namespace: Namespace, keys: BlockKeys) -> AsyncIterator[tuple[Lane, bytes]]:
     """Some keys, and whatever continues them in any tier; beginnings before their ends."""
     lane = keys.lane
     residencies = [each[lane.group].residency for each in namespace.tiers.values()]

@@ -111,7 +111,7 @@ class Namespaces:
             tier.tier: tuple(tier.size_class(namespace_id, size) for size in spec.block_bytes)
             for tier in self._tiers
         }
-        namespace = Namespace(namespace_id, spec, tiers, generation_id or new_generation_id())
+        namespace = Namespace(namespace_id, spec, tiers, generation_id or FIRST_GENERATION)
         self._by_identity[spec.identity] = namespace
         for on_added in self.on_added:
             on_added(namespace)
@@ -156,6 +156,15 @@ class Namespaces:
         )
 
 
-def new_generation_id() -> bytes:
-    """Blocks of a namespace under another generation id are not its blocks."""
-    return secrets.token_bytes(_GENERATION_ID_BYTES)
+#: Of a namespace that was never invalidated, so that nodes agree without asking.
+FIRST_GENERATION = bytes(_GENERATION_ID_BYTES)
+
+
+def next_generation(generation_id: bytes) -> bytes:
+    """Blocks of a namespace under another generation id are not its blocks.
+
+    Ids are ordered as bytes, and greater than those before: of two nodes that invalidate the same
+    namespace at one time, one has the greater id, and the other follows.
+    """
+    count = int.from_bytes(generation_id[:8]) + 1
+    return count.to_bytes(8) + secrets.token_bytes(_GENERATION_ID_BYTES - 8)

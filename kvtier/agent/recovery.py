@@ -14,6 +14,7 @@ from kvtier.agent.namespaces import Namespace, Namespaces
 from kvtier.agent.storage_mover import StorageMover
 from kvtier.agent.turns import READ_SLICE, slices
 from kvtier.core.block import BlockKey, Tier
+from kvtier.core.namespace import namespace_digest
 from kvtier.core.residency import NONE
 from kvtier.tiers.disk import format as fmt
 from kvtier.tiers.disk.slab import PIECE_SLOTS, Slab
@@ -70,7 +71,7 @@ class Recovery:
         except OSError as error:
             log.error("DISK %s cannot be read: %s", mover.storage.path, error)
             return []
-        by_digest = {fmt.namespace_digest(each.spec): each for each in self._namespaces}
+        by_digest = {namespace_digest(each.spec): each for each in self._namespaces}
         for header in headers:
             size_class = _class_for(by_digest.get(header.namespace), header.slot_bytes)
             if size_class is None:

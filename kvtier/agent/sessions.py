@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -75,6 +76,8 @@ class Session:
     worker: str
     attachment: Attachment
     created_at: float
+    #: What the worker says it takes to compute a block's tokens; 0.0 if it has not said.
+    compute_seconds_per_block: float = 0.0
     token: bytes = field(default_factory=lambda: secrets.token_bytes(TOKEN_BYTES))
 
 
@@ -161,6 +164,19 @@ class Sessions:
                 "attach again and start from a lookup"
             )
         return session
+
+    def compute_seconds_per_block(self, namespace: Namespace) -> float:
+        """What it takes the workers of a namespace to compute the tokens of a block: the median of
+        what its open sessions say, 0.0 if none of them does.
+
+        Those that look up say it; those that load are often others.
+        """
+        said = [
+            session.compute_seconds_per_block
+            for session in self._by_token.values()
+            if session.namespace is namespace and session.compute_seconds_per_block
+        ]
+        return statistics.median(said) if said else 0.0
 
     def disconnect(self, attachment: Attachment) -> None:
         """The connection has ended; the process may live on and write to what it reserved."""

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import IntEnum
 
+from kvtier.agent.cluster import Cluster
 from kvtier.agent.disk import Disk
 from kvtier.agent.mover import Mover
 from kvtier.agent.namespaces import Namespace
@@ -103,6 +104,43 @@ def _disk_state(disk: Disk) -> tuple[TierState, str]:
         if mover.storage.growth_error
     ]
     return TierState.ACTIVE, "; ".join(growth)
+
+
+def cluster_stats(cluster: Cluster, namespaces: Collection[Namespace]) -> TierStats:
+    """CLUSTER: what this agent did with it; sizes are the servers' own, for all nodes."""
+    counters = [
+        cluster.reader.counters(namespace, group)
+        for namespace in namespaces
+        for group in range(len(namespace.spec.block_bytes))
+    ]
+    movers, report = (cluster.asking, cluster.moving), cluster.report
+    worst = max(movers, key=lambda mover: mover.health)
+    return TierStats(
+        tier=Tier.CLUSTER,
+        capacity_bytes=report.maxmemory_bytes if report else 0,
+        allocated_bytes=report.used_bytes if report else 0,
+        used_bytes=report.used_bytes if report else 0,
+        leased_bytes=0,
+        block_count=0,
+        lookup_count=sum(each.looked_up for each in counters),
+        lookup_hit_count=sum(each.found for each in counters),
+        hit_count=sum(each.hits for each in counters),
+        miss_count=0,
+        stored_count=cluster.writer.stored_count,
+        evicted_count=0,
+        refused_count=0,
+        promoted_count=sum(each.promoted for each in counters),
+        queue_depth=sum(mover.queue_depth for mover in movers),
+        state=TierState(worst.health),
+        reason=worst.reason,
+        corrupt_count=cluster.reader.faults.total(),
+        error_count=sum(mover.error_count for mover in movers),
+        demoted_count=cluster.writer.stored_count,
+        unwritten_count=cluster.demotion.unwritten_count,
+        pending_bytes=cluster.demotion.waiting_bytes,
+        read_bytes=cluster.moving.read_bytes,
+        written_bytes=cluster.moving.written_bytes,
+    )
 
 
 def _stats(tier: SlotTier, namespaces: Collection[Namespace]) -> TierStats:

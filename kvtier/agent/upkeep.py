@@ -5,22 +5,28 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
+from kvtier.agent.cluster import Cluster
+from kvtier.agent.demotion import Demotion
 from kvtier.agent.disk import Disk, ScrubProgress
-from kvtier.agent.evicting import Evicted, evict
+from kvtier.agent.evicting import Evicted, below, evict
 from kvtier.agent.grants import Grants
 from kvtier.agent.lifecycle import Lifecycle
 from kvtier.agent.mover import Mover
-from kvtier.agent.namespaces import Namespace, Namespaces
+from kvtier.agent.namespaces import Namespace, Namespaces, next_generation
 from kvtier.agent.sessions import Sessions
-from kvtier.agent.stats import TierStats, disk_stats, host_stats
+from kvtier.agent.stats import TierStats, cluster_stats, disk_stats, host_stats
 from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.lease import LeaseKind
 from kvtier.errors import AgentUnavailableError, NotFoundError
+from kvtier.tiers.cluster.nodes import NodeRecord
 from kvtier.tiers.host import HostTier
 
 _REPORT_SECONDS = 0.2
+_HERE = frozenset(Tier) - {Tier.CLUSTER}
+_NO_CLUSTER = "this agent has no CLUSTER tier: set tiers.cluster.url"
 
 KeysOf = Callable[[Namespace], BlockKeys | None]
 
@@ -43,6 +49,7 @@ class Upkeep:
         host: HostTier,
         mover: Mover,
         disk: Disk | None,
+        cluster: Cluster | None,
         namespaces: Namespaces,
         sessions: Sessions,
         grants: Grants,
@@ -52,6 +59,7 @@ class Upkeep:
         self._host = host
         self._mover = mover
         self._disk = disk
+        self._cluster = cluster
         self._namespaces = namespaces
         self._sessions = sessions
         self._grants = grants
@@ -64,7 +72,16 @@ class Upkeep:
         found = [host_stats(self._host, self._grants.leases, self._mover, namespaces)]
         if self._disk is not None:
             found.append(disk_stats(self._disk, namespaces))
+        if self._cluster is not None:
+            found.append(cluster_stats(self._cluster, namespaces))
         return found
+
+    def _demotion_to(self, tier: Tier) -> Demotion:
+        if tier is Tier.CLUSTER:
+            if self._cluster is None:
+                raise NotFoundError(_NO_CLUSTER)
+            return self._cluster.demotion
+        return self._disk_for(tier).demotion
 
     def _disk_for(self, tier: Tier) -> Disk:
         if tier is not Tier.DISK:
@@ -76,9 +93,9 @@ class Upkeep:
     async def flush(self, tier: Tier) -> int:
         """Returns when all that is stored is on the tier and synced: bytes written for it."""
         try:
-            return await self._disk_for(tier).demotion.flush()
+            return await self._demotion_to(tier).flush()
         except OSError as error:
-            raise AgentUnavailableError(f"DISK cannot be flushed: {_said(error)}") from error
+            raise AgentUnavailableError(f"{tier.name} cannot be flushed: {_said(error)}") from error
 
     async def scrub(self, tier: Tier, rate_bytes: int) -> AsyncIterator[ScrubProgress]:
         """Verifies every block; reports until it is done."""
@@ -140,6 +157,33 @@ class Upkeep:
     async def _evict(
         self, namespace: Namespace, keys: BlockKeys | None, tiers: frozenset[Tier]
     ) -> Evicted:
+        if self._cluster is None or Tier.CLUSTER not in tiers:
+            return await self._evict_here(namespace, keys, tiers)
+        blocks = None if keys is None else [each async for each in below(namespace, keys)]
+        writer, removed, failure = self._cluster.writer, 0, ""
+        stored, unerased = writer.stored_count, writer.unerased_count
+        try:
+            # First, or a block could be brought from there again.
+            removed = await self._cluster.remove(namespace, blocks)
+        except OSError as error:
+            failure = _said(error)
+        evicted = await self._evict_here(namespace, keys, tiers)
+        await writer.settled()
+        try:
+            if writer.stored_count > stored:  # perhaps one of these, from here, meanwhile
+                removed += await self._cluster.remove(namespace, blocks)
+        except OSError as error:
+            failure = _said(error)
+        if writer.unerased_count > unerased:
+            failure = failure or "what was being written cannot be removed"
+        if failure:
+            raise AgentUnavailableError(f"blocks are evicted here only: CLUSTER: {failure}")
+        evicted.gone += removed
+        return evicted
+
+    async def _evict_here(
+        self, namespace: Namespace, keys: BlockKeys | None, tiers: frozenset[Tier]
+    ) -> Evicted:
         if self._disk is None or Tier.DISK not in tiers:
             return await evict(namespace, keys, tiers)
         await self._disk.recovered()
@@ -153,20 +197,50 @@ class Upkeep:
 
     async def invalidate(self, selector: str) -> tuple[int, int]:
         """Gives namespaces a new generation id: how many namespaces and blocks that concerned."""
-        if self._disk is not None:
-            await self._disk.recovered()
         namespaces, blocks = self._namespaces.select(selector), 0
         for namespace in namespaces:
-            try:
-                if self._disk is not None:
-                    await self._disk.invalidate(namespace)
-            except OSError as error:
-                raise AgentUnavailableError(
-                    f"the new generation id cannot be kept on DISK: {_said(error)}"
-                ) from error
-            evicted = await self._evict(namespace, None, frozenset(Tier))
+            before = namespace.generation_id
+            evicted = await self._renew(namespace, next_generation(before))
             blocks += evicted.gone + evicted.deferred
+            if self._cluster is not None:
+                with suppress(OSError):  # nobody finds them any more; they end by their TTL
+                    await self._cluster.remove_generation(namespace, before)
         return len(namespaces), blocks
+
+    async def follow(self, namespace: Namespace, generation_id: bytes) -> None:
+        """Another node has invalidated a namespace. Raises OSError if DISK does not keep that."""
+        try:
+            await self._renew(namespace, generation_id)
+        except AgentUnavailableError as error:
+            raise OSError(str(error)) from error
+
+    async def _renew(self, namespace: Namespace, generation_id: bytes) -> Evicted:
+        if self._disk is not None:
+            await self._disk.recovered()
+        namespace.generation_id = generation_id
+        if self._cluster is not None:
+            self._cluster.renew(namespace)
+        failure: OSError | None = None
+        if self._disk is not None:
+            try:
+                await self._disk.renew(namespace)
+            except OSError as error:
+                failure = error
+        evicted = await self._evict(namespace, None, _HERE)
+        if failure is not None:
+            raise AgentUnavailableError(
+                f"the new generation id cannot be kept on DISK: {_said(failure)}"
+            ) from failure
+        return evicted
+
+    async def nodes(self) -> list[NodeRecord]:
+        """The agents that share this one's cluster."""
+        if self._cluster is None:
+            raise NotFoundError(_NO_CLUSTER)
+        try:
+            return await self._cluster.nodes()
+        except OSError as error:
+            raise AgentUnavailableError(f"CLUSTER: {_said(error)}") from error
 
 
 def _said(error: OSError) -> str:

@@ -15,13 +15,13 @@ from typing import Any, Final
 import numpy as np
 
 from kvtier import memory
-from kvtier.agent.namespaces import new_generation_id
+from kvtier.agent.namespaces import FIRST_GENERATION
 from kvtier.bench.process import in_worker_process
 from kvtier.client.admin import AdminClient
 from kvtier.client.client import Client
 from kvtier.config import AgentConfig
 from kvtier.core.block import BlockStatus, Lane, Tier
-from kvtier.core.namespace import NamespaceSpec
+from kvtier.core.namespace import NamespaceSpec, identity_digest, namespace_digest
 from kvtier.daemon import Agent, tune_interpreter
 from kvtier.testing.agent_process import AgentProcess
 from kvtier.testing.worker_process import Pipe, WorkerProcess
@@ -70,14 +70,14 @@ def _build(directory: Path) -> dict[str, Any]:
     """Slabs as the agent makes them, of sequences of 4096 blocks; payloads are not read anyway."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     rng = np.random.default_rng(0)
-    generation_id = new_generation_id()
+    generation_id = FIRST_GENERATION
     volume = Volume(BlockIO(), directory, _capacity_bytes())
     manifest = Manifest([directory], volume.reserve_bytes)
     asyncio.run(manifest.save([Known(_TABLE, generation_id)]))
-    identity = fmt.identity_digest(_TABLE, generation_id)
+    identity = identity_digest(_TABLE, generation_id)
     sequence = 0
     for number in range(_SLABS):
-        header = volume.new_header(fmt.namespace_digest(_TABLE), _SLAB_SLOTS, _SLOT_BYTES)
+        header = volume.new_header(namespace_digest(_TABLE), _SLAB_SLOTS, _SLOT_BYTES)
         slab = Slab(volume, header, number + 1, 0)
         slab.populate(_SLAB_SLOTS)
         slab.close()

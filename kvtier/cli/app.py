@@ -9,6 +9,7 @@ import typer
 from kvtier.cli import (
     agent,
     bench,
+    cluster,
     config,
     demo,
     drain,
@@ -66,6 +67,7 @@ app.command("flush")(flush.flush)
 app.command("scrub")(scrub.scrub)
 app.command("drain")(drain.drain)
 app.command("resume")(resume.resume)
+app.add_typer(cluster.app, name="cluster")
 app.add_typer(config.app, name="config")
 app.add_typer(bench.app, name="bench")
 app.command("demo")(demo.demo)

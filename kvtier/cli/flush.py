@@ -10,8 +10,8 @@ from kvtier.cli.options import (
     DEFAULT_ADDRESS,
     DEFAULT_LONG_TIMEOUT_SECONDS,
     AddressOption,
-    DeviceTierArgument,
-    DeviceTierName,
+    LowerTierArgument,
+    LowerTierName,
     JsonOption,
     TimeoutOption,
 )
@@ -20,12 +20,12 @@ from kvtier.core.block import Tier
 
 
 def flush(
-    tier: DeviceTierArgument = DeviceTierName.DISK,
+    tier: LowerTierArgument = LowerTierName.DISK,
     as_json: JsonOption = False,
     address: AddressOption = DEFAULT_ADDRESS,
     timeout_seconds: TimeoutOption = DEFAULT_LONG_TIMEOUT_SECONDS,
 ) -> None:
-    """Write all that was stored before to a tier, and sync it.
+    """Write all that was stored before to a tier; on disk, sync it.
 
     Ends when it is there. What had been written before does not count.
 

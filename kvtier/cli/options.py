@@ -22,6 +22,14 @@ class TierName(StrEnum):
 
     HOST = "host"
     DISK = "disk"
+    CLUSTER = "cluster"
+
+
+class LowerTierName(StrEnum):
+    """Tiers to which HOST's blocks are written."""
+
+    DISK = "disk"
+    CLUSTER = "cluster"
 
 
 class DeviceTierName(StrEnum):
@@ -57,6 +65,9 @@ SetOption = Annotated[
 ]
 NamespaceArgument = Annotated[
     str, typer.Argument(metavar="NAMESPACE", help="tenant/name, or tenant/name@digest.")
+]
+LowerTierArgument = Annotated[
+    LowerTierName, typer.Argument(metavar="disk|cluster", help="The tier.")
 ]
 DeviceTierArgument = Annotated[DeviceTierName, typer.Argument(metavar="disk", help="The tier.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Count, change nothing.")]

@@ -25,6 +25,17 @@ if TYPE_CHECKING:
 
     from kvtier.client.admin import AdminClient
 
+#: What servers do not say, or do for all that share them.
+_NOT_OF_CLUSTER = (
+    "allocated",
+    "leased",
+    "quarantined",
+    "blocks",
+    "refused",
+    "evicted",
+    "lost before load",
+)
+
 
 def stats(
     as_json: JsonOption = False,
@@ -57,6 +68,8 @@ def stats(
     Of a tier below HOST: promoted are blocks that were copied up into HOST, demoted those that were
     written here, left unwritten those that left HOST before they were. To be written are the bytes
     that wait for that; read and written is what the device did, errors are its calls that failed.
+
+    Of CLUSTER: used is what the servers say, for all that share them; the rest is this agent's own.
 
     Example: kvtier stats --watch --namespace default/my-model
     """
@@ -122,8 +135,12 @@ def _state(tier: TierStats) -> str:
 
 
 def _rows(tier: TierStats) -> dict[str, str]:
-    is_fed_from_host = tier.tier > block_pb2.TIER_HOST
-    return _of_every_tier(tier) | (_of_a_lower_tier(tier) if is_fed_from_host else {})
+    rows = _of_every_tier(tier)
+    if tier.tier > block_pb2.TIER_HOST:
+        rows |= _of_a_lower_tier(tier)
+    if tier.tier == block_pb2.TIER_CLUSTER:
+        rows |= dict.fromkeys(_NOT_OF_CLUSTER, "-")
+    return rows
 
 
 def _of_a_lower_tier(tier: TierStats) -> dict[str, str]:

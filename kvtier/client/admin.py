@@ -13,6 +13,7 @@ from kvtier.v1 import cache_admin_pb2 as pb
 
 _LONG_TIMEOUT_SECONDS: Final = 300.0  # for calls that wait for a device
 _PAGE: Final = 1000
+_NODES_PAGE: Final = 100  # a node may tell of hundreds of namespaces
 
 
 class AdminClient:
@@ -41,6 +42,13 @@ class AdminClient:
         return self._pages(
             "ListNamespaces", pb.ListNamespacesRequest(page_size=_PAGE), "namespaces"
         )
+
+    def nodes(self) -> list[pb.Node]:
+        """The agents that share the CLUSTER tier, this one among them, by name.
+
+        NotFoundError if the agent has no such tier.
+        """
+        return self._pages("ListNodes", pb.ListNodesRequest(page_size=_NODES_PAGE), "nodes")
 
     def evict_blocks(
         self,

@@ -46,12 +46,15 @@ class Lookup:
 
     `matched` counts the leading blocks that are; `runs` says in which tier they are, as (tier,
     count); `present` has one entry per key if `match` was PRESENCE. `hold_id` goes to `load`.
+    `ready_after_seconds` has the agent's estimate for each run: when all of it could be read from
+    HOST, if it were asked for now; 0.0 where it can be read at once.
     """
 
     matched: int
     runs: tuple[tuple[Tier, int], ...] = ()
     present: tuple[bool, ...] = ()
     hold_id: int = 0
+    ready_after_seconds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,11 +92,13 @@ class Namespace:
         match: Match = Match.PREFIX,
         shards: Sequence[int] = (),
         hold_seconds: float = 0.0,
+        compute_seconds_per_block: float = 0.0,
     ) -> Lookup:
         """How much of a sequence is cached; changes nothing.
 
         With `hold_seconds`, what was found is kept until it is loaded, for at most so long. With
-        `shards`, a block counts if all of them have it.
+        `shards`, a block counts if all of them have it. `compute_seconds_per_block` tells the agent
+        how fast the caller computes; 0.0 tells nothing.
         """
         if not hashes:
             return Lookup(0)
@@ -101,6 +106,7 @@ class Namespace:
             keys=[_keys(hashes, place)],
             match=match.name,
             shards=shards,
+            compute_seconds_per_block=compute_seconds_per_block,
         )
         if hold_seconds > 0:
             request.hold.CopyFrom(_duration(hold_seconds))
@@ -109,7 +115,8 @@ class Namespace:
         bits = np.frombuffer(found.presence, np.uint8)
         present = np.unpackbits(bits, bitorder="little")[: len(hashes)].astype(bool).tolist()
         runs = tuple((Tier(run.tier), run.count) for run in found.runs)
-        return Lookup(found.matched_count, runs, tuple(present), answer.hold_id)
+        ready = tuple(_seconds(run.ready_after) for run in found.runs)
+        return Lookup(found.matched_count, runs, tuple(present), answer.hold_id, ready)
 
     def load(
         self,

@@ -129,10 +129,22 @@ class Loaded:
         self._slots = slots
         self._release: Callable[[], None] | None = release
         self.ttl_seconds = ttl_seconds
-        self.views = slots.cells()
-        for view in self.views:
+
+    @cached_property
+    def views(self) -> list[ByteArray | None]:
+        """The bytes of each block."""
+        views = self._slots.cells()
+        for view in views:
             if view is not None:
                 view.flags.writeable = False
+        return views
+
+    def runs(self) -> Iterator[tuple[int, int, ByteArray]]:
+        """The same bytes with fewer arrays: the first key, one past the last one, and a read-only
+        [keys, block_bytes] of what lies together."""
+        for first, stop, cells in self._slots.runs():
+            cells.flags.writeable = False
+            yield first, stop, cells
 
     @property
     def statuses(self) -> list[int]:
@@ -193,6 +205,11 @@ class Reservation:
     def cells(self) -> list[ByteArray | None]:
         """Where to write: one array of [block_bytes] per key, None where nothing is to store."""
         return self._slots.cells()
+
+    def runs(self) -> Iterator[tuple[int, int, ByteArray]]:
+        """The same places with fewer arrays: the first key, one past the last one, and a
+        [keys, block_bytes] of what lies together."""
+        return self._slots.runs()
 
     def write(self, rows: Rows) -> None:
         """Fills all cells that are OK from `rows`."""

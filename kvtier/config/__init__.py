@@ -5,6 +5,8 @@ from __future__ import annotations
 from kvtier.config.load import SYSTEM_FILE, LoadedConfig, load_config
 from kvtier.config.schema import (
     AgentConfig,
+    ClusterConfig,
+    Codec,
     DiskConfig,
     HostConfig,
     LayoutConflict,
@@ -17,11 +19,14 @@ from kvtier.config.schema import (
     WorkerRule,
     WritePolicy,
 )
+from kvtier.config.secret_files import SealingKeys, load_password, load_sealing_keys
 from kvtier.config.size import Size, format_size, parse_size
 
 __all__ = [
     "SYSTEM_FILE",
     "AgentConfig",
+    "ClusterConfig",
+    "Codec",
     "DiskConfig",
     "HostConfig",
     "LayoutConflict",
@@ -31,11 +36,14 @@ __all__ = [
     "LogConfig",
     "LogFormat",
     "LogLevel",
+    "SealingKeys",
     "Size",
     "TiersConfig",
     "WorkerRule",
     "WritePolicy",
     "format_size",
     "load_config",
+    "load_password",
+    "load_sealing_keys",
     "parse_size",
 ]

@@ -12,6 +12,7 @@ from typing import Any, Final
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from kvtier.config.redaction import redacted
 from kvtier.config.schema import AgentConfig
 from kvtier.config.sources import (
     Setting,
@@ -162,11 +163,11 @@ def _dotted(path: Sequence[str | int]) -> str:
 
 
 def _as_yaml(value: object) -> str:
-    """A value as it is written in a file; text in quotes."""
+    """A value as it is written in a file; text in quotes, passwords in stars."""
     if isinstance(value, str | Path):
-        return repr(str(value))
+        return repr(redacted(str(value)))
     text: str = yaml.safe_dump(value, default_flow_style=True, width=10_000)
-    return text.removesuffix("\n").removesuffix("\n...")
+    return redacted(text.removesuffix("\n").removesuffix("\n..."))
 
 
 def _where(

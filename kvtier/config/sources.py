@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 import yaml
 
+from kvtier.config.redaction import redacted
 from kvtier.errors import ConfigError
 
 ENVIRONMENT_PREFIX: Final = "KVTIER_"
@@ -45,7 +46,8 @@ def file_settings(path: Path, sections: Collection[str]) -> Iterator[Setting]:
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        told = redacted(" ".join(str(error).split()))
+        raise ConfigError(f"{path} is not YAML: {told}") from error
     if root is None or loaded is None:
         return
     if not isinstance(root, yaml.MappingNode):
@@ -107,7 +109,7 @@ def override_settings(overrides: Sequence[str]) -> Iterator[Setting]:
     """Each of `a.b=c`, with the value written as in YAML."""
     for override in overrides:
         key, equals, text = override.partition("=")
-        where = f"--set {override}"
+        where = f"--set {redacted(override)}"
         if not equals or not key.strip():
             raise ConfigError(f"{where}: write --set KEY=VALUE, as in --set log.level=debug")
         yield Setting(key.strip(), _parse(text, where), "--set", where)
@@ -117,4 +119,4 @@ def _parse(text: str, where: str) -> object:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: {text!r} is not a YAML value") from error
+        raise ConfigError(f"{where}: {redacted(text)!r} is not a YAML value") from error

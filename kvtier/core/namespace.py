@@ -128,3 +128,22 @@ class NamespaceSpec:
         return path == f"{self.tenant}/{self.name}" and self.layout_digest.hex().startswith(
             digest.lower()
         )
+
+
+def namespace_digest(spec: NamespaceSpec) -> bytes:
+    """32 bytes that stand for tenant, name and layout, whatever the generation id."""
+    return _digest_of_parts(spec.tenant.encode(), spec.name.encode(), spec.layout_digest)
+
+
+def identity_digest(spec: NamespaceSpec, generation_id: bytes) -> bytes:
+    """32 bytes that stand for one generation of a namespace."""
+    return _digest_of_parts(
+        spec.tenant.encode(), spec.name.encode(), spec.layout_digest, generation_id
+    )
+
+
+def _digest_of_parts(*parts: bytes) -> bytes:
+    """Every part behind its length, so that different parts are never the same bytes."""
+    return hashlib.sha256(
+        b"".join(len(part).to_bytes(4, "little") + part for part in parts)
+    ).digest()

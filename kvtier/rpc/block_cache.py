@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,6 +86,7 @@ class BlockCacheService:
         self, request: pb.LookupPrefixRequest, call: Call
     ) -> pb.LookupPrefixResponse:
         session = self._working_session(call)
+        _note_speed(session, request.compute_seconds_per_block)
         entries = self._entries(session, request.keys)
         shards = self._shards(session, request.shards, entries)
         if request.match not in (0, *Match):
@@ -112,6 +114,7 @@ class BlockCacheService:
 
     async def LoadBlocks(self, request: pb.LoadBlocksRequest, call: Call) -> pb.LoadBlocksResponse:
         session = self._working_session(call)
+        _note_speed(session, request.compute_seconds_per_block)
         self._release(session, request.release)
         if int(request.wait) not in set(map(int, Wait)):
             raise InvalidRequestError("wait is unset; it must be BEST_EFFORT, ALL or BREAK_EVEN")
@@ -249,6 +252,15 @@ class BlockCacheService:
             ttl=convert.duration(seconds),
             expire_time=convert.timestamp(time.time() + seconds),
         )
+
+
+def _note_speed(session: Session, seconds: float) -> None:
+    """Keeps what a call says it takes the worker to compute a block; 0 says nothing."""
+    if not 0 <= seconds < math.inf:
+        raise InvalidRequestError(
+            f"compute_seconds_per_block is {seconds}; it must be a number that is not negative"
+        )
+    session.compute_seconds_per_block = seconds or session.compute_seconds_per_block
 
 
 def _patience_seconds(call: Call) -> float | None:

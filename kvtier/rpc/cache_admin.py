@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kvtier.agent.sessions import Session, Sessions
     from kvtier.agent.upkeep import Upkeep
     from kvtier.rpc.block_cache import Identity
+    from kvtier.tiers.cluster.nodes import NodeRecord
 
 log = logging.getLogger(__name__)
 
@@ -148,6 +149,11 @@ class CacheAdminService:
             namespaces=[self._namespace(each) for each in page], next_page_token=token
         )
 
+    async def ListNodes(self, request: pb.ListNodesRequest, call: Call) -> pb.ListNodesResponse:
+        nodes = await self._upkeep.nodes()
+        page, token = _page(nodes, request.page_size, request.page_token)
+        return pb.ListNodesResponse(nodes=map(self._node, page), next_page_token=token)
+
     def _stats(self, selector: str) -> pb.Stats:
         namespaces = self._namespaces.select(selector)
         chosen = {each.namespace_id for each in namespaces}
@@ -194,6 +200,22 @@ class CacheAdminService:
             used_bytes=used,
             sibling_differences=self._namespaces.sibling_differences(namespace.spec),
             session_count=namespace.session_count,
+        )
+
+    def _node(self, node: NodeRecord) -> pb.Node:
+        return pb.Node(
+            node_id=node.node_id,
+            name=node.name,
+            address=node.address,
+            version=node.version,
+            epoch=node.epoch,
+            pid=node.pid,
+            is_self=node.epoch == self._identity.epoch,
+            start_time=convert.timestamp(node.started_at),
+            last_seen_time=convert.timestamp(node.seen_at),
+            heartbeat_interval=convert.duration(node.interval_seconds),
+            namespaces=[pb.NodeNamespace(**asdict(each)) for each in node.namespaces],
+            tiers=[pb.NodeTier(**asdict(each)) for each in node.tiers],
         )
 
 

@@ -54,7 +54,7 @@ class OpenSessionResponse(_message.Message):
     def __init__(self, session_token: _Optional[bytes] = ..., epoch: _Optional[int] = ..., layout_digest: _Optional[bytes] = ..., sibling_differences: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LookupPrefixRequest(_message.Message):
-    __slots__ = ("keys", "match", "tiers", "shards", "prefetch", "hold")
+    __slots__ = ("keys", "match", "tiers", "shards", "prefetch", "hold", "compute_seconds_per_block")
     class Match(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         MATCH_UNSPECIFIED: _ClassVar[LookupPrefixRequest.Match]
@@ -69,13 +69,15 @@ class LookupPrefixRequest(_message.Message):
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     PREFETCH_FIELD_NUMBER: _ClassVar[int]
     HOLD_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_SECONDS_PER_BLOCK_FIELD_NUMBER: _ClassVar[int]
     keys: _containers.RepeatedCompositeFieldContainer[_block_pb2.BlockKeys]
     match: LookupPrefixRequest.Match
     tiers: _containers.RepeatedScalarFieldContainer[_block_pb2.Tier]
     shards: _containers.RepeatedScalarFieldContainer[int]
     prefetch: bool
     hold: _duration_pb2.Duration
-    def __init__(self, keys: _Optional[_Iterable[_Union[_block_pb2.BlockKeys, _Mapping]]] = ..., match: _Optional[_Union[LookupPrefixRequest.Match, str]] = ..., tiers: _Optional[_Iterable[_Union[_block_pb2.Tier, str]]] = ..., shards: _Optional[_Iterable[int]] = ..., prefetch: bool = ..., hold: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    compute_seconds_per_block: float
+    def __init__(self, keys: _Optional[_Iterable[_Union[_block_pb2.BlockKeys, _Mapping]]] = ..., match: _Optional[_Union[LookupPrefixRequest.Match, str]] = ..., tiers: _Optional[_Iterable[_Union[_block_pb2.Tier, str]]] = ..., shards: _Optional[_Iterable[int]] = ..., prefetch: bool = ..., hold: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., compute_seconds_per_block: _Optional[float] = ...) -> None: ...
 
 class LookupPrefixResponse(_message.Message):
     __slots__ = ("found", "hold_id")

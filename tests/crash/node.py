@@ -157,6 +157,7 @@ class Node:
             self.host,
             self.mover,
             self.disk,
+            None,
             self.namespaces,
             self.sessions,
             self.grants,

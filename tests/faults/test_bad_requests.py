@@ -133,6 +133,16 @@ _BAD_FIELDS = [
     ("LookupPrefix", pb.LookupPrefixRequest(keys=[_GOOD], tiers=[9]), ["tiers"]),  # type: ignore[list-item]
     ("LookupPrefix", pb.LookupPrefixRequest(keys=[_GOOD], shards=[3]), ["shards is 3"]),
     ("LookupPrefix", pb.LookupPrefixRequest(keys=[_GOOD], hold=_NEGATIVE), ["hold is -1"]),
+    (
+        "LookupPrefix",
+        pb.LookupPrefixRequest(keys=[_GOOD], compute_seconds_per_block=float("nan")),
+        ["compute_seconds_per_block is nan", "not negative"],
+    ),
+    (
+        "LoadBlocks",
+        pb.LoadBlocksRequest(keys=[_GOOD], wait=2, compute_seconds_per_block=-1),  # type: ignore[arg-type]
+        ["compute_seconds_per_block is -1", "not negative"],
+    ),
     ("LoadBlocks", pb.LoadBlocksRequest(keys=[_GOOD]), ["wait is unset", "BEST_EFFORT"]),
     (
         "LoadBlocks",

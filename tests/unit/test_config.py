@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from kvtier.config import AgentConfig, format_size, load_config, parse_size
 from kvtier.config.load import config_keys
 from kvtier.errors import ConfigError
+from kvtier.tiers.cluster.url import parse_url
 
 
 @pytest.fixture
@@ -113,6 +114,28 @@ def test_a_value_for_a_section_is_refused(agent_yaml: Path) -> None:
         ("tiers.disk.io_timeout=0", "greater than 0"),
         ("tiers.disk.max_in_flight=4KiB", "at least 1MiB"),
         ("tiers.disk.scrub_rate=0", "at least 1MiB"),
+        ("tiers.cluster.url=http://h", "write redis://HOST:PORT"),
+        ("tiers.cluster.url=5", "a valid string"),
+        ("tiers.cluster.password_file=a", "write an absolute path"),
+        ("tiers.cluster.password_env=a-b", "the name of a variable"),
+        ("tiers.cluster.tls_ca=5", "write an absolute path"),
+        ("tiers.cluster.key_prefix='a{b}'", "letters, digits, . _ : and -, at most 64"),
+        ("tiers.cluster.ttl=0", "greater than or equal to 1"),
+        ("tiers.cluster.ttl=1.5", "an integer"),
+        ("tiers.cluster.write_policy=back", "'through', 'on_evict' or 'after_hits'"),
+        ("tiers.cluster.write_after_hits=0", "greater than or equal to 1"),
+        ("tiers.cluster.connections=65", "less than or equal to 64"),
+        ("tiers.cluster.timeout=0", "greater than 0"),
+        ("tiers.cluster.lookup_timeout=0", "greater than 0"),
+        ("tiers.cluster.max_in_flight=4KiB", "at least 1MiB"),
+        ("tiers.cluster.hit_seconds=-1", "greater than or equal to 0"),
+        ("tiers.cluster.miss_seconds=.inf", "finite"),
+        ("tiers.cluster.codec=zstd", "'none' or 'planes_lz4'"),
+        ("tiers.cluster.codecs={default/m: lz4}", "'none' or 'planes_lz4'"),
+        ("tiers.cluster.codecs={m: none}", "'m' is no namespace; write tenant/name: codec"),
+        ("tiers.cluster.embedded_capacity=1MiB", "at least 16MiB"),
+        ("tiers.cluster.heartbeat=3601", "less than or equal to 3600"),
+        ("tiers.cluster.node_name=a b", "letters, digits, . _ and -, at most 64"),
         ("movers=0", "greater than or equal to 1"),
         ("movers=65", "less than or equal to 64"),
         ("movers=yes", "an integer"),
@@ -178,6 +201,114 @@ def test_every_directory_has_room(agent_yaml: Path) -> None:
     message = refusal(agent_yaml)
     assert message.startswith(f"{agent_yaml}, line 4: tiers.disk is not allowed: capacity (32MiB)")
     assert message.endswith("at least 16MiB for each of 3 paths, together 48MiB")
+
+
+# Forms that are taken, then others; `kvtier.tiers.cluster.url` agrees.
+URLS = [
+    *("embedded", "redis://h", "redis://h:1/?db=3", "rediss://[::1]:7", "unix:///run/a%20b.sock"),
+    *("redis+sentinel://a:1,b/m?db=2", "rediss+sentinel://a/m", "rediss+cluster://a:1,b:2"),
+    *("redis://us%40er:p%2F%3A%23@h", "redis://:p@h", "unix://u:p@/run/r.sock?db=1"),
+    *("redis+cluster://u:p@a:1,b:2", "redis://u@[::1]"),
+]
+NO_URLS = [
+    *(
+        "",
+        "localhost:6379",
+        "http://h",
+        "redis://",
+        "redis://h:0",
+        "redis://h:x",
+        "redis://a:1,b:2",
+    ),
+    *("redis://h/1", "redis://h?db=-1", "redis://h?ssl=true", "redis://h#1", "redis://::1:6379"),
+    *("redis://[::1", "unix://relative", "unix:///", "unix://", "redis+sentinel://a:1"),
+    *("redis+sentinel://a:1/m/n", "redis+cluster://a:1?db=1", "redis+cluster://a:1,,b:2"),
+    *("redis://u:s3cret@h:x", "htp://u:s3cret@h", "redis://u:s3cret@", "embedded://"),
+    "redis://u:s3cret\u2100@h",
+]
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_a_url_that_is_taken_can_be_taken_apart(agent_yaml: Path, url: str) -> None:
+    config = load_config(agent_yaml, {"KVTIER_TIERS__CLUSTER__URL": repr(url)}, ()).config
+    assert config.tiers.cluster.url == url
+    parse_url(url)
+
+
+@pytest.mark.parametrize("url", NO_URLS)
+def test_a_url_that_cannot_be_taken_apart_is_refused(agent_yaml: Path, url: str) -> None:
+    message = refusal(agent_yaml, {"KVTIER_TIERS__CLUSTER__URL": repr(url)})
+    assert message.startswith("KVTIER_TIERS__CLUSTER__URL: tiers.cluster.url = ")
+    with pytest.raises(ConfigError):
+        parse_url(url)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "tiers.cluster.url=redis://u:s3/cr@t@h:x",
+        "tiers.cluster.url=redis:/u:s3/cr@t@h",
+        "tiers.cluster.url=u:s3/cr@t@h",
+        "tiers.cluster.url=redis://h?password=s3/cr@t",
+        "tiers.cluster.url=redis://u:s3/cr@t@h: x",
+        "tiers.cluster.url=[redis://u:s3/cr@t@h]",
+        "tiers.cluster.ulr=redis://u:s3/cr@t@h",
+        "tiers.cluster=redis://u:s3/cr@t@h",
+        "tiers.cluster.password=s3/cr@t",
+    ],
+)
+def test_no_error_shows_a_password(agent_yaml: Path, override: str) -> None:
+    message = refusal(agent_yaml, {}, override)
+    assert "tiers.cluster" in message
+    assert "s3" not in message
+    assert "t@h" not in message
+    key, _, value = override.partition("=")
+    agent_yaml.write_text(f"tiers: {{cluster: {{{key.removeprefix('tiers.cluster.')}: {value}}}}}")
+    message = refusal(agent_yaml)
+    assert "s3" not in message
+
+
+def test_an_error_beside_a_password_does_not_show_it(agent_yaml: Path) -> None:
+    override = "tiers.cluster.url=redis://u:s3cret@h"
+    message = refusal(agent_yaml, {}, "tiers.cluster.tls_key=/k", override)
+    assert message == (
+        "--set tiers.cluster.url=redis://u:***@h: tiers.cluster is not allowed: "
+        "tls_key needs tls_cert"
+    )
+
+
+def test_a_shown_url_has_no_password(agent_yaml: Path) -> None:
+    override = "tiers.cluster.url=redis://u:s3cret@h:1"
+    config = load_config(agent_yaml, {}, [override]).config
+    assert config.tiers.cluster.url == "redis://u:s3cret@h:1"
+    assert config.model_dump(mode="json")["tiers"]["cluster"]["url"] == "redis://u:***@h:1"
+    assert "s3cret" not in f"{config!r} {config}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        (["url=redis://:p@h", "password_env=P"], "the password is in url and in password_env"),
+        (["password_file=/p", "password_env=P"], "in password_file and in password_env"),
+        (["url=rediss://h", "tls_key=/k"], "tls_key needs tls_cert"),
+        (["url=redis://h", "tls_ca=/ca"], "need a url that begins with rediss"),
+        (["url=unix:///s", "tls_cert=/c"], "need a url that begins with rediss"),
+    ],
+)
+def test_settings_of_the_cluster_that_do_not_go_together_are_refused(
+    agent_yaml: Path, settings: list[str], complaint: str
+) -> None:
+    overrides = [f"tiers.cluster.{each}" for each in settings]
+    assert complaint in refusal(agent_yaml, {}, *overrides)
+
+
+def test_codecs_are_a_mapping(agent_yaml: Path) -> None:
+    agent_yaml.write_text("tiers: {cluster: {codecs: {default/a: planes_lz4, b/c: none}}}")
+    cluster = load_config(agent_yaml, {}, ()).config.tiers.cluster
+    assert cluster.codecs == {"default/a": "planes_lz4", "b/c": "none"}
+    by_variable = {"KVTIER_TIERS__CLUSTER__CODECS": "{default/a: planes_lz4}"}
+    cluster = load_config(agent_yaml, by_variable, ()).config.tiers.cluster
+    assert cluster.codecs == {"default/a": "planes_lz4"}
 
 
 def test_values_are_named_as_in_yaml(agent_yaml: Path) -> None:

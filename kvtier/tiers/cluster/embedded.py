@@ -91,7 +91,7 @@ class EmbeddedValkey:
     """
 
     def __init__(self, directory: Path, maxmemory_bytes: int) -> None:
-        self.socket_path = directory / _SOCKET
+        self.socket_path = self.socket_in(directory)
         self._log = directory / "valkey.log"
         binary = valkey_binary()
         _make_private(directory)
@@ -106,6 +106,11 @@ class EmbeddedValkey:
         except BaseException:
             self._process.stop()
             raise
+
+    @staticmethod
+    def socket_in(directory: Path) -> Path:
+        """Where a server that is started in a directory serves."""
+        return directory / _SOCKET
 
     @property
     def url(self) -> str:

@@ -31,14 +31,14 @@ from kvtier.tiers.cluster.replies import Misfit
 from kvtier.tiers.cluster.report import ClusterReport, report_of
 from kvtier.tiers.cluster.routing import Journey
 from kvtier.tiers.cluster.topology import ClusterSettings, Server, connect
-from kvtier.tiers.cluster.transport import Buffer, view_of
+from kvtier.tiers.cluster.transport import BlockConnection, Buffer, view_of
 
 #: The head and payload of a value; that it does not fit; that there is none; or why nobody knows.
 Fetched = bytes | Misfit | ClusterDownError | None
 
 _MAX_BATCH = 4096
 _SCAN_COUNT = b"1000"
-_FLAGS = (b":0", b":1")
+_FLAGS = {b":0": False, b":1": True}
 
 
 class Existing(Enum):
@@ -68,31 +68,29 @@ class ClusterStore:
 
         None where a server did not answer; raises only if none did.
         """
-        flags = self._flags(b"EXISTS", names, deadline)
-        return [None if flag is None else flag == b":1" for flag in flags]
+        return self._flags(b"EXISTS", names, deadline)
 
     def delete(self, names: Sequence[bytes], deadline: float) -> int:
         """How many there were, as far as servers answered; raises only if none did."""
-        return self._flags(b"UNLINK", names, deadline).count(b":1")
+        return self._flags(b"UNLINK", names, deadline).count(True)
 
-    def _flags(self, verb: bytes, names: Sequence[bytes], deadline: float) -> list[bytes | None]:
-        """`:0`, `:1`, or None without an answer, for each name. Raises if there is no answer."""
-        flags: list[bytes | None] = []
+    def _flags(self, verb: bytes, names: Sequence[bytes], deadline: float) -> list[bool | None]:
+        """What `:0` and `:1` say, or None without an answer, for each name.
+
+        Raises if there is no answer.
+        """
+        flags: list[bool | None] = []
         error: BaseException | None = None
-        start_of_all = b"*2\r\n$%d\r\n%b\r\n" % (len(verb), verb)
         for start in range(0, len(names), _MAX_BATCH):
             batch = names[start : start + _MAX_BATCH]
-            exchange = LineExchange(
-                [(b"%b$%d\r\n%b\r\n" % (start_of_all, len(name), name),) for name in batch]
-            )
+            exchange = _FlagExchange(verb, batch)
             error = self._run(exchange, batch, deadline)
             for reply in exchange.replies:
-                if isinstance(reply, Exception):
-                    error = reply
-                elif reply not in _FLAGS and reply is not UNANSWERED:
-                    error = InvalidResponse(f"a reply that {verb.decode()} does not give")
-                flags.append(reply if reply in _FLAGS else None)
-        if error is not None and not any(flags):
+                if reply is not True and reply is not False:
+                    error = reply if isinstance(reply, Exception) else error
+                    reply = None
+                flags.append(reply)
+        if error is not None and flags.count(None) == len(flags):
             raise cluster_down(error) from error
         return flags
 
@@ -150,6 +148,19 @@ class ClusterStore:
         [reply] = self._all(ReplyExchange([[parts]]), [name], deadline)
         return _value(reply) or None
 
+    def sizes(self, names: Sequence[bytes], deadline: float) -> list[int | None]:
+        """Bytes of each value, 0 if there is none, in one round trip for each server and 4096.
+
+        None where a server did not answer, or there is something else; this raises nothing.
+        """
+        sizes: list[int | None] = []
+        for start in range(0, len(names), _MAX_BATCH):
+            batch = names[start : start + _MAX_BATCH]
+            exchange = LineExchange([(command(b"STRLEN", name),) for name in batch])
+            self._run(exchange, batch, deadline)
+            sizes += [_size(reply) for reply in exchange.replies]
+        return sizes
+
     def put(self, name: bytes, value: bytes, ttl_seconds: int, deadline: float) -> None:
         """For small values: a heartbeat, a generation id."""
         self.store(name, [value], ttl_seconds, deadline)
@@ -158,6 +169,18 @@ class ClusterStore:
         """Small values, together below 16 MiB for each reply; None for those that are missing."""
         exchange = ReplyExchange([[command(b"GET", name)] for name in names])
         return [_value(reply) for reply in self._all(exchange, names, deadline)]
+
+    def ask(self, name: bytes, commands: Sequence[Sequence[bytes]], deadline: float) -> list[Any]:
+        """Replies to small commands about one name, all sent at once to the server that has it.
+
+        Each is bytes, a number, None, a list of them, or the error that the server gave; together
+        they are below 16 MiB for each command.
+        """
+        exchange = ReplyExchange([[command(*each)] for each in commands])
+        error = self._run(exchange, [name] * len(commands), deadline)
+        if any(reply is UNANSWERED for reply in exchange.replies):
+            raise cluster_down(error) from error
+        return exchange.replies
 
     def scan(self, prefix: bytes, deadline: float) -> Iterator[bytes]:
         """Names that begin so, from all servers; some twice, and none for sure that are new."""
@@ -194,6 +217,31 @@ class ClusterStore:
         return journey.error or TimeoutError("the deadline has passed")
 
 
+class _FlagExchange:
+    """A command for each name, answered with a bool; made and read with little ado for each."""
+
+    def __init__(self, verb: bytes, names: Sequence[bytes]) -> None:
+        self.replies: list[Any] = [UNANSWERED] * len(names)
+        self._start = b"*2\r\n$%d\r\n%b\r\n" % (len(verb), verb)
+        self._names = names
+
+    def run(self, connection: BlockConnection, positions: Sequence[int], *, asking: bool) -> None:
+        start = command(b"ASKING") + self._start if asking else self._start
+        names = [self._names[each] for each in positions]
+        connection.send([b"".join([b"%b$%d\r\n%b\r\n" % (start, len(n), n) for n in names])])
+        step = 2 if asking else 1
+        lines = connection.read_lines(step * len(positions))[step - 1 :: step]
+        for position, line in zip(positions, lines, strict=True):
+            flag: Any = _FLAGS.get(line)
+            self.replies[position] = _refusal(connection, line) if flag is None else flag
+
+
+def _refusal(connection: BlockConnection, line: bytes) -> Exception:
+    if line.startswith(b"-"):
+        return connection.parse_error(line)
+    return InvalidResponse("a reply that is neither 0 nor 1")
+
+
 @contextmanager
 def _their_errors() -> Iterator[None]:
     try:
@@ -209,6 +257,11 @@ def _fetched(reply: Any, error: BaseException) -> Fetched:
         return Misfit(-1) if str(reply).startswith("WRONGTYPE") else cluster_down(reply)
     fetched: bytes | Misfit | None = reply
     return fetched
+
+
+def _size(reply: Any) -> int | None:
+    is_size = isinstance(reply, bytes) and reply.startswith(b":") and reply[1:].isdigit()
+    return int(reply[1:]) if is_size else None
 
 
 def _value(reply: Any) -> bytes | None:

@@ -6,7 +6,6 @@ raises; a record is live, empty, foreign or damaged, and never raises.
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import numpy.typing as npt
 import xxhash
 
 from kvtier.core.block import MAX_HASH_BYTES, MIN_HASH_BYTES, Lane
-from kvtier.core.namespace import MAX_BLOCK_BYTES, NamespaceSpec
+from kvtier.core.namespace import MAX_BLOCK_BYTES
 from kvtier.core.slots import SLOT_ALIGNMENT_BYTES
 
 VERSION = 1
@@ -137,18 +136,6 @@ def decode_header(data: bytes | memoryview) -> SlabHeader:
         return SlabHeader(slab_id, namespace, slot_bytes, slots)
     except ValueError as error:
         raise FormatError(str(error)) from None
-
-
-def namespace_digest(spec: NamespaceSpec) -> bytes:
-    """32 bytes that stand for tenant, name and layout, whatever the generation id."""
-    return _digest_of_parts(spec.tenant.encode(), spec.name.encode(), spec.layout_digest)
-
-
-def identity_digest(spec: NamespaceSpec, generation_id: bytes) -> bytes:
-    """32 bytes that stand for one generation of a namespace."""
-    return _digest_of_parts(
-        spec.tenant.encode(), spec.name.encode(), spec.layout_digest, generation_id
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,13 +303,6 @@ def _check_range(name: str, value: int, low: int, high: int) -> None:
 def _check_size(name: str, value: bytes, size_bytes: int) -> None:
     if len(value) != size_bytes:
         raise ValueError(f"{name} has {len(value)} bytes; it must have {size_bytes}")
-
-
-def _digest_of_parts(*parts: bytes) -> bytes:
-    """Every part behind its length, so that different parts are never the same bytes."""
-    return hashlib.sha256(
-        b"".join(len(part).to_bytes(4, "little") + part for part in parts)
-    ).digest()
 
 
 def _with_checksum_after(data: bytes) -> bytes:

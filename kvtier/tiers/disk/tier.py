@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kvtier.core.block import Tier
-from kvtier.core.namespace import NamespaceSpec
+from kvtier.core.namespace import NamespaceSpec, identity_digest, namespace_digest
 from kvtier.memory import ByteArray
 from kvtier.tiers.disk import format as fmt
 from kvtier.tiers.disk.io import ALIGNMENT_BYTES
@@ -65,8 +65,8 @@ class Slabs:
     def register(self, namespace_id: int, spec: NamespaceSpec, generation_id: bytes) -> None:
         """Makes a namespace known, or its new generation."""
         self._tenancies[namespace_id] = Tenancy(
-            fmt.namespace_digest(spec),
-            fmt.identity_digest(spec, generation_id),
+            namespace_digest(spec),
+            identity_digest(spec, generation_id),
             spec.block_bytes,
         )
 

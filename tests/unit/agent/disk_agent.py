@@ -241,6 +241,7 @@ class DiskAgent:
             self.host,
             self.mover,
             self.disk,
+            None,
             self.namespaces,
             self.sessions,
             self.grants,

@@ -17,6 +17,7 @@ from kvtier.errors import KvtierError, NotFoundError
 from kvtier.rpc.block_cache import Identity
 from kvtier.rpc.cache_admin import CacheAdminService
 from kvtier.rpc.server import Gate, Server
+from kvtier.tiers.cluster.nodes import NodeRecord
 from kvtier.v1 import cache_admin_pb2
 
 _CACHE_ADMIN = cache_admin_pb2.DESCRIPTOR.services_by_name["CacheAdmin"]
@@ -32,6 +33,7 @@ class ScriptedUpkeep:
     scrubbed: list[SimpleNamespace] = field(default_factory=list)
     drained: list[SimpleNamespace] = field(default_factory=list)
     tiers: list[Any] = field(default_factory=list)
+    known_nodes: list[NodeRecord] = field(default_factory=list)
     blocks: dict[Tier, int] = field(default_factory=lambda: {Tier.HOST: 3, Tier.DISK: 5})
 
     def _hear(self, *what: object) -> None:
@@ -71,6 +73,10 @@ class ScriptedUpkeep:
         self._hear("evict", selector, tiers & set(self.blocks), dry_run)
         gone = sum(self.blocks[tier] for tier in tiers if tier in self.blocks)
         return SimpleNamespace(gone=gone, deferred=0)
+
+    async def nodes(self) -> list[NodeRecord]:
+        self._hear("nodes")
+        return self.known_nodes
 
     def stats(self, selector: str) -> list[Any]:
         return self.tiers

@@ -252,6 +252,23 @@ def test_blocks_of_a_benchmark_have_a_smallest_size() -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("http://127.0.0.1", "allowed are redis://"),
+        ("redis+cluster://user:secret@127.0.0.1:1", "one server without TLS"),
+        ("rediss://user:secret@127.0.0.1:1", "one server without TLS"),
+        ("redis://user:secret@127.0.0.1:1", "refused"),
+    ],
+)
+def test_a_server_that_cannot_be_measured_is_refused(url: str, complaint: str) -> None:
+    done = kvtier("bench", "cluster", "--url", url)
+    assert done.returncode == ExitCode.USAGE
+    assert "--url" in done.stderr
+    assert complaint in done.stderr
+    assert "secret" not in done.stderr
+
+
+@pytest.mark.parametrize(
     ("error", "code"),
     [
         (ConfigError(), ExitCode.USAGE),

@@ -162,6 +162,16 @@ def test_loaded_views_are_read_only_and_none_where_absent(memory: Memory) -> Non
     assert first[0] == 5, "a view, not a copy"
 
 
+def test_runs_of_loaded_blocks_are_read_only_and_leave_out_what_is_absent(memory: Memory) -> None:
+    with Loaded(memory.granted((1, 1), (1, 2), ABSENT, (2, 0)), 5.0, Releases()) as loaded:
+        found = []
+        for first, stop, cells in loaded.runs():
+            found.append((first, stop, cells[:, 0].tolist()))
+            with pytest.raises(ValueError, match="read-only"):
+                cells[0, 0] = 1
+    assert found == [(0, 2, [11, 12]), (3, 4, [20])]
+
+
 def test_a_lease_is_released_once(memory: Memory) -> None:
     releases = Releases()
     with Loaded(memory.granted((1, 1)), 5.0, releases) as loaded:

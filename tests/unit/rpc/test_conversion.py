@@ -10,7 +10,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from kvtier.agent.grants import Granted
-from kvtier.agent.namespaces import Namespace, new_generation_id
+from kvtier.agent.namespaces import FIRST_GENERATION, Namespace
 from kvtier.core.block import BlockKeys, BlockStatus, Lane, Tier
 from kvtier.core.lease import Lease, LeaseKind
 from kvtier.core.namespace import NamespaceSpec
@@ -27,7 +27,7 @@ SPEC = NamespaceSpec(name="hybrid", block_bytes=(4096, 8192), shards=3, extra={"
 def namespace() -> Iterator[Namespace]:
     host = HostTier(1 << 20)
     groups = tuple(host.size_class(1, size) for size in SPEC.block_bytes)
-    yield Namespace(1, SPEC, {Tier.HOST: groups}, new_generation_id())
+    yield Namespace(1, SPEC, {Tier.HOST: groups}, FIRST_GENERATION)
     host.close()
 
 

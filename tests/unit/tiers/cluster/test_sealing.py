@@ -16,7 +16,7 @@ from blake3 import blake3
 from hypothesis import given
 
 from kvtier.core.block import BlockKey, Lane
-from kvtier.core.namespace import MAX_BLOCK_BYTES, NamespaceSpec
+from kvtier.core.namespace import MAX_BLOCK_BYTES, NamespaceSpec, identity_digest
 from kvtier.tiers.cluster.codec import Codec
 from kvtier.tiers.cluster.sealing import (
     HEADER_BYTES,
@@ -32,7 +32,6 @@ from kvtier.tiers.cluster.sealing import (
     name_pattern,
     part_name,
 )
-from kvtier.tiers.disk.format import identity_digest
 from tests.faults.repetitions import times
 
 GOLDEN = Path(__file__).parent / "golden"

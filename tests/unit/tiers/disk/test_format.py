@@ -15,7 +15,7 @@ import xxhash
 from hypothesis import given
 
 from kvtier.core.block import Lane
-from kvtier.core.namespace import NamespaceSpec
+from kvtier.core.namespace import NamespaceSpec, identity_digest, namespace_digest
 from kvtier.tiers.disk.format import (
     EMPTY_RECORD,
     HEADER_BYTES,
@@ -32,8 +32,6 @@ from kvtier.tiers.disk.format import (
     decode_records,
     encode_header,
     encode_records,
-    identity_digest,
-    namespace_digest,
 )
 
 GOLDEN = (Path(__file__).parent / "golden" / "version-1.table").read_bytes()

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kvtier.core.namespace import NamespaceSpec
-from kvtier.tiers.disk import format as fmt
+from kvtier.core.namespace import NamespaceSpec, identity_digest, namespace_digest
 from kvtier.tiers.disk.io import BlockIO
 from kvtier.tiers.disk.tier import DiskTier
 from kvtier.tiers.disk.volume import Volume
@@ -61,10 +60,10 @@ def test_headers_name_the_namespace_and_records_its_generation(tmp_path: Path) -
     size_class = space.size_class()
     spec = NamespaceSpec(name="n1", block_bytes=(PAGE,))
     tenancy = space.disk.slabs.tenancy(size_class)
-    assert tenancy.namespace == fmt.namespace_digest(spec)
-    assert tenancy.identity == fmt.identity_digest(spec, bytes(16))
+    assert tenancy.namespace == namespace_digest(spec)
+    assert tenancy.identity == identity_digest(spec, bytes(16))
     space.disk.slabs.register(1, spec, bytes(range(16)))
     renewed = space.disk.slabs.tenancy(size_class)
     assert renewed.namespace == tenancy.namespace
-    assert renewed.identity == fmt.identity_digest(spec, bytes(range(16)))
+    assert renewed.identity == identity_digest(spec, bytes(range(16)))
     space.close()

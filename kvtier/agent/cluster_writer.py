@@ -1,0 +1,149 @@
+"""Writing blocks of HOST into the cluster."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+
+from kvtier.agent.existence import Existence
+from kvtier.agent.storage_mover import Kind, StorageMover
+from kvtier.agent.tenures import Tenure, Tenures
+from kvtier.agent.writer import Taken, Writer, spawn
+from kvtier.core.block import Lane, Tier
+from kvtier.memory import ByteArray
+from kvtier.tiers.arena import cell_of
+from kvtier.tiers.cluster.codec import Codec
+from kvtier.tiers.cluster.storage import ClusterStorage
+from kvtier.tiers.size_class import SizeClass
+
+log = logging.getLogger(__name__)
+
+
+class ClusterWriter(Writer):
+    """Seals and stores what the cluster does not have yet.
+
+    `agreed` is awaited before a namespace's blocks are written; `codec_of` says how they are
+    stored, by `tenant/name`.
+    """
+
+    tier = Tier.CLUSTER
+
+    def __init__(
+        self,
+        tenures: Tenures,
+        existence: Existence,
+        asking: StorageMover[ClusterStorage],
+        mover: StorageMover[ClusterStorage],
+        *,
+        agreed: Callable[[Tenure], Awaitable[None]],
+        codec_of: Callable[[str], Codec],
+    ) -> None:
+        super().__init__()
+        self._tenures = tenures
+        self._existence = existence
+        self._asking = asking
+        self._mover = mover
+        self._storage = mover.storage
+        self._agreed = agreed
+        self._codec_of = codec_of
+        self.stored_count = 0
+
+    @property
+    def is_writable(self) -> bool:
+        return self._mover.is_writable and self._asking.is_readable
+
+    def require_writable(self) -> None:
+        if not self.is_writable:
+            raise OSError(self._mover.reason or self._asking.reason)
+
+    @property
+    def written_bytes(self) -> int:
+        return self._mover.written_bytes
+
+    def has(self, host: SizeClass, row: int) -> bool:
+        lane, block_hash = host.residency.describe(row)
+        [is_there] = self._existence.known((host.table.namespace_id, lane), [block_hash])
+        return is_there is True
+
+    async def sync(self) -> None:
+        """A server's answer is all that there is."""
+
+    async def _write(self, host: SizeClass, blocks: list[Taken]) -> None:
+        tenure = self._tenures.of_id(host.table.namespace_id)
+        try:
+            if tenure is None:
+                raise OSError("the namespace is gone")
+            await self._agreed(tenure)
+        except OSError as error:
+            log.warning("CLUSTER: blocks are not written: %s", error)
+            self.failed_count += len(blocks)
+            self._end(blocks)
+            return
+        cells = [cell_of(host.table, block.slot) for block in blocks]
+        try:
+            await self._mover.run(
+                self._push,
+                tenure,
+                blocks,
+                cells,
+                size_bytes=len(blocks) * host.slot_bytes,
+                kind=Kind.WRITE,
+                on_end=lambda stored: self._landed(tenure, blocks, stored),
+            )
+        except OSError:
+            self._give_up(blocks)
+
+    def _push(
+        self, tenure: Tenure, blocks: Sequence[Taken], cells: Sequence[ByteArray]
+    ) -> list[bool]:
+        """Whether each was stored, rather than there already. Called by movers."""
+        storage, identity = self._storage, tenure.identity
+        codec = self._codec_of(tenure.label)
+        there = self._exist(tenure, blocks)
+        for block, cell, is_there in zip(blocks, cells, there, strict=True):
+            if not is_there:
+                payload = cell[: tenure.block_bytes[block.key.lane.group]]
+                storage.blocks.store(identity, block.key, payload, codec, storage.deadline())
+        return [not is_there for is_there in there]
+
+    def _exist(self, tenure: Tenure, blocks: Sequence[Taken]) -> list[bool]:
+        by_lane: defaultdict[Lane, list[int]] = defaultdict(list)
+        for index, block in enumerate(blocks):
+            by_lane[block.key.lane].append(index)
+        there = [False] * len(blocks)
+        for lane, indexes in by_lane.items():
+            hashes = [blocks[index].key.block_hash for index in indexes]
+            answers = self._storage.blocks.exist(
+                tenure.identity, lane, hashes, self._storage.deadline()
+            )
+            for index, answer in zip(indexes, answers, strict=True):
+                there[index] = answer is True
+        return there
+
+    def _landed(self, tenure: Tenure, blocks: Sequence[Taken], stored: list[bool] | None) -> None:
+        unwanted: defaultdict[Lane, list[bytes]] = defaultdict(list)
+        for block, is_new in zip(blocks, stored or [False] * len(blocks), strict=True):
+            lane, block_hash = block.key.lane, block.key.block_hash
+            if stored is None:
+                self.failed_count += 1
+            elif not block.is_current:  # evicted on request meanwhile
+                unwanted[lane].append(block_hash)
+            else:
+                self.stored_count += is_new
+                if tenure.is_current:
+                    place = (tenure.namespace_id, lane)
+                    self._existence.note(place, [block_hash], is_there=True)
+        for lane, hashes in unwanted.items():
+            spawn(self._erase(tenure, lane, hashes), self._erasing)
+        self._end(blocks)
+
+    async def _erase(self, tenure: Tenure, lane: Lane, hashes: list[bytes]) -> None:
+        storage = self._storage
+        try:
+            await self._mover.run(
+                lambda: storage.blocks.delete(tenure.identity, lane, hashes, storage.deadline())
+            )
+        except OSError as error:
+            self.unerased_count += len(hashes)
+            log.error("CLUSTER: evicted blocks cannot be removed: %s", error.strerror or error)

@@ -1,0 +1,74 @@
+"""Runs an agent until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import resource
+import signal
+import sys
+
+from kvtier import memory
+from kvtier.agent import logs
+from kvtier.config import AgentConfig
+from kvtier.daemon.agent import Agent
+from kvtier.daemon.socket_directory import SocketDirectory
+from kvtier.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+_DESCRIPTORS = 16384
+_FEWEST_DESCRIPTORS = 4096
+_SLICE_SECONDS = 0.0002
+
+
+def run(config: AgentConfig) -> int:
+    """Runs an agent until SIGTERM or SIGINT; returns the exit status."""
+    logs.configure(config.log.level, config.log.format)
+    _raise_descriptor_limit()
+    tune_interpreter()
+    asyncio.run(_serve(config))
+    return 0
+
+
+def tune_interpreter() -> None:
+    """What an agent's process needs beside the defaults."""
+    memory.keep_large_buffers()
+    # Movers wait at most this long for the interpreter after each call.
+    sys.setswitchinterval(0.0005)
+    # Of all threads: the event loop may wait for the interpreter, whose holder may wait for a
+    # processor that a third one has for its slice, 3 ms by default.
+    memory.set_time_slice(_SLICE_SECONDS)
+
+
+async def _serve(config: AgentConfig) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    directory = SocketDirectory(config.socket_dir, config.socket_group)
+    agent = Agent(config)
+    try:
+        await agent.start(directory)
+        gc.collect()
+        gc.freeze()
+        await stop.wait()
+        log.info("stopping")
+    finally:
+        await agent.stop()
+        directory.close()
+
+
+def _raise_descriptor_limit() -> None:
+    """Extents are descriptors: a large HOST has some hundreds."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    infinite = resource.RLIM_INFINITY
+    if hard != infinite and hard < _FEWEST_DESCRIPTORS:
+        raise ConfigError(
+            f"RLIMIT_NOFILE is at most {hard}; the agent needs {_FEWEST_DESCRIPTORS}: "
+            "raise `ulimit -Hn`"
+        )
+    wanted = _DESCRIPTORS if hard == infinite else min(_DESCRIPTORS, hard)
+    if soft != infinite and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,0 +1,42 @@
+"""What the configuration says, as the parts of an agent want it."""
+
+from __future__ import annotations
+
+import os
+
+from kvtier.agent.demotion import WritePolicy
+from kvtier.agent.disk import DiskSettings
+from kvtier.agent.grants import LeaseLimits
+from kvtier.agent.sessions import AccessRule
+from kvtier.config import AgentConfig
+
+
+def disk_settings(config: AgentConfig) -> DiskSettings:
+    disk = config.tiers.disk
+    return DiskSettings(
+        paths=disk.paths,
+        capacity_bytes=disk.capacity,
+        policy=disk.policy,
+        write_policy=WritePolicy(disk.write_policy),
+        after_hits=disk.write_after_hits,
+        min_free_bytes=disk.min_free,
+        depth=disk.io_depth,
+        timeout_seconds=disk.io_timeout,
+        max_in_flight_bytes=disk.max_in_flight,
+        scrub_bytes_per_second=disk.scrub_rate,
+    )
+
+
+def lease_limits(config: AgentConfig) -> LeaseLimits:
+    return LeaseLimits(
+        default_seconds=config.leases.default_seconds,
+        max_seconds=config.leases.max_seconds,
+        max_hold_seconds=config.leases.max_hold_seconds,
+        max_share=config.leases.max_share,
+    )
+
+
+def access_rules(config: AgentConfig) -> list[AccessRule]:
+    if not config.workers:
+        return [AccessRule(tenants=("*",), uid=os.geteuid())]
+    return [AccessRule(tuple(rule.tenants), rule.uid, rule.gid) for rule in config.workers]
