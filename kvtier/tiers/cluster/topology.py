@@ -232,8 +232,9 @@ def connect(settings: ClusterSettings) -> Topology:
     if url.transport is Transport.TLS:
         kwargs["tls"] = settings.tls.context()
     anonymous = dict(kwargs)
-    if password := credentials.password or url.password:
-        kwargs |= {"username": credentials.user or url.user or None, "password": password}
+    user, password = credentials.user or url.user, credentials.password or url.password
+    if user or password:  # a user may have none
+        kwargs |= {"username": user or None, "password": password}
     kind = TlsConnection if url.transport is Transport.TLS else TcpConnection
     if url.deployment is Deployment.CLUSTER:
         return Nodes(url, kwargs | {"connection_class": kind}, settings.connections)

@@ -116,8 +116,8 @@ def parse_url(text: str) -> ClusterUrl:
         return ClusterUrl(Deployment.EMBEDDED, Transport.UNIX)
     try:
         parts = urlsplit(text)
-    except ValueError as error:
-        raise _wrong(f"{error}") from None
+    except ValueError:  # its message may repeat the password
+        raise _wrong(f"allowed are {_FORMS}") from None
     if parts.scheme not in _SCHEMES:
         raise _wrong(f"allowed are {_FORMS}")
     deployment, transport = _SCHEMES[parts.scheme]
@@ -187,13 +187,13 @@ def _context(files: TlsFiles) -> ssl.SSLContext:
             cafile=None if files.ca_file is None else str(files.ca_file)
         )
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"tiers.cluster.tls.ca_file {files.ca_file}: {error}") from error
+        raise ConfigError(f"tiers.cluster.tls_ca {files.ca_file}: {error}") from error
     if files.cert_file is None and files.key_file is not None:
-        raise ConfigError("tiers.cluster.tls.key_file needs tiers.cluster.tls.cert_file")
+        raise ConfigError("tiers.cluster.tls_key needs tiers.cluster.tls_cert")
     if files.cert_file is not None:
         try:
             # Without a function for the passphrase OpenSSL would ask on the terminal.
             context.load_cert_chain(files.cert_file, files.key_file, password=lambda: b"")
         except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"tiers.cluster.tls.cert_file {files.cert_file}: {error}") from error
+            raise ConfigError(f"tiers.cluster.tls_cert {files.cert_file}: {error}") from error
     return context

@@ -129,10 +129,10 @@ def test_bad_tls_files_are_refused_with_their_field(tmp_path: Path) -> None:
     bad = tmp_path / "bad.pem"
     bad.write_text("nothing")
     for files, field in [
-        (TlsFiles(ca_file=bad), "ca_file"),
-        (TlsFiles(ca_file=tmp_path / "missing"), "ca_file"),
-        (TlsFiles(cert_file=bad), "cert_file"),
-        (TlsFiles(key_file=bad), "key_file"),
+        (TlsFiles(ca_file=bad), "tls_ca"),
+        (TlsFiles(ca_file=tmp_path / "missing"), "tls_ca"),
+        (TlsFiles(cert_file=bad), "tls_cert"),
+        (TlsFiles(key_file=bad), "tls_key"),
     ]:
-        with pytest.raises(ConfigError, match=rf"^tiers\.cluster\.tls\.{field}"):
+        with pytest.raises(ConfigError, match=rf"^tiers\.cluster\.{field}"):
             files.context()
