@@ -62,6 +62,7 @@ bench: $(STAMP)
 	$(BIN)/kvtier bench host
 	$(BIN)/kvtier bench metadata
 	$(BIN)/kvtier bench disk --path .
+	$(BIN)/kvtier bench cluster
 
 fmt: $(STAMP)
 	$(BIN)/ruff format .

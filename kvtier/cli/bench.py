@@ -1,4 +1,4 @@
-"""`kvtier bench`: how fast the data path, the metadata and DISK are on this machine."""
+"""`kvtier bench`: how fast the data path, the metadata, DISK and CLUSTER are on this machine."""
 
 from __future__ import annotations
 
@@ -84,6 +84,27 @@ def disk(
         raise typer.BadParameter("a multiple of 4KiB", param_hint="--block-bytes")
     exit_on_sigterm()
     _print(run(path, block_bytes=size_bytes, batch=batch, seconds=seconds), as_json)
+
+
+@app.command("cluster")
+def cluster(
+    url: Annotated[
+        str,
+        typer.Option(
+            "--url", metavar="URL", help="redis://HOST:PORT or unix:///PATH; else one of its own."
+        ),
+    ] = "embedded",
+    block_bytes: BlockBytesOption = "2MiB",
+    batch: BatchOption = 16,
+    seconds: SecondsOption = 5.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a Redis or Valkey against bare sockets: blocks stored and fetched, existence."""
+    from kvtier.bench.cluster import run
+
+    size_bytes = _block_bytes(block_bytes)
+    exit_on_sigterm()
+    _print(run(url, block_bytes=size_bytes, batch=batch, seconds=seconds), as_json)
 
 
 def _block_bytes(text: str) -> int:

@@ -10,9 +10,9 @@ from kvtier.cli.options import (
     DEFAULT_ADDRESS,
     DEFAULT_LONG_TIMEOUT_SECONDS,
     AddressOption,
+    JsonOption,
     LowerTierArgument,
     LowerTierName,
-    JsonOption,
     TimeoutOption,
 )
 from kvtier.cli.text import human_bytes

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from kvtier.testing.redis_servers import RedisServer
+from tests.faults.waiting import wait_until
+
 SLACK = 0.8
 
 
@@ -110,3 +113,53 @@ def test_a_directory_that_cannot_be_measured_in_is_an_error(tmp_path: Path) -> N
         assert done.returncode == 2
         assert message in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_blocks_to_and_from_a_server_are_near_a_bare_socket() -> None:
+    for _ in range(3):
+        measured = bench("cluster", "--seconds", "1.5")
+        if (
+            measured["get_ratio"] >= SLACK * 0.70
+            and measured["set_ratio"] >= SLACK * 0.60
+            and measured["get_gbps"] >= SLACK * measured["redispy_get_gbps"]
+            and measured["set_gbps"] >= SLACK * measured["redispy_set_gbps"]
+            and measured["exists_512_ratio"] <= 20 / SLACK
+        ):
+            return
+    raise AssertionError(measured)
+
+
+def test_a_measured_server_keeps_what_it_has_and_nothing_else() -> None:
+    with RedisServer(password="secret", maxmemory_bytes=512 << 20, policy="noeviction") as server:
+        server.call("SET", "kvtier:1", "of somebody else")
+        where = server.url.replace("://", "://:secret@")
+        options = ("--url", where, "--block-bytes", "64KiB", "--batch", "4", "--seconds", "0.1")
+        measured = bench("cluster", *options)
+        assert measured["url"] == server.url.replace("://", "://:***@")
+        assert server.call("KEYS", "*") == [b"kvtier:1"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_measurement_that_is_stopped_leaves_nothing_on_the_server(
+    number: signal.Signals,
+) -> None:
+    with RedisServer(maxmemory_bytes=1 << 30) as server:
+        command = [sys.executable, "-m", "kvtier", "bench", "cluster", "--url", server.url]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            wait_until(lambda: server.call("DBSIZE") > 0, 20)
+            process.send_signal(number)
+            assert process.wait(20) == 128 + number
+        finally:
+            process.kill()
+            process.wait()
+        assert server.call("DBSIZE") == 0
+
+
+def test_a_server_without_room_is_not_measured() -> None:
+    with RedisServer(maxmemory_bytes=64 << 20) as server:
+        command = [sys.executable, "-m", "kvtier", "bench", "cluster", "--url", server.url]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 2
+        assert "maxmemory" in done.stderr
+        assert server.call("DBSIZE") == 0
