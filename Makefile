@@ -10,7 +10,7 @@ PROTOC = $(BIN)/python -m grpc_tools.protoc -I proto proto/kvtier/v1/*.proto
 .PHONY: help demo test test-faults test-crash test-cluster test-model test-vllm check proto bench fmt
 
 help:
-	@echo 'make demo          an agent and four workers on this machine, with a small model'
+	@echo 'make demo          two agents and four workers on this machine, with a small model'
 	@echo 'make test          all tests'
 	@echo 'make test-faults   workers and agents killed and stopped, many times (QUICK=1: a tenth)'
 	@echo 'make test-crash    DISK killed, torn, flipped, failing, full (QUICK=1: a tenth)'
@@ -23,7 +23,7 @@ help:
 	@echo 'make fmt           format, and fix what can be fixed'
 
 demo: $(STAMP)
-	$(BIN)/kvtier demo
+	$(BIN)/kvtier demo --nodes 2
 
 # Suites that repeat take their quick form here; the targets below run them in full.
 test: $(STAMP)

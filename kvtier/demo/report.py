@@ -17,18 +17,28 @@ from kvtier.v1.cache_admin_pb2 import Stats, TierStats
 class Turn:
     """What a worker did, and the blocks that each tier served to it.
 
-    `source` is the tier that should have served some; "" if there was nothing yet to serve.
+    `source` is the tier that should have served some; "" if there was nothing yet to serve. `node`
+    is where it ran; "" if there is only one.
     """
 
     worker: str
     outcome: Outcome
     hits: Mapping[str, int]
     source: str
+    node: str = ""
 
     @property
     def is_served(self) -> bool:
         served = self.hits.get(self.source, 0) > 0 and self.outcome.restored_tokens > 0
         return served or not self.source
+
+
+@dataclass(frozen=True)
+class Account:
+    """What each worker did, and the agents' own counts, line by line."""
+
+    turns: Sequence[Turn]
+    lines: Sequence[str]
 
 
 def hits_by_tier(before: Stats, after: Stats) -> dict[str, int]:
@@ -53,6 +63,7 @@ def _column(turn: Turn) -> dict[str, str]:
     outcome = turn.outcome
     speed = outcome.loaded_bytes / outcome.load_seconds / 1e9 if outcome.loaded_bytes else 0.0
     return {
+        **({"runs on": turn.node} if turn.node else {}),
         "prompt, tokens": f"{outcome.prompt_tokens:,}",
         "of it from the cache": f"{outcome.restored_tokens:,}",
         "first token without kvtier": f"{outcome.cold_seconds:.2f} s",
@@ -74,13 +85,25 @@ def _speed_up(outcome: Outcome) -> str:
 
 
 def tier_line(tier: TierStats) -> str:
-    """One tier, as `kvtier stats` counts it."""
+    """One tier, as `kvtier stats` counts it.
+
+    Of CLUSTER what the agent did: how full it is, all nodes together do.
+    """
+    if tier.tier == block_pb2.TIER_CLUSTER:
+        done = f"{tier.stored_count:,} blocks stored, {tier.hit_count:,} loaded"
+        return f"{_name(tier)}: {done}; {TierStats.State.Name(tier.state)}"
     return (
         f"{_name(tier)}: {tier.block_count:,} blocks, {human_bytes(tier.used_bytes)} of "
         f"{human_bytes(tier.capacity_bytes)}; {tier.stored_count:,} stored, {tier.hit_count:,} "
         f"loaded, {tier.miss_count:,} lost before load, {tier.evicted_count:,} evicted, "
         f"{tier.refused_count:,} refused"
     )
+
+
+def state_of(tier: TierStats) -> str:
+    """`ACTIVE`, or what else it is and why."""
+    state = TierStats.State.Name(tier.state)
+    return f"{state} ({tier.reason})" if tier.reason else state
 
 
 def verdict(turns: Sequence[Turn]) -> tuple[bool, str]:

@@ -2,47 +2,28 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 
 from kvtier.demo.exchange import Outcome
 from kvtier.demo.report import Turn, verdict
-
-_DEADLINE_SECONDS = 240.0
-
-
-def _command(*options: str) -> list[str]:
-    return [sys.executable, "-m", "kvtier", "demo", *options]
-
-
-def _environ(directory: Path) -> dict[str, str]:
-    """Temporary files go to `directory`, so that what is left behind can be seen."""
-    return os.environ | {"TMPDIR": str(directory), "COLUMNS": "200"}
+from tests.e2e.demo_command import Demo, interrupt, rows_of, session_of
 
 
 @pytest.fixture
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short path: sockets lie below it."""
-    return tmp_path_factory.mktemp("d")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """In a directory with a short path: sockets lie below it."""
+    return Demo(tmp_path_factory.mktemp("d"))
 
 
-def test_workers_share_a_prefix_and_find_it_after_a_restart(directory: Path) -> None:
-    done = subprocess.run(
-        _command("--tokens", "300"),
-        capture_output=True,
-        text=True,
-        timeout=_DEADLINE_SECONDS,
-        env=_environ(directory),
-    )
+def test_workers_share_a_prefix_and_find_it_after_a_restart(demo: Demo) -> None:
+    done = demo.run("--tokens", "300")
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
-    rows = {line[:30].strip(): line[30:].split() for line in lines}
+    rows = rows_of(done.stdout)
     assert rows["same tokens"] == ["yes", "yes", "yes", "yes"]
     assert rows["of it from the cache"] == ["0", "256", "320", "256"]
     assert rows["hits in HOST, blocks"] == ["0", "4", "5", "0"]
@@ -53,7 +34,7 @@ def test_workers_share_a_prefix_and_find_it_after_a_restart(directory: Path) -> 
     for tier in ("HOST: 4 blocks, ", "DISK: 6 blocks, "):
         assert any(line.startswith(tier) and " of 4.00 GiB; " in line for line in lines)
     assert lines[-1] == "All 96 generated tokens are those of a run without kvtier."
-    assert not list(directory.iterdir())
+    assert not demo.remains()
 
 
 _RUN_WITH_A_DISK_THAT_GETS_LOST = """
@@ -71,68 +52,36 @@ sys.exit(run_demo(tokens=64))
 """
 
 
-def test_a_restart_that_loses_disk_is_a_failure(directory: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", _RUN_WITH_A_DISK_THAT_GETS_LOST],
-        capture_output=True,
-        text=True,
-        timeout=_DEADLINE_SECONDS,
-        env=_environ(directory),
-    )
+def test_a_restart_that_loses_disk_is_a_failure(demo: Demo) -> None:
+    done = demo.run_python("-c", _RUN_WITH_A_DISK_THAT_GETS_LOST)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "started again: 0 blocks on DISK" in done.stdout
     assert done.stdout.splitlines()[-1] == "No prefix came from DISK for worker 4."
-    assert not list(directory.iterdir())
+    assert not demo.remains()
 
 
-def test_a_model_that_does_not_exist_is_named(directory: Path) -> None:
-    done = subprocess.run(
-        _command("--tokens", "64", "--model", str(directory / "nothing-here")),
-        capture_output=True,
-        text=True,
-        timeout=_DEADLINE_SECONDS,
-        env=_environ(directory),
-    )
+def test_a_model_that_does_not_exist_is_named(demo: Demo) -> None:
+    done = demo.run("--tokens", "64", "--model", str(demo.directory / "nothing-here"))
     assert done.returncode == 1
     failure = done.stdout[done.stdout.index("kvtier demo failed") :]
     assert failure.startswith("kvtier demo failed: worker 1 ended with status 1")
     assert "nothing-here" in failure
-    assert not list(directory.iterdir())
+    assert not demo.remains()
 
 
-def test_an_interrupt_leaves_nothing_behind(directory: Path) -> None:
-    process = subprocess.Popen(
-        _command("--tokens", "300"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=_environ(directory) | {"PYTHONUNBUFFERED": "1"},
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    with process:
-        for line in process.stdout:
-            if "worker 1" in line:
-                break
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        output, _ = process.communicate(timeout=_DEADLINE_SECONDS)
-    assert process.returncode not in (0, None), output
+def test_an_interrupt_leaves_nothing_behind(demo: Demo) -> None:
+    sessions = []
+
+    def interrupt_it(process: subprocess.Popen[str]) -> None:
+        sessions.append(process.pid)
+        interrupt(process)
+
+    status, output = demo.disturb("worker 1", interrupt_it, "--tokens", "300")
+    assert status == 130
+    assert output.splitlines()[-1].startswith("kvtier demo was interrupted")
     assert "Traceback" not in output
-    assert not list(directory.iterdir())
-    assert not _processes_of(process.pid)
-
-
-def _processes_of(session: int) -> list[str]:
-    """What runs in a session, an agent and workers included."""
-    found = []
-    for each in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            name, _, fields = each.read_text().rpartition(")")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(fields.split()[3]) == session:
-            found.append(name)
-    return found
+    assert not demo.remains()
+    assert not session_of(sessions[0])
 
 
 def test_missing_packages_are_named() -> None:
