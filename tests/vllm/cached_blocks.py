@@ -18,13 +18,21 @@ from kvtier.memory import ByteArray
 BLOCK_TOKENS = 32
 
 
-def block_hashes(tokens: Sequence[int], block_tokens: int = BLOCK_TOKENS) -> list[bytes]:
-    """As vLLM hashes full blocks with sha256_cbor and no seed of the user's."""
+def block_hashes(
+    tokens: Sequence[int],
+    block_tokens: int = BLOCK_TOKENS,
+    extra: tuple[tuple[str, str], ...] | None = None,
+) -> list[bytes]:
+    """As vLLM hashes full blocks with sha256_cbor and no seed of the user's.
+
+    `extra` goes into the first one: a cache salt does.
+    """
     parent = _hash("vllm-none-hash")
     hashes = []
     for start in range(0, len(tokens) - block_tokens + 1, block_tokens):
-        parent = _hash((parent, tuple(tokens[start : start + block_tokens]), None))
+        parent = _hash((parent, tuple(tokens[start : start + block_tokens]), extra))
         hashes.append(parent)
+        extra = None
     return hashes
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.vllm.figures import Figures
+from tests.vllm.repetitions import QUICK
 
 if find_spec("vllm") is None:
     collect_ignore_glob = ["*"]
@@ -22,11 +23,19 @@ FIGURES = Figures()
 SETTINGS: dict[str, object] = {"tiers.host.capacity": "3GiB", "tiers.disk.capacity": "4GiB"}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "full: left out with QUICK=1")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if "tests/vllm" in str(item.path):
             item.add_marker(pytest.mark.vllm)
             item.add_marker(pytest.mark.timeout(600))
+    left_out = [item for item in items if QUICK and item.get_closest_marker("full")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

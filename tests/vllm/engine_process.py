@@ -18,6 +18,7 @@ import psutil
 from prometheus_client import REGISTRY, generate_latest
 from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -39,10 +40,13 @@ async def _generate(engine: AsyncLLM, request: dict[str, Any]) -> dict[str, Any]
     prompt: dict[str, Any] = {"prompt_token_ids": request["prompt"]}
     if "salt" in request:
         prompt["cache_salt"] = request["salt"]
+    adapter = LoRARequest(*request["adapter"]) if "adapter" in request else None
 
     async def run() -> None:
         nonlocal first, cached
-        async for output in engine.generate(prompt, parameters, request["id"]):
+        async for output in engine.generate(
+            prompt, parameters, request["id"], lora_request=adapter
+        ):
             new = list(output.outputs[0].token_ids)
             if new and first is None:
                 first = time.perf_counter() - started

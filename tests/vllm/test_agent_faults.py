@@ -17,8 +17,9 @@ from tests.vllm import cached_blocks
 from tests.vllm.conftest import SETTINGS
 from tests.vllm.engine import Engine, connector
 from tests.vllm.figures import Figures
+from tests.vllm.repetitions import either
 
-PROMPT_TOKENS = 1500
+PROMPT_TOKENS = either(1500, 700)
 #: The connector's default for a lookup, and what an engine needs beside.
 LOOKUP_SECONDS = 0.25
 
@@ -100,6 +101,7 @@ def test_it_starts_without_an_agent_and_hits_when_one_comes(
     assert _hits(engine) == before + len(prompts) * (PROMPT_TOKENS // 32)
 
 
+@pytest.mark.full
 def test_a_stopped_agent_costs_one_lookup(
     engine: Engine,
     agent: AgentProcess,
@@ -132,7 +134,7 @@ def test_a_stopped_agent_costs_one_lookup(
     wait_until(hits_again, 30.0, 0.2)
 
 
-@pytest.mark.parametrize("what", ["loads", "stores"])
+@pytest.mark.parametrize("what", ["loads", pytest.param("stores", marks=pytest.mark.full)])
 def test_an_agent_killed_meanwhile(
     engine: Engine,
     agent: AgentProcess,
@@ -143,7 +145,7 @@ def test_an_agent_killed_meanwhile(
     what: str,
 ) -> None:
     source = random.Random(what)
-    for _ in range(4):
+    for _ in range(either(4, 1)):
         _store_again(engine, agent, prompts[:2])
         engine.reset()
         asked = prompts if what == "loads" else [make_prompt(700) for _ in range(3)]
@@ -164,6 +166,7 @@ def test_an_agent_killed_meanwhile(
     assert _hits(engine) > before
 
 
+@pytest.mark.full
 def test_damaged_blocks_on_disk_are_computed(
     engine: Engine, agent: AgentProcess, prompts: list[list[int]], right: Right
 ) -> None:

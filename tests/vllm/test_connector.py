@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,21 +16,28 @@ from vllm.v1.kv_cache_interface import (
     KVCacheConfig,
     KVCacheGroupSpec,
     KVCacheTensor,
+    MLAAttentionSpec,
     SlidingWindowSpec,
 )
 
 from kvtier.client.client import Client
+from kvtier.client.namespace import Lookup
 from kvtier.core.namespace import NamespaceSpec
 from kvtier.errors import AgentUnavailableError
-from kvtier.integrations.vllm.connector import check
+from kvtier.integrations.vllm.background import Background
+from kvtier.integrations.vllm.connector import check, is_kept
 from kvtier.integrations.vllm.groups import Group, groups_of, longest_end
 from kvtier.integrations.vllm.identity import shard_of
+from kvtier.integrations.vllm.lookup import Finder
+from kvtier.integrations.vllm.metrics import KvtierStats
 from kvtier.integrations.vllm.paged import PagedGroup, paged_groups
 from kvtier.integrations.vllm.plan import Blocks, Load, Plan, Store
+from kvtier.integrations.vllm.prefill_speed import PrefillSpeed
 from kvtier.integrations.vllm.reconnecting import call
 from kvtier.integrations.vllm.settings import Settings
 from kvtier.integrations.vllm.worker_side import WorkerSide
 from kvtier.testing.agent_process import AgentProcess
+from kvtier.testing.clock import ManualClock
 from tests.faults.waiting import wait_until
 
 BLOCKS, LAYERS, HEADS, TOKENS, HEAD_DIM = 32, 3, 2, 16, 8
@@ -78,8 +86,8 @@ def test_blocks_are_all_layers_bytes_one_after_the_other(layout: str, ids: list[
     config = _config()
     caches = _caches(config, 1, layout)
     group = _group(config, caches)
-    memory = np.zeros((40, group.block_bytes + 64), np.uint8)
-    cells = [memory[row, : group.block_bytes] for row in (*range(3, 7), *range(20, 27))][: len(ids)]
+    slots = np.zeros((40, group.block_bytes + 64), np.uint8)
+    cells = slots[3 : 3 + len(ids), : group.block_bytes]
     group.read(ids, cells)
     for block, cell in zip(ids, cells, strict=True):
         wanted = torch.stack([cache[block] for cache in caches.values()])
@@ -91,6 +99,41 @@ def test_blocks_are_all_layers_bytes_one_after_the_other(layout: str, ids: list[
         for block in range(BLOCKS):
             source = caches if block in ids else untouched
             assert torch.equal(cache[block], source[name][block])
+
+
+def test_latent_vectors_are_blocks_like_others() -> None:
+    """Of models with one vector for all heads (MLA), which ranks have alike."""
+    latent = 576
+    spec = MLAAttentionSpec(
+        block_size=TOKENS, num_kv_heads=1, head_size=latent, dtype=torch.float32
+    )
+    config = _config(replicas=2)
+    names = config.kv_cache_groups[0].layer_names
+    config.kv_cache_groups[0] = KVCacheGroupSpec(names, spec)
+    torch.manual_seed(3)
+    caches = {name: torch.randn(BLOCKS, TOKENS, latent) for name in names}
+    group = _group(config, caches)
+    assert group.block_bytes == LAYERS * TOKENS * latent * 4
+    cells = np.zeros((3, group.block_bytes), np.uint8)
+    group.read([7, 6, 20], cells)
+    others = {name: torch.zeros_like(cache) for name, cache in caches.items()}
+    _group(config, others).write([1, 2, 3], cells)
+    for name, cache in others.items():
+        assert torch.equal(cache[1:4], caches[name][[7, 6, 20]])
+
+
+def test_a_model_without_prefix_caching_is_not_kept(caplog: pytest.LogCaptureFixture) -> None:
+    config: Any = SimpleNamespace(
+        parallel_config=SimpleNamespace(
+            decode_context_parallel_size=1, prefill_context_parallel_size=1
+        ),
+        cache_config=SimpleNamespace(enable_prefix_caching=False, block_size=TOKENS),
+    )
+    with caplog.at_level("WARNING", "vllm.kvtier"):
+        assert not is_kept(config, _config())
+    assert "prefix caching is off" in caplog.text
+    config.cache_config.enable_prefix_caching = True
+    assert is_kept(config, _config())
 
 
 def test_a_window_needs_the_blocks_that_it_reaches() -> None:
@@ -180,6 +223,55 @@ def test_a_call_is_made_again_when_the_agent_is_back() -> None:
     with pytest.raises(AgentUnavailableError):
         call(gone, 0.01, gone.action)
     assert gone.calls == 1
+
+
+def test_what_was_put_before_the_end_is_done_and_what_is_too_much_is_dropped() -> None:
+    done: list[int] = []
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def handle(number: int) -> None:
+        begun.set()
+        assert goes_on.wait(10.0)
+        done.append(number)
+
+    thread = Background("test", handle, most_waiting=2)
+    thread.put(0)
+    assert begun.wait(10.0)
+    for number in range(1, 5):
+        thread.put(number)
+    goes_on.set()
+    thread.close()
+    assert done == [0, 1, 2]
+
+
+class _Recording:
+    """A namespace of which nothing is cached; keeps what lookups say."""
+
+    spec = NamespaceSpec("model", (1,), block_tokens=TOKENS)
+
+    def __init__(self) -> None:
+        self.said: list[float] = []
+
+    def lookup(self, hashes: Sequence[bytes], **settings: Any) -> Lookup:
+        self.said.append(settings["compute_seconds_per_block"])
+        return Lookup(0)
+
+
+def test_lookups_tell_how_fast_the_engine_computes() -> None:
+    clock, stats, namespace = ManualClock(), KvtierStats(), _Recording()
+    speed = PrefillSpeed(stats, clock)
+    client: Any = SimpleNamespace(is_connected=True)
+    finder = Finder([Group(0, 0, TOKENS, 1, 0)], Settings(), client, speed, stats, clock)
+    request = SimpleNamespace(
+        num_tokens=8 * TOKENS + 1, block_hashes=HASHES, skip_reading_prefix_cache=False
+    )
+    as_namespace: Any = namespace
+    assert finder.find(as_namespace, request, 0).end == 0
+    speed.begin(1000, 0)
+    clock.advance(2.0)
+    speed.end()
+    finder.find(as_namespace, request, 0)
+    assert namespace.said == [0.0, 2.0 * TOKENS / 1000]
 
 
 HASHES = [bytes([number]) * 32 for number in range(8)]

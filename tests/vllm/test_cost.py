@@ -13,6 +13,8 @@ import pytest
 from tests.vllm.engine import Engine, connector
 from tests.vllm.figures import Figures
 
+pytestmark = pytest.mark.full
+
 PAIRS = 10
 PROMPT_TOKENS = 2048
 

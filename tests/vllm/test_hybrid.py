@@ -15,6 +15,8 @@ from tests.vllm import cached_blocks
 from tests.vllm.engine import Engine, connector
 from tests.vllm.figures import Figures
 
+pytestmark = pytest.mark.full
+
 PROMPT_TOKENS = 1800
 WINDOW_TOKENS = 128
 BLOCK_TOKENS = 32

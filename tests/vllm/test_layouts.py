@@ -12,6 +12,8 @@ import pytest
 
 from tests.vllm.engine import Engine, connector
 
+pytestmark = pytest.mark.full
+
 PROMPT_TOKENS = 1000
 
 

@@ -12,6 +12,8 @@ import pytest
 from tests.vllm.engine import Engine, connector
 from tests.vllm.figures import Figures
 
+pytestmark = pytest.mark.full
+
 REQUESTS, REPETITIONS = 24, 2
 #: Room for about 2100 tokens, where 8 requests at a time want up to 5000, and grow as they go.
 SMALL: dict[str, Any] = {"num_gpu_blocks_override": 68, "max_model_len": 1024}

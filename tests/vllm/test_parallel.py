@@ -6,8 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.vllm import cached_blocks
 from tests.vllm.engine import Engine, connector
+
+pytestmark = pytest.mark.full
 
 PROMPT_TOKENS = 600
 

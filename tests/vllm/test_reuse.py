@@ -14,9 +14,12 @@ from tests.faults.waiting import wait_until
 from tests.vllm import cached_blocks
 from tests.vllm.engine import Engine
 from tests.vllm.figures import Figures
+from tests.vllm.repetitions import either
 
-PROMPT_TOKENS = 4096
-REPETITIONS = 5
+PROMPT_TOKENS = either(4096, 2048)
+REPETITIONS = either(5, 2)
+#: Ratios may be so many times their limits.
+SLACK = either(1.0, 4.0)
 #: Found of a prompt: all full blocks but the last, of which a token must be computed.
 HIT_TOKENS = (PROMPT_TOKENS - 1) // 32 * 32
 
@@ -102,14 +105,15 @@ def test_a_hit_takes_hardly_longer_than_the_engines_own(measured: Any, figures: 
     own = figures.add_seconds("own prefix cache", times["own"])
     host = figures.add_seconds("kvtier HOST", times["host"])
     disk = figures.add_seconds("kvtier DISK", times["disk"])
-    figures.add_ratio("HOST / own", host / own, 1.5)
-    figures.add_ratio("HOST / cold", host / cold, 0.03)
-    figures.add_ratio("DISK / own", disk / own, 2.5)
-    figures.add_ratio("DISK / cold", disk / cold, 0.05)
-    assert host <= 1.5 * own
-    assert host <= 0.03 * cold
-    assert disk <= 2.5 * own
-    assert disk <= 0.05 * cold
+    limits = {
+        "HOST / own": (host / own, 1.5),
+        "HOST / cold": (host / cold, 0.03),
+        "DISK / own": (disk / own, 2.5),
+        "DISK / cold": (disk / cold, 0.05),
+    }
+    for name, (ratio, most) in limits.items():
+        figures.add_ratio(name, ratio, most * SLACK)
+    assert not [name for name, (ratio, most) in limits.items() if ratio > most * SLACK]
 
 
 def test_changed_bytes_change_the_tokens(
@@ -126,6 +130,7 @@ def test_changed_bytes_change_the_tokens(
     assert _ask(pair[1], prompt)["tokens"] != right
 
 
+@pytest.mark.full
 def test_the_example_connector_beside_it(
     llama: Path, directory: Path, plain: Engine, prompts: list[list[int]], figures: Figures
 ) -> None:

@@ -58,7 +58,7 @@ class KvtierConnector(KVConnectorBase_V1, SupportsHMA):
         self._scheduler: SchedulerSide | None = None
         self._worker: WorkerSide | None = None
         self._layout: WorkerLayout | None = None
-        if role == KVConnectorRole.SCHEDULER and _is_kept(vllm_config, kv_cache_config):
+        if role == KVConnectorRole.SCHEDULER and is_kept(vllm_config, kv_cache_config):
             client = self._client("scheduler", self._settings.lookup_timeout_seconds)
             self._scheduler = SchedulerSide(vllm_config, kv_cache_config, self._settings, client)
 
@@ -138,7 +138,7 @@ class KvtierConnector(KVConnectorBase_V1, SupportsHMA):
 
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
         config, kv_cache = self._vllm_config, self._kv_cache_config
-        if not _is_kept(config, kv_cache):
+        if not is_kept(config, kv_cache):
             return
         groups = groups_of(kv_cache, kv_cache.hash_block_size or config.cache_config.block_size)
         paged = paged_groups(groups, kv_cache, kv_caches)
@@ -231,12 +231,14 @@ def check(config: VllmConfig) -> None:
         )
 
 
-def _is_kept(config: VllmConfig, kv_cache: KVCacheConfig) -> bool:
+def is_kept(config: VllmConfig, kv_cache: KVCacheConfig) -> bool:
     """Whether blocks of this model can be kept; logs why not."""
     parallel = config.parallel_config
     try:
         if parallel.decode_context_parallel_size * parallel.prefill_context_parallel_size > 1:
             raise ValueError("its context is split between workers")
+        if not config.cache_config.enable_prefix_caching:  # off where no prefix can be gone on with
+            raise ValueError("prefix caching is off")
         groups_of(kv_cache, kv_cache.hash_block_size or config.cache_config.block_size)
     except ValueError as error:
         log.warning("kvtier: nothing of this model is loaded or stored: %s", error)

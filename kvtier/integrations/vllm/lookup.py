@@ -12,6 +12,7 @@ from kvtier.core.block import Match, Tier
 from kvtier.errors import KvtierError
 from kvtier.integrations.vllm.groups import Group, aligned_tokens, longest_end
 from kvtier.integrations.vllm.metrics import KvtierStats
+from kvtier.integrations.vllm.prefill_speed import PrefillSpeed
 from kvtier.integrations.vllm.reconnecting import call
 from kvtier.integrations.vllm.request_state import Found
 from kvtier.integrations.vllm.settings import Settings
@@ -23,13 +24,17 @@ MOST_BLOCKS = 8192
 
 
 class Finder:
-    """Looks up in the calling thread: one call for each group, held for `hold_seconds`."""
+    """Looks up in the calling thread: one call for each group, held for `hold_seconds`.
+
+    The calls tell the agent how fast the engine computes.
+    """
 
     def __init__(
         self,
         groups: Sequence[Group],
         settings: Settings,
         client: Client,
+        speed: PrefillSpeed,
         stats: KvtierStats,
         clock: Callable[[], float],
     ) -> None:
@@ -39,6 +44,7 @@ class Finder:
         self._windows = [group for group in groups if group.window_tokens]
         self._settings = settings
         self._client = client
+        self._speed = speed
         self._stats = stats
         self._clock = clock
         self._failing = False
@@ -118,6 +124,7 @@ class Finder:
             match=match,
             shards=range(shards) if shards > 1 else (),
             hold_seconds=self._settings.hold_seconds,
+            compute_seconds_per_block=self._speed.seconds(namespace.spec.block_tokens),
         )
 
     def _failed(self, error: KvtierError) -> None:

@@ -48,23 +48,26 @@ class PagedGroup:
         self._regions = tuple(regions)
         self.block_bytes = sum(region.size_bytes for region in regions)
 
-    def read(self, ids: Sequence[int], cells: Sequence[ByteArray]) -> None:
-        """Copies blocks of the cache into cells, which have `block_bytes` or more each.
+    def read(self, ids: Sequence[int], cells: ByteArray) -> None:
+        """Copies blocks of the cache into `cells`, [blocks, block_bytes].
 
-        A few copies for each run of consecutive blocks and cells; the GIL is free meanwhile.
+        A few copies for each run of consecutive ids; the GIL is free meanwhile.
         """
-        for blocks, rows in _runs(ids, cells):
-            start = 0
-            for region in self._regions:
-                region.read(blocks, rows[:, start : start + region.size_bytes])
-                start += region.size_bytes
+        for region, blocks, rows in self._pieces(ids, cells):
+            region.read(blocks, rows)
 
-    def write(self, ids: Sequence[int], cells: Sequence[ByteArray]) -> None:
+    def write(self, ids: Sequence[int], cells: ByteArray) -> None:
         """Copies cells into blocks of the cache, likewise."""
-        for blocks, rows in _runs(ids, cells):
+        for region, blocks, rows in self._pieces(ids, cells):
+            region.write(blocks, rows)
+
+    def _pieces(
+        self, ids: Sequence[int], cells: ByteArray
+    ) -> Iterator[tuple[Region, slice, ByteArray]]:
+        for first, stop, blocks in _runs(ids):
             start = 0
             for region in self._regions:
-                region.write(blocks, rows[:, start : start + region.size_bytes])
+                yield region, blocks, cells[first:stop, start : start + region.size_bytes]
                 start += region.size_bytes
 
 
@@ -176,28 +179,18 @@ class _DeviceRegion:
         return torch.tensor(list(blocks), device=self._pages.device)
 
 
-def _runs(ids: Sequence[int], cells: Sequence[ByteArray]) -> Iterator[tuple[slice, ByteArray]]:
-    """Blocks with consecutive ids, up or down, whose cells lie at equal distances.
+def _runs(ids: Sequence[int]) -> Iterator[tuple[int, int, slice]]:
+    """Consecutive ids, up or down: the first index, one past the last, and the ids as a slice.
 
     vLLM frees the blocks of a request last one first, so the next one often gets them descending.
     """
-    places = [cell.__array_interface__["data"][0] for cell in cells]
     first, count = 0, len(ids)
     while first < count:
-        stop, step, distance = first + 1, 1, 0
+        stop, step = first + 1, 1
         if stop < count and abs(ids[stop] - ids[first]) == 1:
             step = ids[stop] - ids[first]
-            distance = places[stop] - places[first]
-            if distance >= cells[first].size:
-                while (
-                    stop < count
-                    and ids[stop] - ids[stop - 1] == step
-                    and places[stop] - places[stop - 1] == distance
-                ):
-                    stop += 1
-        size = cells[first].size
-        # The cells are slices of one extent; the view keeps it mapped as they do.
-        rows = as_strided(cells[first], (stop - first, size), (distance or size, 1))
+        while stop < count and ids[stop] - ids[stop - 1] == step:
+            stop += 1
         last = ids[first] + step * (stop - first)
-        yield slice(ids[first], last if last >= 0 else None, step), rows
+        yield first, stop, slice(ids[first], last if last >= 0 else None, step)
         first = stop

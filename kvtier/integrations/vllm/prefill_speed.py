@@ -45,7 +45,7 @@ class PrefillSpeed:
             self.tokens_per_second = old + _WEIGHT * (speed - old) if old else speed
             self._stats.add("prefill_tokens", tokens)
             self._stats.add("prefill_seconds", seconds)
-            self._publish()
 
-    def _publish(self) -> None:
-        """The place from which the agent will be told, once its API takes the measure."""
+    def seconds(self, tokens: int) -> float:
+        """What computing so many tokens of a prompt takes; 0.0 as long as that is not known."""
+        return tokens / self.tokens_per_second if self.tokens_per_second else 0.0

@@ -75,8 +75,8 @@ class SchedulerSide:
         self._finished: set[str] = set()
         self._prefetcher = Prefetcher()
         self._stats = KvtierStats()
-        self._finder = Finder(self._groups, settings, client, self._stats, clock)
         self._speed = PrefillSpeed(self._stats, clock)
+        self._finder = Finder(self._groups, settings, client, self._speed, self._stats, clock)
 
     def set_layouts(self, layouts: Iterable[WorkerLayout]) -> None:
         """What all workers say of themselves; nothing is looked up before."""
@@ -130,8 +130,7 @@ class SchedulerSide:
             blocks = _blocks(group, request.block_hashes, ids[group.index], first, stop, hold_id)
             if blocks.hashes:
                 wanted.append(blocks)
-        speed = self._speed.tokens_per_second
-        budget_seconds = tokens / speed if speed else 0.0
+        budget_seconds = self._speed.seconds(tokens)
         is_slower = any(tier > Tier.HOST for tier in found.tiers)
         self._new_loads.append(Load(request.request_id, wanted, budget_seconds, is_slower))
         state.loading = state.load_tried = True

@@ -1,24 +1,16 @@
-"""Copies blocks from the paged cache to the agent, on a thread of its own."""
+"""Copies blocks from the paged cache to the agent."""
 
 from __future__ import annotations
 
-import logging
 import threading
-import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from kvtier.client.client import Client
-from kvtier.client.namespace import Namespace, Place
+from kvtier.client.namespace import Namespace
 from kvtier.core.block import BlockStatus
-from kvtier.integrations.vllm.loader import FAILURES
-from kvtier.integrations.vllm.paged import PagedGroup
+from kvtier.integrations.vllm.mover import Mover
 from kvtier.integrations.vllm.parts import part_of, parts
 from kvtier.integrations.vllm.plan import Blocks, Store
-from kvtier.integrations.vllm.reconnecting import call
-
-log = logging.getLogger("vllm.kvtier")
 
 #: Reserved and copied at a time. A copy is not interrupted, so this is what a step may wait for.
 _PART_BYTES = 32 << 20
@@ -56,38 +48,18 @@ class Stored:
     error: str = ""
 
 
-class Storer:
+class Storer(Mover):
     """Stores one job after the other, in the calling thread."""
-
-    def __init__(
-        self,
-        groups: Sequence[PagedGroup],
-        shard: int,
-        client: Client,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._client = client
-        self._groups = groups
-        self._shard = shard
-        self._clock = clock
 
     def store(self, job: StoreJob) -> Stored:
         """Never raises. What follows a block that is not stored is not stored either."""
         started = self._clock()
         size_bytes, is_whole, error = 0, False, ""
-        try:
-            for blocks in job.store.blocks:
-                stored, is_whole = call(
-                    self._client, self._client.timeout_seconds, partial(self._store, job, blocks)
-                )
-                size_bytes += stored * self._groups[blocks.group].block_bytes
-                if not is_whole:
-                    break
-        except FAILURES as failure:
-            error, is_whole = str(failure), False
-        except Exception as failure:
-            log.exception("kvtier: a store failed")
-            error, is_whole = repr(failure), False
+        for blocks in job.store.blocks:
+            (stored, is_whole), error = self._attempt(partial(self._store, job, blocks), (0, False))
+            size_bytes += stored * self._groups[blocks.group].block_bytes
+            if not is_whole:
+                break
         seconds = self._clock() - started
         return Stored(job.store.request_id, size_bytes, seconds, is_whole, error)
 
@@ -97,20 +69,16 @@ class Storer:
         copied = 0
         for part in parts(len(blocks.hashes), group.block_bytes, _PART_BYTES):
             piece = part_of(blocks, part)
-            place = Place(blocks.group, self._shard, piece.parent, piece.position)
-            with job.namespace.reserve(piece.hashes, place=place) as reservation:
-                wanted = [
-                    (paged, cell)
-                    for paged, cell in zip(piece.ids, reservation.cells, strict=True)
-                    if cell is not None
-                ]
+            with job.namespace.reserve(piece.hashes, place=self._place(piece)) as reservation:
+                wanted = 0
                 with job.lock:
                     if job.cancelled:
                         return copied, False
-                    if wanted:
-                        group.read([paged for paged, _ in wanted], [cell for _, cell in wanted])
+                    for first, stop, cells in reservation.runs():
+                        group.read(piece.ids[first:stop], cells)
+                        wanted += stop - first
                 statuses = reservation.commit()
-            copied += len(wanted)
+            copied += wanted
             if not _STORED.issuperset(statuses):
                 return copied, False
         return copied, True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -14,6 +13,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorTransfe
 from kvtier.client.client import Client
 from kvtier.client.namespace import Namespace
 from kvtier.core.namespace import NamespaceSpec
+from kvtier.integrations.vllm.background import Background
 from kvtier.integrations.vllm.loader import Loaded, Loader
 from kvtier.integrations.vllm.metrics import KvtierStats
 from kvtier.integrations.vllm.paged import PagedGroup
@@ -54,17 +54,8 @@ class WorkerSide:
         self._invalid: set[int] = set()
         self._failing = False
         self._stats = KvtierStats()
-        self._load_queue: queue.SimpleQueue[tuple[Namespace, Load] | None] = queue.SimpleQueue()
-        self._store_queue: queue.SimpleQueue[StoreJob | None] = queue.SimpleQueue()
-        self._threads = [
-            threading.Thread(target=target, name=name, daemon=True)
-            for name, target in (
-                ("kvtier-load", self._load_all),
-                ("kvtier-store", self._store_all),
-            )
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._to_load = Background("kvtier-load", self._load)
+        self._to_store = Background("kvtier-store", self._store)
 
     def begin(self, plan: Plan) -> None:
         """Before a step overwrites anything: stores that read it end. Loads begin."""
@@ -78,7 +69,7 @@ class WorkerSide:
                 job.cancel()
         for load in plan.loads:
             self._loading += 1
-            self._load_queue.put((namespace, load))
+            self._to_load.put((namespace, load))
 
     def computed(self, plan: Plan) -> None:
         """The blocks that the step has filled are in the paged cache."""
@@ -90,7 +81,7 @@ class WorkerSide:
             with self._changed:
                 self._jobs.append(job)
                 self._unfinished[store.request_id] += 1
-            self._store_queue.put(job)
+            self._to_store.put(job)
 
     def results(self, plan: Plan, finished: Collection[str] = ()) -> KVConnectorTransferResults:
         """What has ended since the last step; `finished` are requests of which no more comes."""
@@ -131,10 +122,8 @@ class WorkerSide:
             jobs = list(self._jobs)
         for job in jobs:
             job.cancelled = True
-        self._load_queue.put(None)
-        self._store_queue.put(None)
-        for thread in self._threads:
-            thread.join()
+        self._to_load.close()
+        self._to_store.close()
         self._client.close()
 
     def _use(self, fields: dict[str, Any]) -> Namespace:
@@ -147,38 +136,36 @@ class WorkerSide:
     def _has_news(self) -> bool:
         return bool(self._loaded) or any(not self._unfinished[each] for each in self._waiting)
 
-    def _load_all(self) -> None:
-        while (task := self._load_queue.get()) is not None:
-            namespace, load = task
-            outcome = self._loader.load(namespace, load)
-            with self._changed:
-                self._loaded.append(outcome)
-                self._stats.add("loaded_bytes", outcome.size_bytes)
-                self._stats.add("load_seconds", outcome.seconds)
-                if outcome.missing:
-                    self._stats.add("failures", 1, "load")
-                self._changed.notify_all()
-            self._note(outcome.error)
+    def _load(self, task: tuple[Namespace, Load]) -> None:
+        namespace, load = task
+        outcome = self._loader.load(namespace, load)
+        with self._changed:
+            self._loaded.append(outcome)
+            self._stats.add("loaded_bytes", outcome.size_bytes)
+            self._stats.add("load_seconds", outcome.seconds)
+            if outcome.missing:
+                self._stats.add("failures", 1, "load")
+            self._changed.notify_all()
+        self._note(outcome.error)
 
-    def _store_all(self) -> None:
-        while (job := self._store_queue.get()) is not None:
-            request_id = job.store.request_id
-            if job.store.restarts:
-                self._broken.discard(request_id)
-            outcome = Stored(request_id, 0, 0.0, False)
-            if request_id not in self._broken and not job.cancelled:
-                outcome = self._storer.store(job)
-                self._note(outcome.error)
-            with self._changed:
-                self._jobs.remove(job)
-                self._unfinished[request_id] -= 1
-                if not outcome.is_whole:  # nothing is stored of which the beginning is missing
-                    self._broken.add(request_id)
-                self._stats.add("stored_bytes", outcome.size_bytes)
-                self._stats.add("store_seconds", outcome.seconds)
-                if outcome.error:
-                    self._stats.add("failures", 1, "store")
-                self._changed.notify_all()
+    def _store(self, job: StoreJob) -> None:
+        request_id = job.store.request_id
+        if job.store.restarts:
+            self._broken.discard(request_id)
+        outcome = Stored(request_id, 0, 0.0, False)
+        if request_id not in self._broken and not job.cancelled:
+            outcome = self._storer.store(job)
+            self._note(outcome.error)
+        with self._changed:
+            self._jobs.remove(job)
+            self._unfinished[request_id] -= 1
+            if not outcome.is_whole:  # nothing is stored of which the beginning is missing
+                self._broken.add(request_id)
+            self._stats.add("stored_bytes", outcome.size_bytes)
+            self._stats.add("store_seconds", outcome.seconds)
+            if outcome.error:
+                self._stats.add("failures", 1, "store")
+            self._changed.notify_all()
 
     def _note(self, error: str) -> None:
         """Logs the first failure in a row."""
