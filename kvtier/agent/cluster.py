@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,9 +17,12 @@ from kvtier.agent.existence import Existence
 from kvtier.agent.namespaces import Namespace, Namespaces
 from kvtier.agent.storage_mover import StorageMover
 from kvtier.agent.tenures import Tenure, Tenures
+from kvtier.agent.writer import spawn
 from kvtier.core.block import Lane
 from kvtier.core.namespace import identity_digest, namespace_digest
+from kvtier.errors import KvtierError
 from kvtier.tiers.cluster.codec import Codec
+from kvtier.tiers.cluster.failure import ClusterDownError
 from kvtier.tiers.cluster.nodes import NodeRecord
 from kvtier.tiers.cluster.report import ClusterReport, Concern
 from kvtier.tiers.cluster.storage import ClusterStorage
@@ -31,6 +35,9 @@ _ASKING_THREADS = 2
 _PROBE_SECONDS = 1.0
 _STOP_SECONDS = 2.0
 _DELETE_SECONDS = 60.0
+_BATCH = 4096
+#: Another node may write an older one at the same moment.
+_PUBLISH_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ class Cluster:
         self.storage = storage
         self.options = options
         self.report: ClusterReport | None = None
-        self.on_generation: Callable[[Namespace, bytes], Awaitable[None]]
+        self.on_generation: Callable[[Namespace, bytes], Awaitable[object]]
         self._describe = describe
         self.asking, self.moving = (
             StorageMover(
@@ -116,13 +123,15 @@ class Cluster:
         self._is_due = asyncio.Event()
         self._beaten = asyncio.Event()
         self._heart: asyncio.Task[None] | None = None
+        self._following: set[asyncio.Task[None]] = set()
 
     @property
     def is_up(self) -> bool:
         return self.asking.is_readable and self.moving.is_readable
 
     def _turned(self) -> None:
-        self.existence.clear()  # a server that comes back may be another, or empty
+        if not self.is_up:
+            self.existence.clear()  # what comes back may be another server, or empty
         self.demotion.tier_turned()
         self._is_due.set()
 
@@ -145,7 +154,7 @@ class Cluster:
                 await self.demotion.flush()
         if self._heart is not None:
             self._heart.cancel()
-            await asyncio.gather(self._heart, return_exceptions=True)
+            await asyncio.gather(self._heart, *self._following, return_exceptions=True)
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(_STOP_SECONDS):
                 node_id = self._describe().node_id
@@ -176,9 +185,29 @@ class Cluster:
     def renew(self, namespace: Namespace) -> None:
         """It has a new generation, or something of it is evicted: what is on its way is not wanted,
         and what was heard does not count."""
-        self.tenures.begin(namespace)
+        if namespace.namespace_id in self._namespaces:
+            self.tenures.begin(namespace)
+            self.existence.forget(namespace.namespace_id)
+            self._is_due.set()
+
+    def suspend(self, namespace: Namespace) -> None:
+        """Until `renew`."""
+        self.tenures.suspend(namespace)
         self.existence.forget(namespace.namespace_id)
-        self._is_due.set()
+
+    async def publish(self, namespaces: Iterable[Namespace]) -> None:
+        """Returns when other nodes can hear of these generations. Raises OSError."""
+        waiting = list(namespaces)
+        for _ in range(_PUBLISH_ATTEMPTS):
+            there = await self._beat()
+            waiting = [
+                each
+                for each in waiting
+                if there.get(namespace_digest(each.spec), b"") < each.generation_id
+            ]
+            if not waiting:
+                return
+        raise OSError("it does not take the new generation")
 
     async def _agreed(self, tenure: Tenure) -> None:
         """Returns when the nodes agree on a generation. Raises OSError."""
@@ -193,39 +222,59 @@ class Cluster:
     async def _beat_on(self) -> None:
         while True:
             self._is_due.clear()
-            with suppress(OSError):  # the movers' health says so
+            try:
                 await self._beat()
+            except OSError:
+                pass  # the movers' health says so
+            except Exception:
+                log.exception("CLUSTER: a heartbeat failed")
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.options.heartbeat_seconds):
                     await self._is_due.wait()
 
-    async def _beat(self) -> None:
-        """Says what this node is, hears what the others have invalidated."""
+    async def _beat(self) -> dict[bytes, bytes]:
+        """Says what this node is, hears what the others have invalidated: the generations that are
+        there, by the digests of namespaces."""
         known = dict(self._namespaces)
         own = {namespace_digest(each.spec): each.generation_id for each in known.values()}
-        youngest = await self.asking.run(self._exchange, self._describe(), own)
+        there, refusal = await self.asking.run(self._exchange, self._describe(), own)
+        if refusal is not None:
+            self.asking.note_error(refusal, is_read=False)
         for namespace_id, namespace in known.items():
-            generation_id = youngest.get(namespace_digest(namespace.spec))
-            if generation_id is None or namespace_id not in self._namespaces:
+            generation_id = there.get(namespace_digest(namespace.spec))
+            tenure = self.tenures.of_id(namespace_id)
+            if generation_id is None or tenure is None or not tenure.is_current:
                 continue
             if generation_id > namespace.generation_id:
                 log.info("%s was invalidated by another node", namespace.label)
-                await self.on_generation(namespace, generation_id)
-            tenure = self.tenures.of_id(namespace_id)
-            if tenure is not None and tenure.generation_id == generation_id:
+                spawn(self._follow(namespace, generation_id), self._following)
+            elif generation_id == tenure.generation_id:
                 tenure.is_agreed = True
         beaten, self._beaten = self._beaten, asyncio.Event()
         beaten.set()
+        return there
 
-    def _exchange(self, record: NodeRecord, own: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
-        """Called by a mover."""
-        self.report = self.storage.store.check(self.storage.deadline())
-        for concern in set(self.report.concerns) - self._told:
-            log.warning("%s: %s", self.storage.label, concern.value)
-        self._told = set(self.report.concerns)
-        registry = self.storage.registry
-        registry.announce(record, self.storage.deadline())
-        return registry.exchange_generations(own, self.storage.deadline())
+    async def _follow(self, namespace: Namespace, generation_id: bytes) -> None:
+        with suppress(KvtierError):  # it has been logged, and is evicted at least
+            await self.on_generation(namespace, generation_id)
+
+    def _exchange(
+        self, record: NodeRecord, own: Mapping[bytes, bytes]
+    ) -> tuple[dict[bytes, bytes], ClusterDownError | None]:
+        """What the others say, and why they do not hear of this node. Called by a mover."""
+        storage, refusal = self.storage, None
+        deadline = storage.deadline()
+        there = storage.registry.exchange_generations(own, deadline)
+        try:  # a server that takes nothing, or does not tell everything, still has blocks
+            storage.registry.announce(record, deadline)
+            self.report = storage.store.check(deadline)
+        except ClusterDownError as error:
+            refusal = error
+        else:
+            for concern in set(self.report.concerns) - self._told:
+                log.warning("%s: %s", storage.label, concern.value)
+            self._told = set(self.report.concerns)
+        return there, refusal
 
     async def nodes(self) -> list[NodeRecord]:
         """Those that are alive. Raises OSError."""
@@ -238,31 +287,45 @@ class Cluster:
     ) -> int:
         """Deletes blocks of the current generation, or all; how many there were. Raises OSError.
 
-        To be called before they are evicted here: what was on its way here is not wanted then.
+        To be called before they are evicted here: what was found while the servers still had it,
+        and is on its way here, is not wanted then.
         """
-        identity = self.tenures.of(namespace).identity
-        self.renew(namespace)
-        return await self._delete(identity, blocks)
+        try:
+            return await self._delete(self.tenures.of(namespace).identity, blocks)
+        finally:
+            self.renew(namespace)
 
     async def remove_generation(self, namespace: Namespace, generation_id: bytes) -> int:
-        """Deletes what nobody finds any more. Raises OSError."""
+        """Deletes what nobody finds any more, when it is evicted here. Raises OSError."""
         return await self._delete(identity_digest(namespace.spec, generation_id), None)
 
     async def _delete(self, identity: bytes, blocks: Iterable[tuple[Lane, bytes]] | None) -> int:
-        blocks_of, deadline = self.storage.blocks, time.monotonic() + _DELETE_SECONDS
+        """Raises OSError, at the latest when the cluster is known to be down."""
+        if not self.is_up:
+            raise OSError(self.moving.reason or self.asking.reason)
+        by_lane: defaultdict[Lane, list[bytes]] = defaultdict(list)
+        for lane, block_hash in blocks or ():
+            by_lane[lane].append(block_hash)
+        storage = self.storage
 
         def delete() -> int:
             if blocks is None:
-                return blocks_of.delete_all(identity, deadline)
-            by_lane: dict[Lane, list[bytes]] = {}
-            for lane, block_hash in blocks:
-                by_lane.setdefault(lane, []).append(block_hash)
+                return storage.blocks.delete_all(identity, time.monotonic() + _DELETE_SECONDS)
             return sum(
-                blocks_of.delete(identity, lane, hashes, deadline)
+                storage.blocks.delete(identity, lane, hashes[i : i + _BATCH], storage.deadline())
                 for lane, hashes in by_lane.items()
+                for i in range(0, len(hashes), _BATCH)
             )
 
-        if not self.is_up:
-            raise OSError(self.moving.reason or self.asking.reason)
         # Not a mover's: it may take longer than a call that is not to be given up.
-        return await asyncio.to_thread(delete)
+        work = asyncio.ensure_future(asyncio.to_thread(delete))
+        work.add_done_callback(lambda work: work.cancelled() or work.exception())
+        while not work.done():
+            await asyncio.wait([work], timeout=self.options.timeout_seconds)
+            if not self.is_up and not work.done():
+                raise OSError(self.moving.reason or self.asking.reason)
+        try:
+            return work.result()
+        except OSError as error:
+            self.asking.note_error(error, is_read=False)
+            raise

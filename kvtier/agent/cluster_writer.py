@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -80,32 +81,51 @@ class ClusterWriter(Writer):
             self.failed_count += len(blocks)
             self._end(blocks)
             return
-        cells = [cell_of(host.table, block.slot) for block in blocks]
+        # Those of an earlier generation have been evicted, now that the nodes agree on this one.
+        gone = [block for block in blocks if not block.is_current]
+        blocks = [block for block in blocks if block.is_current]
+        self._end(gone)
         try:
-            await self._mover.run(
-                self._push,
-                tenure,
-                blocks,
-                cells,
-                size_bytes=len(blocks) * host.slot_bytes,
-                kind=Kind.WRITE,
-                on_end=lambda stored: self._landed(tenure, blocks, stored),
-            )
+            while blocks:
+                blocks = blocks[await self._write_some(tenure, host, blocks) :]
         except OSError:
             self._give_up(blocks)
+
+    async def _write_some(self, tenure: Tenure, host: SizeClass, blocks: list[Taken]) -> int:
+        """The leading ones, as many as a mover's call has time for: how many, at least one."""
+        cells = [cell_of(host.table, block.slot) for block in blocks]
+        stored = await self._mover.run(
+            self._push,
+            tenure,
+            blocks,
+            cells,
+            size_bytes=len(blocks) * host.slot_bytes,
+            kind=Kind.WRITE,
+            on_end=lambda stored: self._landed(tenure, blocks, stored),
+        )
+        return len(stored)
 
     def _push(
         self, tenure: Tenure, blocks: Sequence[Taken], cells: Sequence[ByteArray]
     ) -> list[bool]:
-        """Whether each was stored, rather than there already. Called by movers."""
+        """Whether each of the leading ones was stored, rather than there already.
+
+        Begins with no further one after a while: a call of many exchanges on a slow network is
+        not to be taken for one without an answer. Called by movers.
+        """
         storage, identity = self._storage, tenure.identity
         codec = self._codec_of(tenure.label)
+        begin_until = (time.monotonic() + storage.deadline()) / 2
+        stored: list[bool] = []
         there = self._exist(tenure, blocks)
         for block, cell, is_there in zip(blocks, cells, there, strict=True):
             if not is_there:
+                if any(stored) and time.monotonic() > begin_until:
+                    break
                 payload = cell[: tenure.block_bytes[block.key.lane.group]]
                 storage.blocks.store(identity, block.key, payload, codec, storage.deadline())
-        return [not is_there for is_there in there]
+            stored.append(not is_there)
+        return stored
 
     def _exist(self, tenure: Tenure, blocks: Sequence[Taken]) -> list[bool]:
         by_lane: defaultdict[Lane, list[int]] = defaultdict(list)
@@ -122,13 +142,15 @@ class ClusterWriter(Writer):
         return there
 
     def _landed(self, tenure: Tenure, blocks: Sequence[Taken], stored: list[bool] | None) -> None:
+        if stored is not None:
+            blocks = blocks[: len(stored)]
         unwanted: defaultdict[Lane, list[bytes]] = defaultdict(list)
         for block, is_new in zip(blocks, stored or [False] * len(blocks), strict=True):
             lane, block_hash = block.key.lane, block.key.block_hash
-            if stored is None:
-                self.failed_count += 1
-            elif not block.is_current:  # evicted on request meanwhile
+            if not block.is_current:  # evicted on request meanwhile; a failed write may be there
                 unwanted[lane].append(block_hash)
+            elif stored is None:
+                self.failed_count += 1
             else:
                 self.stored_count += is_new
                 if tenure.is_current:

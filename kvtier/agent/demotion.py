@@ -52,6 +52,7 @@ class Demotion:
         self._after_hits = after_hits
         self._max_in_flight_bytes = max_in_flight_bytes
         self._waiting: deque[Candidate | asyncio.Future[None]] = deque()
+        self._waiting_bytes = 0
         self._hits: Counter[tuple[SizeClass, int, int]] = Counter()
         self._is_behind = False
         self._is_open = False
@@ -71,8 +72,7 @@ class Demotion:
     @property
     def waiting_bytes(self) -> int:
         """What is chosen and not written yet; blocks that have left HOST since are still in it."""
-        waiting = sum(each.host.slot_bytes for each in self._waiting if isinstance(each, Candidate))
-        return waiting + self._writer.in_flight_bytes
+        return self._waiting_bytes + self._writer.in_flight_bytes
 
     # Choosing.
 
@@ -122,7 +122,9 @@ class Demotion:
             self._is_behind = True
             return False
         describe = host.residency.describe
-        self._waiting.extend(Candidate(host, row, describe(row)[1]) for row in rows if row >= 0)
+        chosen = [Candidate(host, row, describe(row)[1]) for row in rows if row >= 0]
+        self._waiting.extend(chosen)
+        self._waiting_bytes += len(chosen) * host.slot_bytes
         self._pump()
         return True
 
@@ -135,7 +137,7 @@ class Demotion:
 
     def _drop(self) -> None:
         """What waits cannot be written now; it is looked for again."""
-        waiting, self._waiting = self._waiting, deque()
+        waiting, self._waiting, self._waiting_bytes = self._waiting, deque(), 0
         self._is_behind = True
         for each in waiting:
             if isinstance(each, asyncio.Future) and not each.done():
@@ -211,6 +213,7 @@ class Demotion:
             if isinstance(block, asyncio.Future) or block.host is not host:
                 break
             self._waiting.popleft()
+            self._waiting_bytes -= host.slot_bytes
             seen += 1
             if not block.is_current:
                 self.unwritten_count += 1
@@ -246,6 +249,7 @@ class Demotion:
         """Chooses nothing more."""
         self._is_open = False
         self._waiting.clear()
+        self._waiting_bytes = 0
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

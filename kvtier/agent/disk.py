@@ -207,7 +207,13 @@ class Disk:
 
     async def _make_known(self, namespace_id: int) -> None:
         """Writes a namespace down, before its first block is. Raises OSError."""
-        namespace = self._namespaces[namespace_id]
+        namespace = self._namespaces.get(namespace_id)
+        if namespace is None or namespace.is_renewing:
+            raise OSError("the namespace is gone, or is being invalidated")
+        await self._save(namespace)
+
+    async def _save(self, namespace: Namespace) -> None:
+        namespace_id = namespace.namespace_id
         known = Known(namespace.spec, namespace.generation_id)
         if self._known.get(namespace_id) == known:
             return
@@ -222,8 +228,7 @@ class Disk:
     async def renew(self, namespace: Namespace) -> None:
         """A namespace has a new generation; returns when that is on the devices."""
         self.register(namespace)
-        if namespace.namespace_id in self._known:
-            await self._make_known(namespace.namespace_id)
+        await self._save(namespace)
 
     # Removing.
 
@@ -277,8 +282,15 @@ class Disk:
         await self.movers[slab.stripe].run(
             slab.erase,
             [slot - slab.base for slot in slots],
-            on_end=lambda _: size_class.release(slots),
+            on_end=lambda is_empty: self._erased(size_class, slots, is_empty=bool(is_empty)),
         )
+
+    def _erased(self, size_class: SizeClass, slots: list[int], *, is_empty: bool) -> None:
+        """Slots without a generation have no record; others are erased by the next eviction."""
+        if is_empty:
+            for slot in slots:
+                size_class.table.generations[slot] = 0
+        size_class.release(slots)
 
     def set_aside(self, size_class: SizeClass, slab: Slab) -> None:
         """Gives up a slab with too much damage, with all blocks in it."""

@@ -40,7 +40,8 @@ async def evict(
     other finds itself still wanted. What continues it may be in another tier than it is.
     """
     evicted = Evicted()
-    async for lane, block_hash in _every(namespace) if keys is None else below(namespace, keys):
+    blocks = _every(namespace, once=dry_run) if keys is None else below(namespace, keys)
+    async for lane, block_hash in blocks:
         here = [
             (size_class, row)
             for tier, size_classes in namespace.tiers.items()
@@ -57,8 +58,9 @@ async def evict(
     return evicted
 
 
-async def _every(namespace: Namespace) -> AsyncIterator[tuple[Lane, bytes]]:
-    """Each block once, as long as none is removed meanwhile; removing what was given is fine."""
+async def _every(namespace: Namespace, *, once: bool) -> AsyncIterator[tuple[Lane, bytes]]:
+    """Each block, for each tier that has it, or `once`; also one that comes from another tier
+    meanwhile."""
     for tier in namespace.tiers:
         for size_class in namespace.classes_of(tier):
             residency = size_class.residency
@@ -66,7 +68,7 @@ async def _every(namespace: Namespace) -> AsyncIterator[tuple[Lane, bytes]]:
                 for row in range(part.start, part.stop):
                     if residency.slot[row] != NONE:
                         lane, block_hash = residency.describe(row)
-                        if _first_tier(namespace, lane, block_hash) is tier:
+                        if not once or _first_tier(namespace, lane, block_hash) is tier:
                             yield lane, block_hash
 
 

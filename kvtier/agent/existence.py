@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
 
 from kvtier.core.block import Lane
 
-_MOST_ANSWERS = 1 << 18
+_MOST_ANSWERS = 1 << 16
 
 Place = tuple[int, Lane]
+_Answers = defaultdict[Place, dict[bytes, float]]
 
 
 class Existence:
     """Answers about blocks, by namespace id and lane, each believed for a while.
 
-    At most 262,144 are kept; beyond, the older half of a lane's goes.
+    The youngest 32,768 at least are kept, and 65,536 and a batch at most: a full half makes way for
+    a new one.
     """
 
     def __init__(
@@ -24,16 +26,17 @@ class Existence:
         self._clock = clock
         self._hit_seconds = hit_seconds
         self._miss_seconds = miss_seconds
-        #: Until when; negative for a block that is not there.
-        self._until: dict[Place, dict[bytes, float]] = {}
-        self._count = 0
+        # Until when; negative for a block that is not there.
+        self._young: _Answers = defaultdict(dict)
+        self._old: _Answers = defaultdict(dict)
+        self._young_count = 0
 
     def known(self, place: Place, hashes: Iterable[bytes]) -> list[bool | None]:
         """Whether each block is there; None where nobody knows any more."""
-        until, now = self._until.get(place, {}), self._clock()
+        young, old, now = self._young.get(place, {}), self._old.get(place, {}), self._clock()
         found: list[bool | None] = []
         for block_hash in hashes:
-            end = until.get(block_hash, 0.0)
+            end = young.get(block_hash) or old.get(block_hash, 0.0)
             found.append(end > 0 if abs(end) > now else None)
         return found
 
@@ -48,26 +51,20 @@ class Existence:
         now = self._clock()
         seconds = self._hit_seconds if is_there or is_refused else self._miss_seconds
         end = now + seconds if is_there else -now - seconds
-        until = self._until.setdefault(place, {})
-        before = len(until)
-        for block_hash in hashes:
-            until.pop(block_hash, None)  # to the end: the oldest come first
-            until[block_hash] = end
-        self._count += len(until) - before
-        if self._count > _MOST_ANSWERS:
-            self._drop_older_half()
-
-    def _drop_older_half(self) -> None:
-        largest = max(self._until.values(), key=len)
-        for block_hash in list(islice(largest, (len(largest) + 1) // 2)):
-            del largest[block_hash]
-            self._count -= 1
+        young = self._young[place]
+        before = len(young)
+        young.update(dict.fromkeys(hashes, end))
+        self._young_count += len(young) - before
+        if self._young_count > _MOST_ANSWERS // 2:
+            self._old, self._young, self._young_count = self._young, defaultdict(dict), 0
 
     def clear(self) -> None:
-        self._until.clear()
-        self._count = 0
+        """All."""
+        self._old, self._young, self._young_count = defaultdict(dict), defaultdict(dict), 0
 
     def forget(self, namespace_id: int) -> None:
         """All of a namespace."""
-        for place in [each for each in self._until if each[0] == namespace_id]:
-            self._count -= len(self._until.pop(place))
+        for answers in (self._old, self._young):
+            for place in [each for each in answers if each[0] == namespace_id]:
+                count = len(answers.pop(place))
+                self._young_count -= count if answers is self._young else 0

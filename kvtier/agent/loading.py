@@ -26,7 +26,7 @@ Arrived = dict[tuple[Lane, bytes], Source]
 class Wait(IntEnum):
     """How long a load waits for blocks in slower tiers (numbers as in the proto)."""
 
-    #: Not at all; they are brought in the background.
+    #: Not at all, but for hearing which there are; they are brought in the background.
     BEST_EFFORT = 1
     #: Until shortly before the call's deadline.
     ALL = 2
@@ -81,19 +81,37 @@ class Loading:
         hold: Lease | None,
     ) -> list[Found]:
         answers = []
+        asked = [
+            (lane, keys)
+            for keys in entries
+            for lane in [Lane(keys.lane.group, shard) for shard in shards] or [keys.lane]
+        ]
+        await self._learn(session.namespace, asked, tiers, is_prefix=match is Match.PREFIX)
         for keys in entries:
             lanes = [Lane(keys.lane.group, shard) for shard in shards] or [keys.lane]
-            for lane in lanes:
-                is_prefix = match is Match.PREFIX
-                await self._promotion.learn(
-                    session.namespace, lane, keys.hashes, tiers, is_prefix=is_prefix
-                )
             places = await self._places(session, keys, lanes, match, tiers, hold)
             places += [At.NOWHERE] * (len(keys.hashes) - len(places))
             matched = [*places, At.NOWHERE].index(At.NOWHERE)
             runs = self._whereabouts.runs(session.namespace, keys, lanes, places[:matched])
             answers.append(Found(matched, runs, [place > 0 for place in places]))
         return answers
+
+    async def _learn(
+        self,
+        namespace: Namespace,
+        asked: Sequence[tuple[Lane, BlockKeys]],
+        tiers: frozenset[Tier],
+        *,
+        is_prefix: bool,
+    ) -> None:
+        """All at once: each waits for other machines up to a time of its own."""
+        learn = self._promotion.learn
+        await asyncio.gather(
+            *(
+                learn(namespace, lane, keys.hashes, tiers, is_prefix=is_prefix)
+                for lane, keys in asked
+            )
+        )
 
     async def _places(
         self,
@@ -157,7 +175,7 @@ class Loading:
                     for block_hash, place, slow in zip(hashes, column, slowest, strict=False)
                     if slow and place in wanted
                 ]
-                if here:
+                if here and tier in tiers:
                     size_class = tiers[tier][lane.group]
                     rows = [row for row in size_class.find_many(lane, here) if row >= 0]
                     room = self._grants.room(session, size_class)
@@ -231,11 +249,10 @@ class Loading:
         flights: list[Flight],
     ) -> None:
         """Begins to bring what HOST has not; keeps what it has of these entries meanwhile."""
+        asked = [(keys.lane, keys) for keys in entries]
+        await self._learn(session.namespace, asked, _EVERYTHING, is_prefix=False)
         for keys in entries:
             size_class = session.namespace.groups[keys.lane.group]
-            await self._promotion.learn(
-                session.namespace, keys.lane, keys.hashes, _EVERYTHING, is_prefix=False
-            )
             rows = size_class.find_many(keys.lane, keys.hashes)
             if -1 in rows:
                 here = [row for row in rows if row >= 0]

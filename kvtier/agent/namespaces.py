@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -37,6 +38,8 @@ class Namespace:
     tiers: dict[Tier, tuple[SizeClass, ...]]
     generation_id: bytes
     session_count: int = 0
+    #: Nothing of it is read from slower tiers, nor written to them.
+    is_renewing: bool = False
 
     @property
     def label(self) -> str:
@@ -163,8 +166,9 @@ FIRST_GENERATION = bytes(_GENERATION_ID_BYTES)
 def next_generation(generation_id: bytes) -> bytes:
     """Blocks of a namespace under another generation id are not its blocks.
 
-    Ids are ordered as bytes, and greater than those before: of two nodes that invalidate the same
-    namespace at one time, one has the greater id, and the other follows.
+    Ids are ordered as bytes, and greater than those before, also than those of which this node has
+    not heard, as far as clocks agree. Of two nodes that invalidate the same namespace at one time,
+    one has the greater id, and the other follows.
     """
-    count = int.from_bytes(generation_id[:8]) + 1
+    count = max(int.from_bytes(generation_id[:8]) + 1, time.time_ns())
     return count.to_bytes(8) + secrets.token_bytes(_GENERATION_ID_BYTES - 8)

@@ -140,6 +140,8 @@ class Promotion:
     ) -> list[Source | None]:
         """The source that would give each block now, of these tiers; None where none has it."""
         found: list[Source | None] = [None] * len(hashes)
+        if namespace.is_renewing:
+            return found
         missing = list(range(len(hashes)))
         for source in self.sources:
             if source.tier in tiers and missing:

@@ -223,14 +223,16 @@ class StorageMover(Generic[S]):
             self._measure(job, ended_at)
         elif isinstance(error, OSError) and not isinstance(error, StorageDownError):
             self.note_error(error, is_read=job.kind is Kind.READ)
-        if job.on_end is not None:
-            job.on_end(result)
-        if job.answer.done():  # given up, or cancelled
-            return
-        if error is None:
-            job.answer.set_result(result)
-        else:
-            job.answer.set_exception(error)
+        try:
+            if job.on_end is not None:
+                job.on_end(result)
+        finally:
+            if job.answer.done():  # given up, or cancelled
+                pass
+            elif error is None:
+                job.answer.set_result(result)
+            else:
+                job.answer.set_exception(error)
 
     def _measure(self, job: _Job, ended_at: float) -> None:
         if job.kind is Kind.WRITE:
@@ -272,10 +274,19 @@ class StorageMover(Generic[S]):
                     await self._submit(self._try_to_write, 0, Kind.OTHER).answer
                     break
                 except OSError as error:
-                    self.reason = error.strerror or str(error)
+                    self._note_probe(error)
         finally:
             self._probe = None
         self._turn(Health.ACTIVE, "")
+
+    def _note_probe(self, error: OSError) -> None:
+        """What it says now may be better than what was: a server that is back, and full."""
+        reason = error.strerror or str(error)
+        if not isinstance(error, StorageDownError):
+            verdict = self.storage.verdict(error, is_read=False) or self.health
+            if verdict < self.health:
+                self._turn(verdict, reason)
+        self.reason = reason
 
     def _try_to_write(self) -> None:
         self._checked_at = 0.0

@@ -32,26 +32,37 @@ class Tenures:
         self._current: dict[int, Tenure] = {}
 
     def of(self, namespace: Namespace) -> Tenure:
-        return self._current[namespace.namespace_id]
+        """One that has ended if the namespace has made way for another."""
+        return self._current.get(namespace.namespace_id) or _tenure(namespace, is_current=False)
 
     def of_id(self, namespace_id: int) -> Tenure | None:
         return self._current.get(namespace_id)
 
     def begin(self, namespace: Namespace) -> Tenure:
-        """Ends the one before."""
+        """Ends the one before. The nodes still agree if it is the same generation."""
         before = self._current.get(namespace.namespace_id)
-        tenure = Tenure(
-            namespace.namespace_id,
-            namespace.label,
-            namespace.spec.block_bytes,
-            namespace.generation_id,
-            identity_digest(namespace.spec, namespace.generation_id),
-        )
+        tenure = _tenure(namespace)
         if before is not None:
             before.is_current = False
             tenure.is_agreed = before.is_agreed and before.generation_id == tenure.generation_id
         self._current[namespace.namespace_id] = tenure
         return tenure
 
+    def suspend(self, namespace: Namespace) -> None:
+        """Ends the present one; what would wait for the nodes to agree fails."""
+        self.of(namespace).is_current = self.of(namespace).is_agreed = False
+
     def end(self, namespace: Namespace) -> None:
+        """It made way for another."""
         self._current.pop(namespace.namespace_id).is_current = False
+
+
+def _tenure(namespace: Namespace, *, is_current: bool = True) -> Tenure:
+    return Tenure(
+        namespace.namespace_id,
+        namespace.label,
+        namespace.spec.block_bytes,
+        namespace.generation_id,
+        identity_digest(namespace.spec, namespace.generation_id),
+        is_current=is_current,
+    )

@@ -16,6 +16,7 @@ from kvtier.agent.grants import Grants
 from kvtier.agent.lifecycle import Lifecycle
 from kvtier.agent.mover import Mover
 from kvtier.agent.namespaces import Namespace, Namespaces, next_generation
+from kvtier.agent.renewals import Renewals
 from kvtier.agent.sessions import Sessions
 from kvtier.agent.stats import TierStats, cluster_stats, disk_stats, host_stats
 from kvtier.core.block import BlockKeys, Tier
@@ -65,6 +66,14 @@ class Upkeep:
         self._grants = grants
         self._lifecycle = lifecycle
         self._on_ready = on_ready
+        self._renewals = Renewals(
+            disk,
+            cluster,
+            lambda namespace: self._evict_here(namespace, None, _HERE),
+            self._revoke_reservations,
+        )
+        if cluster is not None:
+            cluster.on_generation = self._renewals.renew
 
     def stats(self, selector: str) -> list[TierStats]:
         """One entry for each tier."""
@@ -122,15 +131,17 @@ class Upkeep:
             for lease in self._grants.leases.of_session(session.session_id):
                 self._grants.revoke(lease)
         yield self._progress()
-        if self._disk is not None:
-            await self.flush(Tier.DISK)
+        for tier, slower in ((Tier.DISK, self._disk), (Tier.CLUSTER, self._cluster)):
+            if slower is not None:
+                await self.flush(tier)
         yield DrainProgress(len(self._sessions), self._leases(), 0, is_done=True)
 
     def _leases(self) -> int:
         return sum(lease.kind is not LeaseKind.QUARANTINE for lease in self._grants.leases)
 
     def _progress(self) -> DrainProgress:
-        waiting = self._disk.demotion.waiting_bytes if self._disk is not None else 0
+        slower = [each for each in (self._disk, self._cluster) if each is not None]
+        waiting = sum(each.demotion.waiting_bytes for each in slower)
         return DrainProgress(len(self._sessions), self._leases(), waiting)
 
     def resume(self) -> None:
@@ -161,7 +172,7 @@ class Upkeep:
             return await self._evict_here(namespace, keys, tiers)
         blocks = None if keys is None else [each async for each in below(namespace, keys)]
         writer, removed, failure = self._cluster.writer, 0, ""
-        stored, unerased = writer.stored_count, writer.unerased_count
+        before, unerased = writer.ended_count, writer.unerased_count
         try:
             # First, or a block could be brought from there again.
             removed = await self._cluster.remove(namespace, blocks)
@@ -170,11 +181,11 @@ class Upkeep:
         evicted = await self._evict_here(namespace, keys, tiers)
         await writer.settled()
         try:
-            if writer.stored_count > stored:  # perhaps one of these, from here, meanwhile
+            if writer.ended_count > before:  # perhaps of these, from here, meanwhile
                 removed += await self._cluster.remove(namespace, blocks)
         except OSError as error:
             failure = _said(error)
-        if writer.unerased_count > unerased:
+        if writer.unerased_count > unerased or writer.has_overdue:
             failure = failure or "what was being written cannot be removed"
         if failure:
             raise AgentUnavailableError(f"blocks are evicted here only: CLUSTER: {failure}")
@@ -196,42 +207,38 @@ class Upkeep:
             ) from error
 
     async def invalidate(self, selector: str) -> tuple[int, int]:
-        """Gives namespaces a new generation id: how many namespaces and blocks that concerned."""
+        """Gives namespaces a new generation id: how many namespaces and blocks that concerned.
+
+        Returns when other nodes can hear of it.
+        """
         namespaces, blocks = self._namespaces.select(selector), 0
+        before = [(namespace, namespace.generation_id) for namespace in namespaces]
         for namespace in namespaces:
-            before = namespace.generation_id
-            evicted = await self._renew(namespace, next_generation(before))
+            generation_id = next_generation(namespace.generation_id)
+            evicted = await self._renewals.renew(namespace, generation_id)
             blocks += evicted.gone + evicted.deferred
-            if self._cluster is not None:
+        if self._cluster is not None:
+            try:
+                await self._cluster.publish(namespaces)
+            except OSError as error:
+                raise AgentUnavailableError(
+                    f"invalidated on this node only, others hear of it later: CLUSTER: "
+                    f"{_said(error)}"
+                ) from error
+            for namespace, generation_id in before:
                 with suppress(OSError):  # nobody finds them any more; they end by their TTL
-                    await self._cluster.remove_generation(namespace, before)
+                    await self._cluster.remove_generation(namespace, generation_id)
         return len(namespaces), blocks
 
-    async def follow(self, namespace: Namespace, generation_id: bytes) -> None:
-        """Another node has invalidated a namespace. Raises OSError if DISK does not keep that."""
-        try:
-            await self._renew(namespace, generation_id)
-        except AgentUnavailableError as error:
-            raise OSError(str(error)) from error
+    def _revoke_reservations(self, namespace: Namespace) -> None:
+        for lease in list(self._grants.leases):
+            is_of_it = lease.namespace_id == namespace.namespace_id
+            if is_of_it and lease.kind is LeaseKind.RESERVATION:
+                self._grants.revoke(lease)
 
-    async def _renew(self, namespace: Namespace, generation_id: bytes) -> Evicted:
-        if self._disk is not None:
-            await self._disk.recovered()
-        namespace.generation_id = generation_id
-        if self._cluster is not None:
-            self._cluster.renew(namespace)
-        failure: OSError | None = None
-        if self._disk is not None:
-            try:
-                await self._disk.renew(namespace)
-            except OSError as error:
-                failure = error
-        evicted = await self._evict(namespace, None, _HERE)
-        if failure is not None:
-            raise AgentUnavailableError(
-                f"the new generation id cannot be kept on DISK: {_said(failure)}"
-            ) from failure
-        return evicted
+    async def close(self) -> None:
+        """Before tiers stop."""
+        await self._renewals.close()
 
     async def nodes(self) -> list[NodeRecord]:
         """The agents that share this one's cluster."""

@@ -27,18 +27,17 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A block whose slot in HOST is in use for it: key, slot and generation of that time."""
+    """A block and the slot in HOST that is in use for it; the block itself may move to another."""
 
     host: SizeClass
     row: int
     key: BlockKey
     slot: int
-    generation: int
 
     @property
     def is_current(self) -> bool:
         """Whether it has not been evicted on request since."""
-        return self.host.is_at(self.row, self.slot, self.generation)
+        return self.host.residency.describe(self.row)[1] is self.key.block_hash
 
 
 class Writer(ABC):
@@ -58,6 +57,8 @@ class Writer(ABC):
         self._batches: set[asyncio.Task[None]] = set()
         self._erasing: set[asyncio.Task[None]] = set()
         self.in_flight_bytes = 0
+        #: Blocks, whatever became of them.
+        self.ended_count = 0
         self.failed_count = 0
         #: Blocks that were evicted while they were written, and that are still there.
         self.unerased_count = 0
@@ -103,9 +104,8 @@ class Writer(ABC):
         slots = host.acquire([block.row for block in blocks])
         self._writing.update((host, block.row) for block in blocks)
         self.in_flight_bytes += len(blocks) * host.slot_bytes
-        generations = host.table.generations
         taken = [
-            Taken(host, block.row, host.residency.key(block.row), slot, generations[slot])
+            Taken(host, block.row, host.residency.key(block.row), slot)
             for block, slot in zip(blocks, slots, strict=True)
         ]
         spawn(self._write(host, taken), self._batches)
@@ -120,6 +120,7 @@ class Writer(ABC):
         self._overdue.difference_update(ended)
         for block in blocks:
             block.host.release([block.slot])
+            self.ended_count += 1
             self.in_flight_bytes -= block.host.slot_bytes
         self.on_end()
 

@@ -124,7 +124,6 @@ class Agent:
         )
         if self.cluster:
             self.cluster.watch(self.namespaces)
-            self.cluster.on_generation = self.upkeep.follow
         self.gate = Gate(config.limits.max_calls)
         self.block_cache = BlockCacheService(
             self.identity,
@@ -251,8 +250,13 @@ class Agent:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.upkeep.close()
         await self.promotion.close()
-        await asyncio.gather(*(each.stop() for each in (self.disk, self.cluster) if each))
+        slower = [each for each in (self.disk, self.cluster) if each]
+        results = await asyncio.gather(*(each.stop() for each in slower), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                log.error("a tier did not stop as it should", exc_info=result)
         if self._valkey is not None:
             await asyncio.to_thread(self._valkey.stop)
         await self.placement.close()

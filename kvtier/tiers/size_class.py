@@ -120,11 +120,9 @@ class SizeClass:
         return slots
 
     def take_used_before(self) -> list[int]:
-        """Free slots that have had a generation, each with a reference; their generation is 0."""
+        """Free slots that have had a generation, each with a reference."""
         generations = self.table.generations
         slots = self._free.take_if(lambda slot: generations[slot] > 0)
-        for slot in slots:
-            generations[slot] = 0
         self._use(slots)
         return slots
 

@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from kvtier.core.block import Tier
@@ -141,28 +142,37 @@ class NodeRegistry:
     def exchange_generations(
         self, own: Mapping[bytes, bytes], deadline: float
     ) -> dict[bytes, bytes]:
-        """For each of `own` the greatest generation id that is known, here or there.
+        """For each of `own` what is there in the end; nothing for those that could not be written.
 
         `own` is from a namespace's digest (32 bytes) to its generation id here (16 bytes). Of two
         generation ids the greater one, as bytes, is the younger. Own ones that are younger are
-        written, and so known to others: by this call or, if the write fails, by one of the next.
-        Two writers at once may leave the older one there, as reading and writing are two steps; the
-        next call of the other mends that.
+        written. Two writers at once may leave the older one there, as reading and writing are two
+        steps; the next call of the other mends that. Where nothing is known, the first one stays.
         """
         if not own:
             return {}
+        known = self._known(own, deadline)
+        news = {digest: mine for digest, mine in own.items() if mine > known[digest]}
+        if news:
+            missing = {digest: mine for digest, mine in news.items() if not known[digest]}
+            older = {digest: mine for digest, mine in news.items() if known[digest]}
+            # A server that is full still tells what others have invalidated.
+            with contextlib.suppress(ClusterDownError):
+                self._generations.write(_in_hex(older), deadline, if_missing=_in_hex(missing))
+                known = self._known(own, deadline)
+                if garbage := {digest: own[digest] for digest in own if not known[digest]}:
+                    self._generations.write(_in_hex(garbage), deadline)
+                    known = self._known(own, deadline)
+        else:
+            with contextlib.suppress(ClusterDownError):
+                self._generations.write({}, deadline)
+        return {digest: there for digest, there in known.items() if there}
+
+    def _known(self, own: Mapping[bytes, bytes], deadline: float) -> dict[bytes, bytes]:
+        """Empty for those that are not there."""
         fields = [digest.hex().encode() for digest in own]
         values = self._generations.values(fields, 2 * GENERATION_BYTES, deadline)
-        known = dict(zip(own, map(_generation, values), strict=True))
-        news = {
-            digest.hex().encode(): mine.hex().encode()
-            for digest, mine in own.items()
-            if mine > known[digest]
-        }
-        # A server that is full still tells what others have invalidated.
-        with contextlib.suppress(ClusterDownError):
-            self._generations.write(news, deadline)
-        return {digest: max(mine, known[digest]) for digest, mine in own.items()}
+        return dict(zip(own, map(_generation, values), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,10 +218,17 @@ class _Hash:
                 return [each if isinstance(each, bytes) else None for each in found]
         return [None] * len(fields)
 
-    def write(self, values: Mapping[bytes, bytes], deadline: float) -> None:
+    def write(
+        self,
+        values: Mapping[bytes, bytes],
+        deadline: float,
+        *,
+        if_missing: Mapping[bytes, bytes] = MappingProxyType({}),
+    ) -> None:
         """And has it live on, also without values."""
         pairs = [part for pair in values.items() for part in pair]
         commands = [[b"HSET", self.name, *pairs]] if pairs else []
+        commands += [[b"HSETNX", self.name, *pair] for pair in if_missing.items()]
         commands.append([b"EXPIRE", self.name, b"%d" % self.ttl_seconds])
         if self._ask(commands, deadline) is not None:
             return
@@ -230,6 +247,10 @@ class _Hash:
         if errors:
             raise cluster_down(errors[0]) from errors[0]
         return replies
+
+
+def _in_hex(values: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    return {key.hex().encode(): value.hex().encode() for key, value in values.items()}
 
 
 def _generation(value: bytes | None) -> bytes:

@@ -216,11 +216,15 @@ class Slab(Extent):
         whole = xxhash.xxh3_128_digest(payload.data) == self.digests[slot].tobytes()
         return Fetched.WHOLE if whole else Fetched.DAMAGED
 
-    def erase(self, slots: Sequence[int]) -> None:
-        """Empties records, so that no start finds the blocks; synced on return. Raises OSError."""
+    def erase(self, slots: Sequence[int]) -> bool:
+        """Empties records, so that no start finds the blocks; synced on return. True.
+
+        Raises OSError; then any of them may be empty or not.
+        """
         slots = sorted(slots)
         self._write_records(slots, [fmt.EMPTY_RECORD] * len(slots))
         self._io.sync(self._table_fd)
+        return True
 
     def _write_records(self, slots: Sequence[int], encoded: Sequence[bytes]) -> None:
         for run in _runs(list(zip(slots, encoded, strict=True)), slots, fmt.RECORD_BYTES):
