@@ -199,7 +199,7 @@ class Cluster:
         """Returns when other nodes can hear of these generations. Raises OSError."""
         waiting = list(namespaces)
         for _ in range(_PUBLISH_ATTEMPTS):
-            there = await self._beat()
+            there = await self._beat(waiting)
             waiting = [
                 each
                 for each in waiting
@@ -232,10 +232,10 @@ class Cluster:
                 async with asyncio.timeout(self.options.heartbeat_seconds):
                     await self._is_due.wait()
 
-    async def _beat(self) -> dict[bytes, bytes]:
+    async def _beat(self, more: Iterable[Namespace] = ()) -> dict[bytes, bytes]:
         """Says what this node is, hears what the others have invalidated: the generations that are
-        there, by the digests of namespaces."""
-        known = dict(self._namespaces)
+        there, by the digests of namespaces. `more` may have made way for others meanwhile."""
+        known = {each.namespace_id: each for each in more} | self._namespaces
         own = {namespace_digest(each.spec): each.generation_id for each in known.values()}
         there, refusal = await self.asking.run(self._exchange, self._describe(), own)
         if refusal is not None:

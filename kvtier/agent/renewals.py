@@ -77,16 +77,22 @@ class Renewals:
         with suppress(AgentUnavailableError):  # records of an old generation count for nothing
             _add(gone, await self._evict_here(namespace))
         namespace.generation_id = generation_id
-        if self._disk is not None:
-            try:
-                await self._disk.renew(namespace)
-            except OSError as error:
-                raise AgentUnavailableError(
-                    f"the new generation id cannot be kept on DISK: {error.strerror or str(error)}"
-                ) from error
         self._revoke_reservations(namespace)
+        failure = await self._keep(namespace)
         _add(gone, await self._evict_here(namespace))  # what was stored meanwhile
+        if failure is not None:
+            raise AgentUnavailableError(
+                f"the new generation id cannot be kept on DISK: {failure.strerror or str(failure)}"
+            ) from failure
         return gone
+
+    async def _keep(self, namespace: Namespace) -> OSError | None:
+        try:
+            if self._disk is not None:
+                await self._disk.renew(namespace)
+        except OSError as error:
+            return error
+        return None
 
     async def close(self) -> None:
         """Waits for what has begun, for a while."""
