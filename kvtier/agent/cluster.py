@@ -147,6 +147,11 @@ class Cluster:
         self.demotion.open()
         self._heart = asyncio.get_running_loop().create_task(self._beat_on())
 
+    async def flush(self) -> int:
+        """Returns when every block that HOST has now is there: bytes written. Raises OSError."""
+        self.existence.clear()  # the servers may have dropped what they had
+        return await self.demotion.flush()
+
     async def stop(self) -> None:
         """Writes what is waiting, within two seconds, says goodbye, and closes everything."""
         with suppress(OSError, TimeoutError):

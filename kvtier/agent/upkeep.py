@@ -9,7 +9,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from kvtier.agent.cluster import Cluster
-from kvtier.agent.demotion import Demotion
 from kvtier.agent.disk import Disk, ScrubProgress
 from kvtier.agent.evicting import Evicted, below, evict
 from kvtier.agent.grants import Grants
@@ -85,13 +84,6 @@ class Upkeep:
             found.append(cluster_stats(self._cluster, namespaces))
         return found
 
-    def _demotion_to(self, tier: Tier) -> Demotion:
-        if tier is Tier.CLUSTER:
-            if self._cluster is None:
-                raise NotFoundError(_NO_CLUSTER)
-            return self._cluster.demotion
-        return self._disk_for(tier).demotion
-
     def _disk_for(self, tier: Tier) -> Disk:
         if tier is not Tier.DISK:
             raise NotFoundError(f"{tier.name} keeps nothing that could be flushed or scrubbed")
@@ -101,8 +93,12 @@ class Upkeep:
 
     async def flush(self, tier: Tier) -> int:
         """Returns when all that is stored is on the tier and synced: bytes written for it."""
+        if tier is Tier.CLUSTER and self._cluster is None:
+            raise NotFoundError(_NO_CLUSTER)
         try:
-            return await self._demotion_to(tier).flush()
+            if tier is Tier.CLUSTER and self._cluster is not None:
+                return await self._cluster.flush()
+            return await self._disk_for(tier).demotion.flush()
         except OSError as error:
             raise AgentUnavailableError(f"{tier.name} cannot be flushed: {_said(error)}") from error
 
@@ -131,9 +127,11 @@ class Upkeep:
             for lease in self._grants.leases.of_session(session.session_id):
                 self._grants.revoke(lease)
         yield self._progress()
-        for tier, slower in ((Tier.DISK, self._disk), (Tier.CLUSTER, self._cluster)):
-            if slower is not None:
-                await self.flush(tier)
+        if self._disk is not None:
+            await self.flush(Tier.DISK)
+        if self._cluster is not None:
+            with suppress(AgentUnavailableError):  # others lose hits, nobody loses blocks
+                await self.flush(Tier.CLUSTER)
         yield DrainProgress(len(self._sessions), self._leases(), 0, is_done=True)
 
     def _leases(self) -> int:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from kvtier.core.block import Tier
 from kvtier.testing.redis_servers import RedisServer
 from kvtier.testing.tcp_proxy import TcpProxy
 from kvtier.tiers.cluster.url import Transport
 from kvtier.tiers.health import Health
-from tests.unit.agent.cluster_agent import ClusterAgent
+from tests.unit.agent.cluster_agent import PREFIX, ClusterAgent
 from tests.unit.agent.disk_agent import ABSENT, OK, in_time, on_loop, sequence, until
 
 _KEYS = sequence("prompt", 12)
@@ -52,5 +53,32 @@ def test_fetches_that_fail_are_seen() -> None:
                 assert agent.cluster.moving.health is Health.UNAVAILABLE
                 assert not agent.cluster.is_up
                 agent.audit()
+
+    test()
+
+
+def test_a_drain_does_not_need_the_cluster() -> None:
+    @on_loop
+    async def test() -> None:
+        with RedisServer(Transport.UNIX) as server:
+            async with ClusterAgent(server.url, timeout_seconds=0.5) as agent:
+                await agent.store(_KEYS)
+                server.kill()
+                reports = [each async for each in agent.upkeep.drain(0.0)]
+                assert reports[-1].is_done
+
+    test()
+
+
+def test_a_flush_writes_what_the_server_has_lost() -> None:
+    @on_loop
+    async def test() -> None:
+        with RedisServer(Transport.UNIX) as server:
+            async with ClusterAgent(server.url, **_FOREVER) as agent:
+                await agent.store(_KEYS)
+                await agent.upkeep.flush(Tier.CLUSTER)
+                server.call("FLUSHALL")
+                await agent.upkeep.flush(Tier.CLUSTER)
+                assert len(server.call("KEYS", f"{PREFIX}:1:{{*")) == 12
 
     test()
