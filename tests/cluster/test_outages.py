@@ -32,13 +32,12 @@ from tests.cluster.agents import (
 from tests.cluster.agents import load as cached
 from tests.cluster.load import SPEC, Load
 from tests.faults.blocks import KIB, MIB, hashes_of
-from tests.faults.repetitions import times
+from tests.faults.repetitions import in_full, times
 from tests.faults.waiting import wait_until
 
 pytestmark = pytest.mark.cluster
 
 _ROUNDS = max(1, times(30) // 10)
-_IN_FULL = pytest.mark.skipif(_ROUNDS == 1, reason="takes long: with make test-cluster only")
 _OUT_SECONDS = 2.0
 _BACK_SECONDS = 5.0
 _STEADY_SECONDS = 10.0
@@ -172,7 +171,7 @@ def _no_writes(
     _back(load, both)
 
 
-@_IN_FULL
+@in_full
 def test_a_network_is_slow() -> None:
     """Slower than a lookup waits, faster than an exchange may be: what is known then is used."""
     with (
@@ -241,7 +240,7 @@ def test_a_network_swallows_everything() -> None:
             _outage(load, both, proxy.swallow, proxy.pass_on)
 
 
-@_IN_FULL
+@in_full
 def test_sentinel_fails_over() -> None:
     with SentinelSet() as servers, _load_on(servers.url, "sentinel") as (load, both):
         servers.first.kill()
@@ -250,7 +249,7 @@ def test_sentinel_fails_over() -> None:
         _back(load, both)
 
 
-@_IN_FULL
+@in_full
 def test_a_master_of_a_cluster_is_killed() -> None:
     with RedisCluster(replicas=1) as cluster, _load_on(cluster.url, "cluster") as (load, both):
         cluster.masters[0].kill()

@@ -11,6 +11,7 @@ import pytest
 from kvtier.demo.exchange import Outcome
 from kvtier.demo.report import Turn, verdict
 from tests.e2e.demo_command import Demo, interrupt, rows_of, session_of
+from tests.faults.repetitions import in_full
 
 
 @pytest.fixture
@@ -52,6 +53,8 @@ sys.exit(run_demo(tokens=64))
 """
 
 
+@pytest.mark.faults
+@in_full
 def test_a_restart_that_loses_disk_is_a_failure(demo: Demo) -> None:
     done = demo.run_python("-c", _RUN_WITH_A_DISK_THAT_GETS_LOST)
     assert done.returncode == 1, done.stdout + done.stderr

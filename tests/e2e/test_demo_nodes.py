@@ -8,6 +8,7 @@ import pytest
 
 from kvtier.testing.redis_servers import RedisServer, free_port
 from tests.e2e.demo_command import Demo, interrupt, rows_of
+from tests.faults.repetitions import in_full
 
 _NODES = ("--nodes", "2")
 _LAST_LINE = "All 96 generated tokens are those of a run without kvtier."
@@ -50,6 +51,8 @@ def test_nodes_share_a_prefix_and_go_on_when_their_server_is_gone(demo: Demo) ->
     assert not demo.remains()
 
 
+@pytest.mark.cluster
+@in_full
 def test_a_server_that_is_there_already_is_left_as_it_was(demo: Demo, server: RedisServer) -> None:
     done = demo.run(*_NODES, "--tokens", "300", "--url", _url(server))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 _QUICK = os.environ.get("QUICK", "0") not in ("", "0")
+
+
+#: Of tests that take long, and that their suite's own target runs.
+in_full = pytest.mark.skipif(_QUICK, reason="takes long: not in the quick form")
 
 
 def times(full: int) -> int:
