@@ -86,6 +86,9 @@ class Loading:
             for keys in entries
             for lane in [Lane(keys.lane.group, shard) for shard in shards] or [keys.lane]
         ]
+        if match is Match.PREFIX:
+            for lane, keys in asked:
+                session.namespace.ask(BlockKeys(lane, keys.hashes, keys.parent, keys.position))
         await self._learn(session.namespace, asked, tiers, is_prefix=match is Match.PREFIX)
         for keys in entries:
             lanes = [Lane(keys.lane.group, shard) for shard in shards] or [keys.lane]

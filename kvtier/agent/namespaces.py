@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from kvtier.core.block import Tier
+from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.namespace import Identity, NamespaceSpec
 from kvtier.errors import LayoutConflictError, NotFoundError, OverloadedError
 from kvtier.tiers.size_class import SizeClass
@@ -53,6 +53,12 @@ class Namespace:
     def classes_of(self, tier: Tier) -> list[SizeClass]:
         """Its size classes in a tier; groups of one size share one."""
         return list(dict.fromkeys(self.tiers.get(tier, ())))
+
+    def ask(self, keys: BlockKeys) -> None:
+        """A worker looks for these blocks: tells the policies."""
+        if keys.hashes:
+            for size_classes in self.tiers.values():
+                size_classes[keys.lane.group].policy.ask(keys)
 
     @property
     def is_empty(self) -> bool:

@@ -10,6 +10,8 @@ from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from kvtier.agent.turns import WRITE_SLICE
+from kvtier.core.policies.base import ALWAYS
+from kvtier.core.residency import NONE
 from kvtier.tiers.size_class import SizeClass
 from kvtier.tiers.slot_table import NO_OWNER, Extent
 from kvtier.tiers.slot_tier import SlotTier
@@ -68,8 +70,9 @@ class Placement:
         self._growth_error = ""
         self._pause_until = 0.0
 
-    async def make_room(self, size_class: SizeClass, wanted: int) -> None:
-        """Returns when that many slots are free, or nothing more can be done now.
+    async def make_room(self, size_class: SizeClass, wanted: int, worth: float = ALWAYS) -> None:
+        """Returns when that many slots are free, or nothing more can be done now for something
+        worth so much.
 
         It waits for pages to be populated and for blocks to be moved, never for a lease. The caller
         holds no slots while it waits.
@@ -80,10 +83,12 @@ class Placement:
             if not self._grow(size_class):
                 if not self._may_evict():
                     return  # nothing could be written in their place
-                await self._evict(size_class, lambda: size_class.free_slots >= wanted)
+                await self._evict(size_class, lambda: size_class.free_slots >= wanted, worth)
                 if size_class.free_slots >= wanted:
                     self._trade_if_due(size_class)
                     return
+                if size_class.policy.victim() != NONE:
+                    return  # what is here is worth more
                 # Two classes that both want more than there is would take from each other for ever.
                 fruitless = 0 if size_class.extent_bytes > most_bytes else fruitless + 1
                 most_bytes = max(most_bytes, size_class.extent_bytes)
@@ -104,10 +109,12 @@ class Placement:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _evict(self, size_class: SizeClass, enough: Callable[[], bool]) -> None:
+    async def _evict(
+        self, size_class: SizeClass, enough: Callable[[], bool], worth: float = ALWAYS
+    ) -> None:
         """Until that is enough, or nothing more may go."""
         for done in itertools.count(1):
-            if enough() or not size_class.evict_one():
+            if enough() or not size_class.evict_one(worth):
                 return
             if done % WRITE_SLICE == 0:
                 await asyncio.sleep(0)

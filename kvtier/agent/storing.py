@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -19,6 +19,8 @@ from kvtier.agent.sessions import Session
 from kvtier.agent.turns import READ_SLICE, WRITE_SLICE, slices
 from kvtier.core.block import BlockKeys, BlockStatus
 from kvtier.core.lease import Lease, LeaseKind, LeasePart
+from kvtier.core.policies.base import NEVER
+from kvtier.core.residency import NONE
 from kvtier.errors import InvalidRequestError
 from kvtier.memory import ByteArray
 from kvtier.tiers.arena import cell_of
@@ -57,11 +59,11 @@ class Storing:
         """
         guards: Guards = []
         try:
-            missing = await self._guard(session, entries, guards)
+            wanted = await self._guard(session, entries, guards)
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience_seconds):
-                    for size_class, count in missing.items():
-                        await self._make_room(session, size_class, count)
+                    for size_class, (count, worth) in wanted.items():
+                        await self._make_room(session, size_class, count, worth)
             with self._grants.granting(LeaseKind.RESERVATION, session, ttl_seconds) as lease:
                 granted = Granted(lease)
                 for keys in entries:
@@ -72,32 +74,38 @@ class Storing:
 
     async def _guard(
         self, session: Session, entries: Sequence[BlockKeys], guards: Guards
-    ) -> Counter[SizeClass]:
-        """Keeps what is here of the sequences; how many slots the rest needs, per size class."""
-        missing: Counter[SizeClass] = Counter()
+    ) -> dict[SizeClass, tuple[int, float]]:
+        """Keeps what is here of the sequences; how many slots the rest needs, and what it is worth,
+        per size class."""
+        wanted: dict[SizeClass, tuple[int, float]] = {}
         for keys in entries:
             size_class = session.namespace.groups[keys.lane.group]
             async for part in slices(len(keys.hashes), READ_SLICE):
                 rows = size_class.find_many(keys.lane, keys.hashes[part])
-                missing[size_class] += rows.count(-1)
+                if missing := rows.count(-1):
+                    count, worth = wanted.get(size_class, (0, NEVER))
+                    own = size_class.worth(keys, part.start + rows.index(-1))
+                    wanted[size_class] = count + missing, max(worth, own)
                 if part.start == 0 and keys.parent:
                     rows.insert(0, size_class.residency.find(keys.lane, keys.parent))
                 present = [row for row in rows if row >= 0]
-                size_class.touch(present)
+                size_class.policy.keep(present)
                 guards.append((size_class, size_class.acquire(present)))
-        return missing
+        return wanted
 
-    async def _make_room(self, session: Session, size_class: SizeClass, wanted: int) -> None:
+    async def _make_room(
+        self, session: Session, size_class: SizeClass, wanted: int, worth: float
+    ) -> None:
         """Holds yield, the oldest first: to the session's share, and to the arena."""
         while self._grants.room(session, size_class) < wanted:
             if not self._grants.drop_oldest_hold(session.namespace, session):
                 break
         wanted = min(wanted, self._grants.room(session, size_class))
-        await self._placement.make_room(size_class, wanted)
-        while size_class.free_slots < wanted:
+        await self._placement.make_room(size_class, wanted, worth)
+        while size_class.free_slots < wanted and size_class.policy.victim() == NONE:
             if not self._grants.drop_oldest_hold(session.namespace):
                 break
-            await self._placement.make_room(size_class, wanted)
+            await self._placement.make_room(size_class, wanted, worth)
 
     async def _reserve_entry(self, session: Session, keys: BlockKeys, granted: Granted) -> None:
         size_class = session.namespace.groups[keys.lane.group]
@@ -108,7 +116,8 @@ class Storing:
             rows = size_class.find_many(keys.lane, keys.hashes[part])
             missing = rows.count(-1)
             self._grants.require_active(granted.lease)
-            slots = size_class.take(min(missing, room))
+            worth = size_class.worth(keys, part.start + rows.index(-1)) if missing else NEVER
+            slots = size_class.take(min(missing, room), worth)
             room = room - len(slots) if len(slots) == missing else 0
             size_class.counters.refused += missing - len(slots)
             self._grants.leases.add_slots(

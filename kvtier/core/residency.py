@@ -101,6 +101,13 @@ class Residency:
     def parent(self, row: int) -> int:
         return self._parent[row]
 
+    def position(self, row: int) -> int:
+        return self._position[row]
+
+    def is_only_child(self, row: int) -> bool:
+        """Whether a block that has its parent here is the only one to continue it."""
+        return self._next[row] == NONE and self._previous[row] == NONE
+
     def continuations(self, lane: Lane, block_hash: bytes) -> list[bytes]:
         """Hashes of the blocks here that continue a block, which itself may be elsewhere."""
         number = self._lane_numbers.get(lane)

@@ -6,12 +6,12 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from kvtier.core.block import BlockKey, BlockStatus, Lane
-from kvtier.core.policies.base import Evictable, Policy
+from kvtier.core.block import BlockKey, BlockKeys, BlockStatus, Lane
+from kvtier.core.policies.base import ALWAYS, NEVER, Blocks, Policy
 from kvtier.core.residency import NONE, Residency
 from kvtier.tiers.slot_table import NO_OWNER, Extent, FreeSlots, SlotTable
 
-PolicyFactory = Callable[[Evictable], Policy]
+PolicyFactory = Callable[[Blocks], Policy]
 
 
 @dataclass(slots=True)
@@ -49,7 +49,7 @@ class SizeClass:
         self.table = table
         self.slot_bytes = slot_bytes
         self.residency = Residency()
-        self.policy = new_policy(self._is_evictable)
+        self.policy = new_policy(self)
         self.extents: list[Extent] = []
         self.counters = Counters()
         self.used_slots = 0
@@ -109,9 +109,18 @@ class SizeClass:
 
     # Writing.
 
-    def take(self, count: int) -> list[int]:
-        """Up to `count` slots, each with a reference and a new generation; evicts what it must."""
-        while len(self._free) < count and self.evict_one():
+    def worth(self, keys: BlockKeys, index: int) -> float:
+        """What may make way for a block that is not here and those that continue it."""
+        before = keys.hashes[index - 1] if index else keys.parent
+        parent = self.residency.find(keys.lane, before) if before else NONE
+        return self.policy.worth(keys.lane, keys.hashes[index], parent)
+
+    def take(self, count: int, worth: float = ALWAYS) -> list[int]:
+        """Up to `count` slots, each with a reference and a new generation; evicts what it must of
+        what is worth less."""
+        if worth <= NEVER:
+            return []
+        while len(self._free) < count and self.evict_one(worth):
             pass  # what lay in an extent that is being retired leaves no free slot
         slots = self._free.take(count)
         for slot in slots:
@@ -177,9 +186,9 @@ class SizeClass:
 
     # Evicting and moving.
 
-    def evict_one(self) -> bool:
-        """Forgets the coldest block that may go; False if there is none."""
-        row = self.policy.victim()
+    def evict_one(self, worth: float = ALWAYS) -> bool:
+        """Forgets what goes first for something worth so much; False if nothing may go."""
+        row = self.policy.victim(worth)
         if row == NONE:
             return False
         self.forget(row)
@@ -191,8 +200,8 @@ class SizeClass:
     def forget(self, row: int) -> None:
         """Removes a block; its slot is free at once, or when the last reference goes."""
         slot = self.residency.slot[row]
-        parent = self.residency.remove(row)
         self.policy.remove(row)
+        parent = self.residency.remove(row)
         self.table.owner[slot] = NO_OWNER
         self.counters.evicted += 1
         if not self.table.references[slot]:
@@ -270,7 +279,7 @@ class SizeClass:
         elif extent.retiring and not extent.used_slots:
             self._on_idle(self, extent)
 
-    def _is_evictable(self, row: int) -> bool:
+    def is_evictable(self, row: int) -> bool:
         slot = self.residency.slot[row]
         return slot != NONE and not self.table.references[slot] and self.residency.is_leaf(row)
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+import random
+import time
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from kvtier.core import slots as layout
 from kvtier.core.block import Tier
-from kvtier.core.policies.base import Evictable, Policy
-from kvtier.core.policies.lru import Lru
+from kvtier.core.policies.base import Context
+from kvtier.core.policies.named import find_policy
 from kvtier.tiers.size_class import SizeClass
 from kvtier.tiers.slot_table import Extent, SlotTable
-
-POLICIES: dict[str, Callable[[Evictable, Iterator[int]], Policy]] = {"lru": Lru}
 
 #: How much older, as a share of its own age, another class's coldest block must be before a class
 #: takes an extent from it: without it two busy classes would trade extents for ever.
@@ -75,7 +75,8 @@ class SlotTier:
         self._classes: dict[tuple[int, int], SizeClass] = {}
         self._ticks = itertools.count(1)
         self._generations = itertools.count(1)
-        self._new_policy = POLICIES[policy]
+        self._new_policy = find_policy(policy)
+        self._context = Context(self._ticks, time.monotonic, random.Random())
 
     def size_class(self, namespace_id: int, block_bytes: int) -> SizeClass:
         """The class for a namespace's blocks of this size; made at the first call."""
@@ -88,7 +89,7 @@ class SlotTier:
             self._classes[key] = SizeClass(
                 table,
                 key[1],
-                lambda evictable: self._new_policy(evictable, self._ticks),
+                lambda blocks: self._new_policy(blocks, self._context),
                 self.next_generation,
                 lambda size_class, extent: self.on_idle(size_class, extent),
             )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from kvtier.core.policies.base import Evictable
+from kvtier.core.block import BlockKeys, Lane
+from kvtier.core.policies.base import ALWAYS, Blocks, Context
 
 _END = 0
 _UNLINKED = -1
@@ -19,16 +20,20 @@ class Lru:
     touch, coldest first; node `row + 1` is a row, node 0 the end of the list. A block that becomes
     a candidate late (its last child went, or a lease ended) is put where its stamp belongs, looked
     for within 32 steps of either end; failing that, 32 steps from the hot end.
-
-    `ticks` is shared by all policies of a tier, so that ranks compare.
     """
 
-    def __init__(self, evictable: Evictable, ticks: Iterator[int]) -> None:
-        self._evictable = evictable
-        self._ticks = ticks
+    def __init__(self, blocks: Blocks, context: Context) -> None:
+        self._is_evictable = blocks.is_evictable
+        self._ticks = context.ticks
         self._stamp = array("Q", [0])
         self._next = array("i", [_END])
         self._previous = array("i", [_END])
+
+    def ask(self, keys: BlockKeys) -> None:
+        pass
+
+    def worth(self, lane: Lane, block_hash: bytes, parent: int) -> float:
+        return ALWAYS
 
     def insert(self, row: int) -> None:
         if row + 1 == len(self._stamp):
@@ -46,17 +51,20 @@ class Lru:
                 self._unlink(node)
                 self._link_after(node, self._previous[_END])
 
+    def keep(self, rows: Sequence[int]) -> None:
+        self.touch(rows)
+
     def release(self, row: int) -> None:
-        if self._next[row + 1] == _UNLINKED and self._evictable(row):
+        if self._next[row + 1] == _UNLINKED and self._is_evictable(row):
             self._link_after(row + 1, self._colder_neighbour(self._stamp[row + 1]))
 
     def remove(self, row: int) -> None:
         if self._next[row + 1] != _UNLINKED:
             self._unlink(row + 1)
 
-    def victim(self) -> int:
+    def victim(self, worth: float = ALWAYS) -> int:
         while (node := self._next[_END]) != _END:
-            if self._evictable(node - 1):
+            if self._is_evictable(node - 1):
                 return node - 1
             self._unlink(node)  # `release` brings it back
         return -1

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import random
 
 import hypothesis.strategies as st
 from hypothesis import given, settings
 
+from kvtier.core.policies.base import Context
 from kvtier.core.policies.lru import Lru
+from kvtier.core.residency import Residency
 
 
 class Blocks:
     """Rows under a policy, some of them not evictable for now."""
 
     def __init__(self, count: int = 0) -> None:
+        self.residency = Residency()
         self.present: set[int] = set()
         self.busy: set[int] = set()
         self.asked = 0
-        self.policy = Lru(self.is_evictable, itertools.count(1))
+        context = Context(itertools.count(1), lambda: 0.0, random.Random(0))
+        self.policy = Lru(self, context)
         for row in range(count):
             self.add(row)
 
@@ -108,8 +113,8 @@ def test_releasing_twice_is_releasing_once() -> None:
 
 
 def test_ranks_of_policies_that_share_ticks_compare() -> None:
-    ticks = itertools.count(1)
-    one, other = Lru(lambda row: True, ticks), Lru(lambda row: True, ticks)
+    context = Context(itertools.count(1), lambda: 0.0, random.Random(0))
+    one, other = Lru(Blocks(), context), Lru(Blocks(), context)
     one.insert(0)
     other.insert(0)
     assert one.rank(0) < other.rank(0)
