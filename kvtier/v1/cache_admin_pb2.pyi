@@ -13,7 +13,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TierStats(_message.Message):
-    __slots__ = ("tier", "state", "capacity_bytes", "used_bytes", "block_count", "leased_bytes", "hit_count", "miss_count", "evicted_count", "corrupt_count", "queue_depth", "allocated_bytes", "quarantined_bytes", "stored_count", "refused_count", "lookup_count", "lookup_hit_count", "reason", "error_count", "promoted_count", "demoted_count", "unwritten_count", "pending_bytes", "read_bytes", "written_bytes")
+    __slots__ = ("tier", "state", "capacity_bytes", "used_bytes", "block_count", "leased_bytes", "hit_count", "miss_count", "evicted_count", "corrupt_count", "queue_depth", "allocated_bytes", "quarantined_bytes", "stored_count", "refused_count", "lookup_count", "lookup_hit_count", "reason", "error_count", "promoted_count", "demoted_count", "unwritten_count", "pending_bytes", "read_bytes", "written_bytes", "pinned_bytes", "prefetched_count", "prefetch_used_count", "prefetch_wasted_count", "expired_count", "unadmitted_count", "written_last_day_bytes")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[TierStats.State]
@@ -51,6 +51,13 @@ class TierStats(_message.Message):
     PENDING_BYTES_FIELD_NUMBER: _ClassVar[int]
     READ_BYTES_FIELD_NUMBER: _ClassVar[int]
     WRITTEN_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PINNED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PREFETCHED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    PREFETCH_USED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    PREFETCH_WASTED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    EXPIRED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    UNADMITTED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_LAST_DAY_BYTES_FIELD_NUMBER: _ClassVar[int]
     tier: _block_pb2.Tier
     state: TierStats.State
     capacity_bytes: int
@@ -76,7 +83,182 @@ class TierStats(_message.Message):
     pending_bytes: int
     read_bytes: int
     written_bytes: int
-    def __init__(self, tier: _Optional[_Union[_block_pb2.Tier, str]] = ..., state: _Optional[_Union[TierStats.State, str]] = ..., capacity_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., block_count: _Optional[int] = ..., leased_bytes: _Optional[int] = ..., hit_count: _Optional[int] = ..., miss_count: _Optional[int] = ..., evicted_count: _Optional[int] = ..., corrupt_count: _Optional[int] = ..., queue_depth: _Optional[int] = ..., allocated_bytes: _Optional[int] = ..., quarantined_bytes: _Optional[int] = ..., stored_count: _Optional[int] = ..., refused_count: _Optional[int] = ..., lookup_count: _Optional[int] = ..., lookup_hit_count: _Optional[int] = ..., reason: _Optional[str] = ..., error_count: _Optional[int] = ..., promoted_count: _Optional[int] = ..., demoted_count: _Optional[int] = ..., unwritten_count: _Optional[int] = ..., pending_bytes: _Optional[int] = ..., read_bytes: _Optional[int] = ..., written_bytes: _Optional[int] = ...) -> None: ...
+    pinned_bytes: int
+    prefetched_count: int
+    prefetch_used_count: int
+    prefetch_wasted_count: int
+    expired_count: int
+    unadmitted_count: int
+    written_last_day_bytes: int
+    def __init__(self, tier: _Optional[_Union[_block_pb2.Tier, str]] = ..., state: _Optional[_Union[TierStats.State, str]] = ..., capacity_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., block_count: _Optional[int] = ..., leased_bytes: _Optional[int] = ..., hit_count: _Optional[int] = ..., miss_count: _Optional[int] = ..., evicted_count: _Optional[int] = ..., corrupt_count: _Optional[int] = ..., queue_depth: _Optional[int] = ..., allocated_bytes: _Optional[int] = ..., quarantined_bytes: _Optional[int] = ..., stored_count: _Optional[int] = ..., refused_count: _Optional[int] = ..., lookup_count: _Optional[int] = ..., lookup_hit_count: _Optional[int] = ..., reason: _Optional[str] = ..., error_count: _Optional[int] = ..., promoted_count: _Optional[int] = ..., demoted_count: _Optional[int] = ..., unwritten_count: _Optional[int] = ..., pending_bytes: _Optional[int] = ..., read_bytes: _Optional[int] = ..., written_bytes: _Optional[int] = ..., pinned_bytes: _Optional[int] = ..., prefetched_count: _Optional[int] = ..., prefetch_used_count: _Optional[int] = ..., prefetch_wasted_count: _Optional[int] = ..., expired_count: _Optional[int] = ..., unadmitted_count: _Optional[int] = ..., written_last_day_bytes: _Optional[int] = ...) -> None: ...
+
+class Pin(_message.Message):
+    __slots__ = ("pin_id", "namespace", "block_count", "expire_time", "reason", "pinned_bytes")
+    PIN_ID_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_COUNT_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    PINNED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    pin_id: str
+    namespace: str
+    block_count: int
+    expire_time: _timestamp_pb2.Timestamp
+    reason: str
+    pinned_bytes: int
+    def __init__(self, pin_id: _Optional[str] = ..., namespace: _Optional[str] = ..., block_count: _Optional[int] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ..., pinned_bytes: _Optional[int] = ...) -> None: ...
+
+class CreatePinRequest(_message.Message):
+    __slots__ = ("namespace", "keys", "ttl", "reason")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    TTL_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    keys: _block_pb2.BlockKeys
+    ttl: _duration_pb2.Duration
+    reason: str
+    def __init__(self, namespace: _Optional[str] = ..., keys: _Optional[_Union[_block_pb2.BlockKeys, _Mapping]] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class DeletePinRequest(_message.Message):
+    __slots__ = ("pin_id",)
+    PIN_ID_FIELD_NUMBER: _ClassVar[int]
+    pin_id: str
+    def __init__(self, pin_id: _Optional[str] = ...) -> None: ...
+
+class DeletePinResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListPinsRequest(_message.Message):
+    __slots__ = ("namespace", "page_size", "page_token")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    page_size: int
+    page_token: str
+    def __init__(self, namespace: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListPinsResponse(_message.Message):
+    __slots__ = ("pins", "next_page_token")
+    PINS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    pins: _containers.RepeatedCompositeFieldContainer[Pin]
+    next_page_token: str
+    def __init__(self, pins: _Optional[_Iterable[_Union[Pin, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class ResizeTierRequest(_message.Message):
+    __slots__ = ("tier", "capacity_bytes")
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    tier: _block_pb2.Tier
+    capacity_bytes: int
+    def __init__(self, tier: _Optional[_Union[_block_pb2.Tier, str]] = ..., capacity_bytes: _Optional[int] = ...) -> None: ...
+
+class ResizeTierResponse(_message.Message):
+    __slots__ = ("capacity_bytes", "allocated_bytes")
+    CAPACITY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ALLOCATED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    capacity_bytes: int
+    allocated_bytes: int
+    def __init__(self, capacity_bytes: _Optional[int] = ..., allocated_bytes: _Optional[int] = ...) -> None: ...
+
+class ExplainBlocksRequest(_message.Message):
+    __slots__ = ("namespace", "keys")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    keys: _block_pb2.BlockKeys
+    def __init__(self, namespace: _Optional[str] = ..., keys: _Optional[_Union[_block_pb2.BlockKeys, _Mapping]] = ...) -> None: ...
+
+class Explanation(_message.Message):
+    __slots__ = ("fate", "tiers", "left_tier", "time", "reason", "layout_differences", "lease_count", "is_pinned")
+    class Fate(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        FATE_UNSPECIFIED: _ClassVar[Explanation.Fate]
+        CACHED: _ClassVar[Explanation.Fate]
+        PENDING: _ClassVar[Explanation.Fate]
+        EVICTED: _ClassVar[Explanation.Fate]
+        NOT_ADMITTED: _ClassVar[Explanation.Fate]
+        DAMAGED: _ClassVar[Explanation.Fate]
+        EXPIRED: _ClassVar[Explanation.Fate]
+        REMOVED: _ClassVar[Explanation.Fate]
+        UNKNOWN: _ClassVar[Explanation.Fate]
+        OTHER_LAYOUT: _ClassVar[Explanation.Fate]
+    FATE_UNSPECIFIED: Explanation.Fate
+    CACHED: Explanation.Fate
+    PENDING: Explanation.Fate
+    EVICTED: Explanation.Fate
+    NOT_ADMITTED: Explanation.Fate
+    DAMAGED: Explanation.Fate
+    EXPIRED: Explanation.Fate
+    REMOVED: Explanation.Fate
+    UNKNOWN: Explanation.Fate
+    OTHER_LAYOUT: Explanation.Fate
+    FATE_FIELD_NUMBER: _ClassVar[int]
+    TIERS_FIELD_NUMBER: _ClassVar[int]
+    LEFT_TIER_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    LAYOUT_DIFFERENCES_FIELD_NUMBER: _ClassVar[int]
+    LEASE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    IS_PINNED_FIELD_NUMBER: _ClassVar[int]
+    fate: Explanation.Fate
+    tiers: _containers.RepeatedScalarFieldContainer[_block_pb2.Tier]
+    left_tier: _block_pb2.Tier
+    time: _timestamp_pb2.Timestamp
+    reason: str
+    layout_differences: _containers.RepeatedScalarFieldContainer[str]
+    lease_count: int
+    is_pinned: bool
+    def __init__(self, fate: _Optional[_Union[Explanation.Fate, str]] = ..., tiers: _Optional[_Iterable[_Union[_block_pb2.Tier, str]]] = ..., left_tier: _Optional[_Union[_block_pb2.Tier, str]] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ..., layout_differences: _Optional[_Iterable[str]] = ..., lease_count: _Optional[int] = ..., is_pinned: bool = ...) -> None: ...
+
+class ExplainBlocksResponse(_message.Message):
+    __slots__ = ("explanations",)
+    EXPLANATIONS_FIELD_NUMBER: _ClassVar[int]
+    explanations: _containers.RepeatedCompositeFieldContainer[Explanation]
+    def __init__(self, explanations: _Optional[_Iterable[_Union[Explanation, _Mapping]]] = ...) -> None: ...
+
+class WarmPrefixRequest(_message.Message):
+    __slots__ = ("namespace", "keys")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    keys: _block_pb2.BlockKeys
+    def __init__(self, namespace: _Optional[str] = ..., keys: _Optional[_Union[_block_pb2.BlockKeys, _Mapping]] = ...) -> None: ...
+
+class WarmPrefixResponse(_message.Message):
+    __slots__ = ("accepted_count",)
+    ACCEPTED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    accepted_count: int
+    def __init__(self, accepted_count: _Optional[int] = ...) -> None: ...
+
+class RecordRequestsRequest(_message.Message):
+    __slots__ = ("namespace",)
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    def __init__(self, namespace: _Optional[str] = ...) -> None: ...
+
+class RecordedRequest(_message.Message):
+    __slots__ = ("time", "namespace", "block_tokens", "block_bytes", "group", "shard", "position", "hashes")
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    HASHES_FIELD_NUMBER: _ClassVar[int]
+    time: _timestamp_pb2.Timestamp
+    namespace: str
+    block_tokens: int
+    block_bytes: int
+    group: int
+    shard: int
+    position: int
+    hashes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., namespace: _Optional[str] = ..., block_tokens: _Optional[int] = ..., block_bytes: _Optional[int] = ..., group: _Optional[int] = ..., shard: _Optional[int] = ..., position: _Optional[int] = ..., hashes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Stats(_message.Message):
     __slots__ = ("epoch", "sample_time", "tiers", "session_count", "lease_count", "rejected_count", "version", "uptime", "namespace_count")
@@ -115,24 +297,28 @@ class WatchStatsRequest(_message.Message):
     def __init__(self, namespace: _Optional[str] = ..., interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class EvictBlocksRequest(_message.Message):
-    __slots__ = ("namespace", "keys", "tiers", "validate_only")
+    __slots__ = ("namespace", "keys", "tiers", "force", "validate_only")
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     KEYS_FIELD_NUMBER: _ClassVar[int]
     TIERS_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
     VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
     namespace: str
     keys: _block_pb2.BlockKeys
     tiers: _containers.RepeatedScalarFieldContainer[_block_pb2.Tier]
+    force: bool
     validate_only: bool
-    def __init__(self, namespace: _Optional[str] = ..., keys: _Optional[_Union[_block_pb2.BlockKeys, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[_block_pb2.Tier, str]]] = ..., validate_only: bool = ...) -> None: ...
+    def __init__(self, namespace: _Optional[str] = ..., keys: _Optional[_Union[_block_pb2.BlockKeys, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[_block_pb2.Tier, str]]] = ..., force: bool = ..., validate_only: bool = ...) -> None: ...
 
 class EvictBlocksResponse(_message.Message):
-    __slots__ = ("evicted_count", "deferred_count")
+    __slots__ = ("evicted_count", "deferred_count", "pinned_count")
     EVICTED_COUNT_FIELD_NUMBER: _ClassVar[int]
     DEFERRED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    PINNED_COUNT_FIELD_NUMBER: _ClassVar[int]
     evicted_count: int
     deferred_count: int
-    def __init__(self, evicted_count: _Optional[int] = ..., deferred_count: _Optional[int] = ...) -> None: ...
+    pinned_count: int
+    def __init__(self, evicted_count: _Optional[int] = ..., deferred_count: _Optional[int] = ..., pinned_count: _Optional[int] = ...) -> None: ...
 
 class InvalidateNamespaceRequest(_message.Message):
     __slots__ = ("namespace",)
