@@ -81,6 +81,7 @@ class Server:
         handlers = {
             method.name: self._handler(method, getattr(servicer, method.name))
             for method in service.methods
+            if hasattr(servicer, method.name)
         }
         generic = grpc.method_handlers_generic_handler(service.full_name, handlers)
         self._server.add_generic_rpc_handlers((generic,))
