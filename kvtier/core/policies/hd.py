@@ -95,7 +95,14 @@ class Hd:
         self._requests += 1
         if self._requests % _REFRESH_REQUESTS == 0:
             self._density.refresh(self._class, self._last, now, _REFRESH_REQUESTS)
-        depth, record, row = self._deepest(keys, tag)
+        rows = self._residency.find_many(lane, hashes)
+        missing = rows.index(NONE) if NONE in rows else len(rows)
+        row = rows[missing - 1] if missing else NONE
+        if not missing and keys.parent:
+            row = self._residency.find(lane, keys.parent)
+        depth, record = self._deepest(hashes, rows, missing, tag)
+        if record == NONE and row != NONE:
+            record = self._owner[row]
         path = self._path(row)
         covered = keys.position + depth + 1
         if record != NONE and not self._is_head[record] and self._continues(record, covered):
@@ -108,27 +115,23 @@ class Hd:
         self._take_over(path, record)
         self._is_open[record] = True
         self._length[record] = keys.position + len(hashes)
-        self._rename(record, self._names_of(keys, depth, self._turn[record] == 1, tag))
+        self._rename(record, self._names_of(keys, depth, missing, tag))
         self._let_go(record)
 
     def _continues(self, record: int, covered: int) -> bool:
         return covered >= 2 and 2 * covered >= self._length[record]
 
-    def _deepest(self, keys: BlockKeys, tag: bytes) -> tuple[int, int, int]:
-        """The index of the last known of these blocks and its record; the last row that is here."""
-        rows = self._residency.find_many(keys.lane, keys.hashes)
-        depth = record = NONE
+    def _deepest(
+        self, hashes: Sequence[bytes], rows: Sequence[int], missing: int, tag: bytes
+    ) -> tuple[int, int]:
+        """The index of the last known block, and its record, -1 if that is before the first."""
         get = self._by_name.get
-        for index in range(len(rows) - 1, -1, -1):
-            row = rows[index]
-            if row != NONE:
-                return (index, self._owner[row], row) if record == NONE else (depth, record, row)
-            if record == NONE and (found := get(keys.hashes[index] + tag)) != NONE:
-                depth, record = index, found
-        row = self._residency.find(keys.lane, keys.parent) if keys.parent else NONE
-        if record == NONE and row != NONE:
-            record = self._owner[row]
-        return depth, record, row
+        for index in range(len(rows) - 1, missing - 1, -1):
+            if rows[index] != NONE:
+                return index, self._owner[rows[index]]
+            if (record := get(hashes[index] + tag)) != NONE:
+                return index, record
+        return missing - 1, self._owner[rows[missing - 1]] if missing else NONE
 
     def _path(self, row: int) -> list[int]:
         """A row and those before it, the last first."""
@@ -418,20 +421,17 @@ class Hd:
 
     # Names.
 
-    def _names_of(self, keys: BlockKeys, depth: int, is_first: bool, tag: bytes) -> list[bytes]:
-        """The first new block, which will be stored; the last two; in first turns, some between."""
-        hashes, new = keys.hashes, depth + 1
-        places = {max(0, len(hashes) - 2), len(hashes) - 1}
-        if new < len(hashes):
-            places.add(new)
-        if is_first:
-            powers = (1 << each for each in range((keys.position + len(hashes)).bit_length()))
-            places |= {
-                place
-                for power in powers
-                if new <= (place := power - 1 - keys.position) < len(hashes)
-            }
-        return [hashes[place] + tag for place in sorted(places)]
+    def _names_of(self, keys: BlockKeys, depth: int, missing: int, tag: bytes) -> list[bytes]:
+        """The first block to be stored and the last two; of new ones those at depths 1, 2, 4, ..."""
+        count = len(keys.hashes)
+        places = {max(0, count - 2), count - 1}
+        if missing < count:
+            places.add(missing)
+        for power in range((keys.position + count).bit_length()):
+            place = (1 << power) - 1 - keys.position
+            if depth < place < count:
+                places.add(place)
+        return [keys.hashes[place] + tag for place in sorted(places)]
 
     def _rename(self, record: int, names: list[bytes]) -> None:
         """A record that is no ghost has other names now."""

@@ -14,6 +14,7 @@ _FIRST_TURNS = 12
 _LATER_TURNS = 3
 _PAUSES = 6
 _HEADS = 6
+_SHORTEST_PAUSE = 2
 CLASSES = _FIRST_TURNS + _LATER_TURNS * _PAUSES + _HEADS
 NO_CLASS = 255
 
@@ -23,7 +24,7 @@ _WIDTHS = np.diff(_EDGES, append=2 * _EDGES[-1])
 _GROUPS = np.repeat([0, 1, 2], [_FIRST_TURNS, _LATER_TURNS * _PAUSES, _HEADS])
 
 _HALF_LIFE_REQUESTS = 4000
-_PSEUDO_EVENTS = 3.0
+_PSEUDO_EVENTS = 0.2
 #: Of what has never been seen: the longer ago, the less likely at any moment.
 _PRIOR_RATE = 0.3 / (_EDGES + _WIDTHS / 2)
 
@@ -46,7 +47,7 @@ def head_class(pause: float) -> int:
 
 
 def _pause_class(pause: float, classes: int) -> int:
-    return min(int(pause / 2), classes - 1)
+    return min(max(int(pause - _SHORTEST_PAUSE), 0), classes - 1)
 
 
 def age_bin(age: float) -> int:
