@@ -124,6 +124,7 @@ class Cluster:
         self._beaten = asyncio.Event()
         self._heart: asyncio.Task[None] | None = None
         self._following: set[asyncio.Task[None]] = set()
+        self._followed: set[Namespace] = set()
 
     @property
     def is_up(self) -> bool:
@@ -251,17 +252,26 @@ class Cluster:
             if generation_id is None or tenure is None or not tenure.is_current:
                 continue
             if generation_id > namespace.generation_id:
-                log.info("%s was invalidated by another node", namespace.label)
-                spawn(self._follow(namespace, generation_id), self._following)
+                self._begin_to_follow(namespace, generation_id)
             elif generation_id == tenure.generation_id:
                 tenure.is_agreed = True
         beaten, self._beaten = self._beaten, asyncio.Event()
         beaten.set()
         return there
 
+    def _begin_to_follow(self, namespace: Namespace, generation_id: bytes) -> None:
+        """One at a time: it may wait for DISK, and the next heartbeat hears of it again."""
+        if namespace not in self._followed:
+            log.info("%s was invalidated by another node", namespace.label)
+            self._followed.add(namespace)
+            spawn(self._follow(namespace, generation_id), self._following)
+
     async def _follow(self, namespace: Namespace, generation_id: bytes) -> None:
-        with suppress(KvtierError):  # it has been logged, and is evicted at least
-            await self.on_generation(namespace, generation_id)
+        try:
+            with suppress(KvtierError):  # it has been logged, and is evicted at least
+                await self.on_generation(namespace, generation_id)
+        finally:
+            self._followed.discard(namespace)
 
     def _exchange(
         self, record: NodeRecord, own: Mapping[bytes, bytes]

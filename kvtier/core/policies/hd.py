@@ -422,7 +422,7 @@ class Hd:
     # Names.
 
     def _names_of(self, keys: BlockKeys, depth: int, missing: int, tag: bytes) -> list[bytes]:
-        """The first block to be stored and the last two; of new ones those at depths 1, 2, 4, ..."""
+        """The first block to be stored, the last two; of new ones those at depths 1, 2, 4, ..."""
         count = len(keys.hashes)
         places = {max(0, count - 2), count - 1}
         if missing < count:

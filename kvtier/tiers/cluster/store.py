@@ -15,7 +15,6 @@ from typing import Any
 
 from redis.exceptions import InvalidResponse
 
-from kvtier.memory import ByteArray
 from kvtier.tiers.cluster.deadline import until
 from kvtier.tiers.cluster.exchange import (
     UNANSWERED,
@@ -130,15 +129,6 @@ class ClusterStore:
         error = self._run(exchange, [each.name for each in fetches], deadline)
         return [_fetched(reply, error) for reply in exchange.replies]
 
-    def fetch_into(
-        self, name: bytes, head_bytes: int, cell: ByteArray, deadline: float
-    ) -> bytes | Misfit | None:
-        """As `fetch`, for one; raises the error."""
-        [fetched] = self.fetch([Fetch(name, head_bytes, cell)], deadline)
-        if isinstance(fetched, ClusterDownError):
-            raise fetched
-        return fetched
-
     def fetch_head(self, name: bytes, size_bytes: int, deadline: float) -> bytes | None:
         """The first bytes of a value, fewer if it is shorter; None if there is none.
 
@@ -164,11 +154,6 @@ class ClusterStore:
     def put(self, name: bytes, value: bytes, ttl_seconds: int, deadline: float) -> None:
         """For small values: a heartbeat, a generation id."""
         self.store(name, [value], ttl_seconds, deadline)
-
-    def get(self, names: Sequence[bytes], deadline: float) -> list[bytes | None]:
-        """Small values, together below 16 MiB for each reply; None for those that are missing."""
-        exchange = ReplyExchange([[command(b"GET", name)] for name in names])
-        return [_value(reply) for reply in self._all(exchange, names, deadline)]
 
     def ask(self, name: bytes, commands: Sequence[Sequence[bytes]], deadline: float) -> list[Any]:
         """Replies to small commands about one name, all sent at once to the server that has it.

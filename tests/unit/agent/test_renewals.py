@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from kvtier.agent.loading import Wait
+from kvtier.agent.namespaces import Namespace
 from kvtier.core.block import BlockKeys, BlockStatus, Lane, Tier
 from kvtier.errors import AgentUnavailableError
 from kvtier.testing.redis_servers import RedisServer
@@ -151,6 +152,32 @@ async def test_a_lookup_in_a_namespace_that_is_dropped_meanwhile_finds_nothing(
         agent.gate.open()
         assert await in_time(looking) == 0
         assert await in_time(agent.lookup(_KEYS, spec=last)) == 0
+
+
+@on_loop
+async def test_an_invalidation_that_waits_is_not_begun_again_by_the_next_heartbeat(
+    server: RedisServer,
+) -> None:
+    begun: list[bytes] = []
+    go_on = asyncio.Event()
+
+    async def wait(namespace: Namespace, generation_id: bytes) -> None:
+        begun.append(generation_id)
+        await go_on.wait()
+
+    async with ClusterAgent(server.url) as one, ClusterAgent(server.url, name="two") as two:
+        for each in (one, two):
+            each.session()
+            await each.agreed()
+        carry_out, two.cluster.on_generation = two.cluster.on_generation, wait
+        await one.upkeep.invalidate("")
+        await until(lambda: bool(begun))
+        for _ in range(3):
+            await in_time(two.cluster.publish([two.namespace()]))
+        assert begun == [one.namespace().generation_id]
+        two.cluster.on_generation = carry_out
+        go_on.set()
+        await followed(one, two)
 
 
 # Looking up.

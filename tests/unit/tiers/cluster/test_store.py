@@ -20,6 +20,7 @@ from kvtier.tiers.cluster.store import ClusterStore, Existing
 from kvtier.tiers.cluster.topology import ClusterSettings
 from kvtier.tiers.cluster.url import Credentials, TlsFiles, Transport, parse_url
 from tests.faults.waiting import wait_until
+from tests.unit.tiers.cluster.values import fetch_into, get
 
 SIZES = [0, 1, 63, 4096, 65_533, 262_145, 2 << 20, 8 << 20]
 HEAD = b"a head of some bytes"
@@ -83,7 +84,7 @@ def test_what_is_stored_is_fetched(
     assert store.store(b"block", [HEAD, block[:half], block[half:]], 60, soon())
     assert server.call("GET", "block") == HEAD + block.tobytes()
     cell = np.full(size_bytes, 7, np.uint8)
-    assert store.fetch_into(b"block", len(HEAD), cell, soon()) == HEAD
+    assert fetch_into(store, b"block", len(HEAD), cell, soon()) == HEAD
     assert np.array_equal(cell, block)
     assert store.fetch_head(b"block", 6, soon()) == HEAD[:6]
     assert 0 < server.call("TTL", "block") <= 60
@@ -117,7 +118,7 @@ def test_threads_do_not_mix_up_their_blocks(store: ClusterStore) -> None:
         for _ in range(10):
             store.store(b"t%d" % number, [HEAD, block], 60, soon(20))
             cell.fill(0)
-            is_right = store.fetch_into(b"t%d" % number, 20, cell, soon(20)) == HEAD
+            is_right = fetch_into(store, b"t%d" % number, 20, cell, soon(20)) == HEAD
             if not is_right or not np.array_equal(cell, block):
                 wrong.append(number)
 
@@ -133,9 +134,9 @@ def test_a_value_may_be_kept(store: ClusterStore) -> None:
     store.delete([b"kept"], soon())
     assert store.store(b"kept", [b"first"], 60, soon(), Existing.KEEP)
     assert not store.store(b"kept", [b"second"], 60, soon(), Existing.KEEP)
-    assert store.get([b"kept", b"none"], soon()) == [b"first", None]
+    assert get(store, [b"kept", b"none"], soon()) == [b"first", None]
     assert store.store(b"kept", [b"third"], 60, soon())
-    assert store.get([b"kept"], soon()) == [b"third"]
+    assert get(store, [b"kept"], soon()) == [b"third"]
 
 
 def test_names_are_found_by_their_beginning(store: ClusterStore) -> None:
@@ -153,7 +154,7 @@ def test_names_are_found_by_their_beginning(store: ClusterStore) -> None:
 def test_a_key_of_another_type_does_not_fit(server: RedisServer, store: ClusterStore) -> None:
     server.call("DEL", "list")
     server.call("RPUSH", "list", "x")
-    assert store.fetch_into(b"list", 0, np.zeros(1, np.uint8), soon()) == Misfit(-1)
+    assert fetch_into(store, b"list", 0, np.zeros(1, np.uint8), soon()) == Misfit(-1)
     server.call("DEL", "list")
 
 
@@ -197,9 +198,9 @@ def test_a_paused_server_costs_the_deadline_and_no_more(
     own_server.pause()
     calls: list[Callable[[float], object]] = [
         lambda deadline: own_store.store(b"x", [block], 60, deadline),
-        lambda deadline: own_store.fetch_into(b"block", 0, cell, deadline),
+        lambda deadline: fetch_into(own_store, b"block", 0, cell, deadline),
         lambda deadline: own_store.exist([b"x"], deadline),
-        lambda deadline: own_store.get([b"x"], deadline),
+        lambda deadline: get(own_store, [b"x"], deadline),
         own_store.check,
         lambda deadline: list(own_store.scan(b"x", deadline)),
     ]
@@ -210,7 +211,7 @@ def test_a_paused_server_costs_the_deadline_and_no_more(
             assert 0.25 < time.monotonic() - started < 0.39
     finally:
         own_server.resume()
-    assert own_store.fetch_into(b"block", 0, cell, soon()) == b""
+    assert fetch_into(own_store, b"block", 0, cell, soon()) == b""
     assert np.array_equal(cell, block)
 
 
@@ -245,7 +246,7 @@ def test_a_restart_is_not_noticed(own_server: RedisServer, own_store: ClusterSto
     own_store.put(b"x", b"1", 60, soon())
     own_server.kill()
     own_server.start()
-    assert own_store.get([b"x"], soon()) == [None]
+    assert get(own_store, [b"x"], soon()) == [None]
 
 
 def test_a_full_server_refuses_blocks_and_serves_what_it_has() -> None:
@@ -259,7 +260,7 @@ def test_a_full_server_refuses_blocks_and_serves_what_it_has() -> None:
                 store.store(b"b%d" % number, [block], 60, soon())
 
         assert failure_of(fill) is Failure.OUT_OF_MEMORY
-        assert store.get([b"x"], soon()) == [b"1"]
+        assert get(store, [b"x"], soon()) == [b"1"]
         store.close()
 
 
@@ -316,7 +317,7 @@ def test_a_closed_store_says_so(own_server: RedisServer) -> None:
     store = ClusterStore(settings_of(own_server))
     store.put(b"x", b"1", 60, soon())
     own_server.pause()
-    waiting = threading.Thread(target=failure_of, args=(lambda: store.get([b"x"], soon()),))
+    waiting = threading.Thread(target=failure_of, args=(lambda: get(store, [b"x"], soon()),))
     waiting.start()
     time.sleep(0.05)
     started = time.monotonic()
@@ -324,18 +325,18 @@ def test_a_closed_store_says_so(own_server: RedisServer) -> None:
     waiting.join()
     assert time.monotonic() - started < 1
     own_server.resume()
-    assert failure_of(lambda: store.get([b"x"], soon())) is Failure.CONNECTION
+    assert failure_of(lambda: get(store, [b"x"], soon())) is Failure.CONNECTION
 
 
 def test_waiting_for_a_connection_ends_by_the_deadline(own_server: RedisServer) -> None:
     store = ClusterStore(replace(settings_of(own_server), connections=1))
     store.put(b"x", b"1", 60, soon())
     own_server.pause()
-    first = threading.Thread(target=failure_of, args=(lambda: store.get([b"x"], soon(1.0)),))
+    first = threading.Thread(target=failure_of, args=(lambda: get(store, [b"x"], soon(1.0)),))
     first.start()
     time.sleep(0.05)
     started = time.monotonic()
-    assert failure_of(lambda: store.get([b"x"], soon(0.2))) is Failure.TIMEOUT
+    assert failure_of(lambda: get(store, [b"x"], soon(0.2))) is Failure.TIMEOUT
     assert time.monotonic() - started < 0.3
     first.join()
     own_server.resume()

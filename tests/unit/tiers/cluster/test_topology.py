@@ -19,6 +19,7 @@ from kvtier.tiers.cluster.failure import ClusterDownError
 from kvtier.tiers.cluster.store import ClusterStore
 from kvtier.tiers.cluster.topology import ClusterSettings
 from kvtier.tiers.cluster.url import parse_url
+from tests.unit.tiers.cluster.values import fetch_into, get
 
 HEAD = b"head"
 T = TypeVar("T")
@@ -117,7 +118,7 @@ def test_loads_go_on_while_a_slot_moves(cluster: RedisCluster, store: ClusterSto
             time.sleep(0.02)
         cluster.end_move(slot, target)
         time.sleep(0.1)
-        assert store.get([b"{moving}-new"], soon()) == [b"value"]
+        assert get(store, [b"{moving}-new"], soon()) == [b"value"]
     finally:
         is_over.set()
         for thread in threads:
@@ -163,7 +164,7 @@ def test_a_replica_takes_over_and_is_found() -> None:
         master.call("WAIT", 1, 2000)
         master.kill()
         cell = np.zeros(300_000, np.uint8)
-        assert _until_it_works(lambda: store.fetch_into(name, 4, cell, soon(0.5))) == HEAD
+        assert _until_it_works(lambda: fetch_into(store, name, 4, cell, soon(0.5))) == HEAD
         assert np.array_equal(cell, payload(1))
         assert store.store(name, [b"new"], 60, soon())
         store.close()
@@ -182,7 +183,7 @@ def test_sentinel_names_the_new_master() -> None:
         assert time.monotonic() - started < 0.39
         assert _until_it_works(lambda: store.store(b"other", [HEAD], 60, soon(0.5)))
         cell = np.zeros(300_000, np.uint8)
-        assert store.fetch_into(b"name", 4, cell, soon()) == HEAD
+        assert fetch_into(store, b"name", 4, cell, soon()) == HEAD
         assert np.array_equal(cell, payload(1))
         assert servers.master_port == servers.second.port
         # The old master comes back as a replica; a connection to it would be of no use.

@@ -19,6 +19,7 @@ from kvtier.tiers.cluster.replies import Misfit
 from kvtier.tiers.cluster.store import ClusterStore
 from kvtier.tiers.cluster.topology import ClusterSettings
 from kvtier.tiers.cluster.url import parse_url
+from tests.unit.tiers.cluster.values import fetch_into, get
 
 SIZE = 300_000
 HEAD = b"head"
@@ -98,7 +99,7 @@ def pieces(data: bytes, *sizes: int) -> list[bytes]:
 def fetch(store: ClusterStore, seconds: float = 0.3) -> tuple[bytes | Misfit | None, bool]:
     """What came, and whether the payload is right."""
     cell = np.zeros(SIZE, np.uint8)
-    head = store.fetch_into(b"name", 4, cell, time.monotonic() + seconds)
+    head = fetch_into(store, b"name", 4, cell, time.monotonic() + seconds)
     return head, np.array_equal(cell, PAYLOAD)
 
 
@@ -180,12 +181,12 @@ def test_a_nil_and_a_value_may_come_together() -> None:
 
 CALLS: list[Callable[[ClusterStore, float], object]] = [
     lambda store, deadline: store.exist([b"a", b"b"], deadline),
-    lambda store, deadline: store.get([b"a"], deadline),
+    lambda store, deadline: get(store, [b"a"], deadline),
     lambda store, deadline: store.fetch_head(b"a", 4, deadline),
     lambda store, deadline: store.store(b"a", [b"x"], 60, deadline),
     lambda store, deadline: list(store.scan(b"a", deadline)),
     lambda store, deadline: store.check(deadline),
-    lambda store, deadline: store.fetch_into(b"a", 4, np.zeros(100, np.uint8), deadline),
+    lambda store, deadline: fetch_into(store, b"a", 4, np.zeros(100, np.uint8), deadline),
 ]
 
 
