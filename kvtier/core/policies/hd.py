@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import NamedTuple
 
 from kvtier.core.block import BlockKeys, Lane
-from kvtier.core.index import HashColumn, HashIndex
 from kvtier.core.policies.base import ALWAYS, Blocks, Context
+from kvtier.core.policies.chains import Chains
 from kvtier.core.policies.hit_density import (
-    NO_CLASS,
     HitDensity,
     age_bin,
     first_class,
@@ -22,15 +23,23 @@ from kvtier.core.residency import NONE
 
 _SAMPLE = 32
 _REFRESH_REQUESTS = 200
-_GHOST_KEYS_PER_BLOCK = 4
-_FEWEST_GHOST_KEYS = 4096
-_MOST_GHOST_KEYS = 1 << 18
-_GROWTH_RECORDS = 64
 _KEPT_PAUSE = 0.7
 #: Who asked and has not loaded or stored anything since may ask again for so long.
 _OPEN_SECONDS = 60.0
 #: A load in parts is one use.
 _LOAD_SECONDS = 2.0
+
+
+#: Consecutive blocks of one record.
+_Stretch = tuple[int, list[int]]
+
+
+class Record(NamedTuple):
+    """A chain: how often it was asked for, its blocks here, and whether others share it."""
+
+    turn: int
+    block_count: int
+    is_head: bool
 
 
 class Hd:
@@ -46,268 +55,251 @@ class Hd:
     A newcomer displaces only what is worth less: it may not be admitted at all.
     """
 
-    def __init__(
-        self,
-        blocks: Blocks,
-        context: Context,
-    ) -> None:
+    def __init__(self, blocks: Blocks, context: Context) -> None:
         self._blocks = blocks
         self._residency = blocks.residency
         self._ticks = context.ticks
         self._clock = context.clock
         self._random = context.rng.random
         self._density = HitDensity()
+        self._now = -math.inf
         self._requests = 0
         self._owner = array("i")  # by row
-        # By record.
-        self._last = array("d")
-        self._class = array("B")
-        self._turn = array("I")
-        self._length = array("I")
-        self._pause = array("d")
-        self._end = array("i")
-        self._rows = array("I")
-        self._stamp = array("Q")
-        self._place = array("i")
-        self._is_head = bytearray()
-        self._is_open = bytearray()
-        self._ghost = array("Q")
-        self._names = HashColumn()
-        self._name_bytes = array("I")
-        self._free: list[int] = []
+        self._chains = Chains(context.ticks, self._forgotten)
         self._candidates = array("i")
-        self._by_name = HashIndex()
-        self._ghosts: deque[tuple[int, int]] = deque()
-        self._ghost_count = 0
-        self._ghost_names = 0
         self._chosen = NONE
         self._chosen_worth = ALWAYS
 
     # Requests.
 
     def ask(self, keys: BlockKeys) -> None:
-        hashes, lane = keys.hashes, keys.lane
-        tag, now = _tag(lane), self._clock()
-        known = self._by_name.get(hashes[-1] + tag)
-        if known != NONE and self._is_open[known] and now - self._last[known] < _OPEN_SECONDS:
+        hashes, chains = keys.hashes, self._chains
+        tag, now = _tag(keys.lane), self._time()
+        known = chains.find(hashes[-1] + tag)
+        if known != NONE and chains.is_open[known] and now - chains.last[known] < _OPEN_SECONDS:
             return
         self._chosen = NONE
         self._requests += 1
         if self._requests % _REFRESH_REQUESTS == 0:
-            self._density.refresh(self._class, self._last, now, _REFRESH_REQUESTS)
-        rows = self._residency.find_many(lane, hashes)
+            self._density.refresh(chains.kind, chains.last, now, _REFRESH_REQUESTS)
+        rows = self._residency.find_many(keys.lane, hashes)
         missing = rows.index(NONE) if NONE in rows else len(rows)
-        row = rows[missing - 1] if missing else NONE
-        if not missing and keys.parent:
-            row = self._residency.find(lane, keys.parent)
+        path = rows[:missing]
+        if keys.parent:
+            path = self._path_to(self._residency.find(keys.lane, keys.parent)) + path
         depth, record = self._deepest(hashes, rows, missing, tag)
-        if record == NONE and row != NONE:
-            record = self._owner[row]
-        path = self._path(row)
+        if record == NONE and path:
+            record = self._owner[path[-1]]
+        stretches = self._stretches(path)
         covered = keys.position + depth + 1
-        if record != NONE and not self._is_head[record] and self._continues(record, covered):
-            self._use_heads(path, now)
-            record = self._next_turn(record, path, now)
+        if record != NONE and not chains.is_head[record] and self._continues(record, covered):
+            self._use_heads(stretches, now)
+            record = self._next_turn(record, stretches, now)
         else:
             if record != NONE:
-                self._branch(record, path, hashes[depth] + tag if depth >= 0 else b"", now)
-            record = self._new_record(now, first_class(len(hashes) - 1 - depth))
-        self._take_over(path, record)
-        self._is_open[record] = True
-        self._length[record] = keys.position + len(hashes)
-        self._rename(record, self._names_of(keys, depth, missing, tag))
-        self._let_go(record)
+                name = hashes[depth] + tag if depth >= 0 else b""
+                self._branch(record, stretches, name, now)
+                stretches = self._stretches(path)
+            record = chains.new(now, first_class(len(hashes) - 1 - depth))
+        self._take_over(stretches, record)
+        chains.is_open[record] = True
+        chains.length[record] = keys.position + len(hashes)
+        chains.rename(record, self._names_of(keys, depth, missing, tag))
+        chains.settle(record)
 
     def _continues(self, record: int, covered: int) -> bool:
-        return covered >= 2 and 2 * covered >= self._length[record]
+        return covered >= 2 and 2 * covered >= self._chains.length[record]
 
     def _deepest(
         self, hashes: Sequence[bytes], rows: Sequence[int], missing: int, tag: bytes
     ) -> tuple[int, int]:
         """The index of the last known block, and its record, -1 if that is before the first."""
-        get = self._by_name.get
+        find = self._chains.find
         for index in range(len(rows) - 1, missing - 1, -1):
             if rows[index] != NONE:
                 return index, self._owner[rows[index]]
-            if (record := get(hashes[index] + tag)) != NONE:
+            if (record := find(hashes[index] + tag)) != NONE:
                 return index, record
         return missing - 1, self._owner[rows[missing - 1]] if missing else NONE
 
-    def _path(self, row: int) -> list[int]:
-        """A row and those before it, the last first."""
+    def _path_to(self, row: int) -> list[int]:
+        """A block, after those before it."""
         path, parent = [], self._residency.parent
         while row != NONE:
             path.append(row)
             row = parent(row)
+        path.reverse()
         return path
 
-    def _next_turn(self, record: int, path: list[int], now: float) -> int:
+    def _stretches(self, path: list[int]) -> list[_Stretch]:
+        """The path, cut where the record changes."""
+        owner = self._owner
+        return [(record, list(rows)) for record, rows in groupby(path, owner.__getitem__)]
+
+    def _is_whole(self, record: int, stretches: list[_Stretch]) -> bool:
+        """Whether all blocks of a record are on the path."""
+        here = sum(len(rows) for each, rows in stretches if each == record)
+        return here == self._chains.block_count[record]
+
+    def _next_turn(self, record: int, stretches: list[_Stretch], now: float) -> int:
         """The record of a chain's next turn: the same one, unless the chain went on otherwise."""
-        gap = now - self._last[record]
-        self._density.returned(self._class[record], self._last[record], now)
-        pause = math.log2(gap + 1)
-        if self._turn[record] > 1:
-            pause = _KEPT_PAUSE * self._pause[record] + (1 - _KEPT_PAUSE) * pause
-        turn = self._turn[record] + 1
-        if self._rows[record] and not self._is_whole(record, path):
-            self._forget_names(record)
-            self._last[record] = now
-            record = self._new_record(now, 0)
-        self._revive(record)
-        self._last[record], self._stamp[record] = now, next(self._ticks)
-        self._turn[record], self._pause[record] = turn, pause
-        self._class[record] = later_class(turn, pause)
+        chains = self._chains
+        self._density.returned(chains.kind[record], chains.last[record], now)
+        pause = math.log2(now - chains.last[record] + 1)
+        if chains.turn[record] > 1:
+            pause = _KEPT_PAUSE * chains.pause[record] + (1 - _KEPT_PAUSE) * pause
+        turn = chains.turn[record] + 1
+        if chains.block_count[record] and not self._is_whole(record, stretches):
+            chains.rename(record, ())
+            chains.last[record] = now
+            record = chains.new(now, 0)
+        chains.last[record], chains.stamp[record] = now, next(self._ticks)
+        chains.turn[record], chains.pause[record] = turn, pause
+        chains.kind[record] = later_class(turn, pause)
         return record
 
-    def _is_whole(self, record: int, path: list[int]) -> bool:
-        """Whether all blocks of a record are on the path."""
-        owner, here = self._owner, 0
-        for row in path:
-            here += owner[row] == record
-        return here == self._rows[record]
-
-    def _use_heads(self, path: list[int], now: float) -> None:
-        owner, seen = self._owner, NONE
-        for row in path:
-            record = owner[row]
-            if record != seen and self._is_head[record]:
+    def _use_heads(self, stretches: list[_Stretch], now: float) -> None:
+        for record, _ in stretches:
+            if self._chains.is_head[record]:
                 self._use_head(record, now)
-            seen = record
 
     def _use_head(self, head: int, now: float) -> None:
-        last = self._last[head]
-        self._density.returned(self._class[head], last, now)
-        pause = math.log2(now - last + 1)
-        self._pause[head] = _KEPT_PAUSE * self._pause[head] + (1 - _KEPT_PAUSE) * pause
-        self._class[head] = head_class(self._pause[head])
-        self._last[head], self._stamp[head] = now, next(self._ticks)
+        chains = self._chains
+        self._density.returned(chains.kind[head], chains.last[head], now)
+        pause = math.log2(now - chains.last[head] + 1)
+        pause = _KEPT_PAUSE * chains.pause[head] + (1 - _KEPT_PAUSE) * pause
+        chains.pause[head], chains.kind[head] = pause, head_class(pause)
+        chains.last[head], chains.stamp[head] = now, next(self._ticks)
 
-    def _branch(self, record: int, path: list[int], name: bytes, now: float) -> None:
+    def _branch(self, record: int, stretches: list[_Stretch], name: bytes, now: float) -> None:
         """A new chain begins with what belongs to another one: that is a head of its own."""
-        self._use_heads(path, now)
-        if self._is_head[record] and self._is_whole(record, path):
-            if not path:
+        chains = self._chains
+        self._use_heads(stretches, now)
+        if chains.is_head[record] and self._is_whole(record, stretches):
+            if not stretches:
                 self._use_head(record, now)
             return
-        head = self._by_name.get(name) if name else NONE
-        if head == NONE or not self._is_head[head]:
-            pause = math.log2(now - self._last[record] + 1)
-            head = self._new_record(now, head_class(pause))
-            self._is_head[head] = True
-            self._pause[head] = pause
-        for row in path:
-            if self._owner[row] == record or not self._is_head[self._owner[row]]:
-                self._give(row, head)
-        self._rename(head, [name] if name else [])
-        self._let_go(head)
+        head = chains.find(name) if name else NONE
+        if head == NONE or not chains.is_head[head]:
+            pause = math.log2(now - chains.last[record] + 1)
+            head = chains.new(now, head_class(pause))
+            chains.is_head[head] = True
+            chains.pause[head] = pause
+        for each, rows in stretches:
+            if each == record or not chains.is_head[each]:
+                self._give(rows, head)
+        chains.rename(head, [name] if name else [])
+        chains.settle(head)
 
-    def _take_over(self, path: list[int], record: int) -> None:
+    def _take_over(self, stretches: list[_Stretch], record: int) -> None:
         """Blocks belong to the last request that used them, those of heads excepted."""
-        owner, is_head = self._owner, self._is_head
-        for row in path:
-            if owner[row] != record and not is_head[owner[row]]:
-                self._give(row, record)
+        for each, rows in stretches:
+            if each != record and not self._chains.is_head[each]:
+                self._give(rows, record)
 
-    def _give(self, row: int, record: int) -> None:
-        before = self._owner[row]
-        if before == record:
-            return
-        self._revive(record)
-        self._leave(row)
-        self._owner[row] = record
-        self._rows[record] += 1
-        self._let_go(before)
+    def _give(self, rows: list[int], record: int) -> None:
+        """Blocks of another record are this one's now."""
+        for row in rows:
+            before = self._owner[row]
+            was_end = self._chains.end[before] == row
+            if before != record:
+                self._chains.add_block(record)
+                self._owner[row] = record
+                self._leave(row, before)
+            if was_end:
+                self.release(row)
 
     # Blocks.
 
     def worth(self, lane: Lane, block_hash: bytes, parent: int) -> float:
-        record = self._by_name.get(block_hash + _tag(lane))
-        if record == NONE and parent != NONE and not self._is_head[self._owner[parent]]:
+        record = self._chains.find(block_hash + _tag(lane))
+        if record == NONE and parent != NONE and not self._chains.is_head[self._owner[parent]]:
             record = self._owner[parent]
-        return ALWAYS if record == NONE else self._worth(record, self._clock())
+        return ALWAYS if record == NONE else self._worth(record, self._time())
 
     def _worth(self, record: int, now: float) -> float:
-        return self._density.index[self._class[record]][age_bin(now - self._last[record])]
+        age = now - self._chains.last[record]
+        return self._density.index[self._chains.kind[record]][age_bin(age)]
 
     def insert(self, row: int) -> None:
         if row >= len(self._owner):
             self._owner.extend([NONE] * (row + 1 - len(self._owner)))
-        residency = self._residency
+        chains, residency = self._chains, self._residency
         lane, block_hash = residency.describe(row)
         tag = _tag(lane)
-        record = self._by_name.get(block_hash + tag)
-        if record == NONE or self._is_head[record]:
+        record = chains.find(block_hash + tag)
+        if record == NONE or chains.is_head[record]:
             record = self._neighbour(row)
         if record == NONE:
-            record = self._new_record(self._clock(), first_class(1))
-        self._revive(record)
+            record = chains.new(self._time(), first_class(1))
         self._owner[row] = record
-        self._rows[record] += 1
-        self._is_open[record] = False
+        chains.add_block(record)
+        chains.is_open[record] = False
         length = residency.position(row) + 1
-        if length > self._length[record]:
-            self._length[record] = length
-            self._rename(record, [block_hash + tag])
+        if length > chains.length[record]:
+            chains.length[record] = length
+            chains.rename(record, [block_hash + tag])
 
     def _neighbour(self, row: int) -> int:
         """The record of the block before, if this one alone continues it, or of the one after."""
-        residency, owner = self._residency, self._owner
-        parent = residency.parent(row)
-        if parent != NONE and not self._is_head[owner[parent]] and residency.is_only_child(row):
-            return owner[parent]
-        child = residency.first_child[row]
-        if child != NONE and residency.is_only_child(child) and not self._is_head[owner[child]]:
-            return owner[child]
+        residency = self._residency
+        before, after = residency.parent(row), residency.first_child[row]
+        for near, child in ((before, row), (after, after)):
+            if near != NONE and residency.is_only_child(child):
+                record = self._owner[near]
+                if not self._chains.is_head[record]:
+                    return record
         return NONE
 
     def touch(self, rows: Sequence[int]) -> None:
         """Of blocks that nobody looked for before, it is a request."""
         if not rows:
             return
-        record, now = self._owner[rows[-1]], self._clock()
-        if self._is_open[record]:
-            self._is_open[record] = False
-        elif now - self._last[record] > _LOAD_SECONDS:
-            path = self._path(rows[-1])
-            self._use_heads(path, now)
-            if not self._is_head[record]:
-                self._take_over(path, self._next_turn(record, path, now))
+        chains, record, now = self._chains, self._owner[rows[-1]], self._time()
+        if chains.is_open[record]:
+            chains.is_open[record] = False
+        elif now - chains.last[record] > _LOAD_SECONDS:
+            stretches = self._stretches(list(rows))
+            self._use_heads(stretches, now)
+            if not chains.is_head[record]:
+                self._take_over(stretches, self._next_turn(record, stretches, now))
 
     def keep(self, rows: Sequence[int]) -> None:
         pass
 
     def release(self, row: int) -> None:
-        if not self._blocks.is_evictable(row):
+        evictable, chains = self._blocks.is_evictable, self._chains
+        if not evictable(row):
             return
         record = self._owner[row]
-        end = self._end[record]
-        if end != NONE and end != row and self._blocks.is_evictable(end):
+        end = chains.end[record]
+        if end not in (NONE, row) and evictable(end):
             record = self._split(row, record)
-        self._end[record] = row
-        if self._place[record] == NONE:
-            self._place[record] = len(self._candidates)
+        chains.end[record] = row
+        if chains.place[record] == NONE:
+            chains.place[record] = len(self._candidates)
             self._candidates.append(record)
 
     def remove(self, row: int) -> None:
-        self._leave(row)
         record, self._owner[row] = self._owner[row], NONE
-        self._let_go(record)
+        self._leave(row, record)
 
     # Evicting.
 
     def victim(self, worth: float = ALWAYS) -> int:
-        chosen, evictable = self._chosen, self._blocks.is_evictable
-        if chosen == NONE or self._end[chosen] == NONE or not evictable(self._end[chosen]):
+        end, evictable = self._chains.end, self._blocks.is_evictable
+        chosen = self._chosen
+        if chosen == NONE or end[chosen] == NONE or not evictable(end[chosen]):
             self._chosen = chosen = self._choose()
         if chosen == NONE or self._chosen_worth >= worth:
-            return NONE
-        return self._end[chosen]
+            return NONE  # what is here is worth more
+        return end[chosen]
 
     def _choose(self) -> int:
         """The least worth of a sample of the candidates; of equals the oldest."""
-        candidates, end, last = self._candidates, self._end, self._last
-        evictable, random_share, now = self._blocks.is_evictable, self._random, self._clock()
-        index, classes = self._density.index, self._class
+        candidates, end, last = self._candidates, self._chains.end, self._chains.last
+        evictable, random_share, now = self._blocks.is_evictable, self._random, self._time()
+        index, classes = self._density.index, self._chains.kind
         best, best_worth, best_last = NONE, math.inf, math.inf
         left = _SAMPLE
         while left and candidates:
@@ -325,99 +317,47 @@ class Hd:
         return best
 
     def coldest(self, count: int) -> list[int]:
-        now, rows = self._clock(), []
+        now, rows = self._time(), []
         for _ in range(min(2 * count, 2 * len(self._candidates))):
             record = self._candidates[int(self._random() * len(self._candidates))]
-            if self._blocks.is_evictable(self._end[record]):
-                rows.append((self._worth(record, now), self._end[record]))
+            if self._blocks.is_evictable(self._chains.end[record]):
+                rows.append((self._worth(record, now), self._chains.end[record]))
         return list(dict.fromkeys(row for _, row in sorted(rows)))[:count]
 
     def rank(self, row: int) -> int:
-        return self._stamp[self._owner[row]]
+        return self._chains.stamp[self._owner[row]]
 
     # Records.
 
-    def _new_record(self, now: float, chain_class: int) -> int:
-        if not self._free:
-            self._grow()
-        record = self._free.pop()
-        self._last[record], self._class[record] = now, chain_class
-        self._turn[record], self._length[record], self._pause[record] = 1, 0, 0.0
-        self._is_head[record] = self._is_open[record] = False
-        self._stamp[record] = next(self._ticks)
-        return record
-
-    def _grow(self) -> None:
-        first, count = len(self._last), _GROWTH_RECORDS
-        zeros, nones = [0] * count, [NONE] * count
-        for column in (self._turn, self._length, self._rows, self._stamp, self._name_bytes):
-            column.extend(zeros)
-        self._ghost.extend(zeros)
-        for times in (self._last, self._pause):
-            times.extend(zeros)
-        for places in (self._end, self._place):
-            places.extend(nones)
-        self._class.extend([NO_CLASS] * count)
-        self._is_head.extend(zeros)
-        self._is_open.extend(zeros)
-        self._names.extend(count)
-        self._free.extend(range(first + count - 1, first - 1, -1))
-
     def _split(self, row: int, record: int) -> int:
         """A record of its own for a block that ends a branch of a chain."""
-        other = self._new_record(self._last[record], self._class[record])
-        self._turn[other], self._pause[other] = self._turn[record], self._pause[record]
-        self._length[other] = self._residency.position(row) + 1
-        self._stamp[other] = self._stamp[record]
-        self._give(row, other)
+        chains = self._chains
+        other = chains.new(chains.last[record], chains.kind[record])
+        chains.turn[other], chains.pause[other] = chains.turn[record], chains.pause[record]
+        chains.length[other] = self._residency.position(row) + 1
+        chains.stamp[other] = chains.stamp[record]
+        self._give([row], other)
         return other
 
-    def _leave(self, row: int) -> None:
-        """A block is no longer its record's."""
-        record = self._owner[row]
-        self._rows[record] -= 1
-        if self._end[record] == row:
+    def _leave(self, row: int, record: int) -> None:
+        """A block is no longer its chain's."""
+        if self._chains.end[record] == row:
             self._withdraw(record)
-            self._end[record] = NONE
+            self._chains.end[record] = NONE
+        self._chains.drop_block(record)
 
     def _withdraw(self, record: int) -> None:
         """It is no candidate."""
-        place, last = self._place[record], self._candidates[-1]
+        places, place = self._chains.place, self._chains.place[record]
         if place != NONE:
+            last = self._candidates[-1]
             self._candidates[place] = last
-            self._place[last] = place
+            places[last] = place
             self._candidates.pop()
-            self._place[record] = NONE
+            places[record] = NONE
 
-    def _let_go(self, record: int) -> None:
-        """A record without blocks is remembered for a while, if it has names."""
-        if self._rows[record] or self._ghost[record] or self._class[record] == NO_CLASS:
-            return
-        if not self._name_bytes[record]:
-            self._free_record(record)
-            return
-        self._ghost_count += 1
-        self._ghost[record] = self._ghost_count
-        self._ghost_names += self._name_count(record)
-        self._ghosts.append((record, self._ghost_count))
-        most = _GHOST_KEYS_PER_BLOCK * len(self._residency)
-        most = min(max(most, _FEWEST_GHOST_KEYS), _MOST_GHOST_KEYS)
-        while self._ghost_names > most or len(self._ghosts) > most:
-            oldest, number = self._ghosts.popleft()
-            if self._ghost[oldest] == number:
-                self._revive(oldest)
-                self._free_record(oldest)
-
-    def _revive(self, record: int) -> None:
-        if self._ghost[record]:
-            self._ghost[record] = 0
-            self._ghost_names -= self._name_count(record)
-
-    def _free_record(self, record: int) -> None:
-        self._density.ended(self._class[record], self._last[record], self._clock())
-        self._forget_names(record)
-        self._class[record] = NO_CLASS
-        self._free.append(record)
+    def _forgotten(self, record: int) -> None:
+        self._density.ended(self._chains.kind[record], self._chains.last[record], self._time())
 
     # Names.
 
@@ -433,27 +373,32 @@ class Hd:
                 places.add(place)
         return [keys.hashes[place] + tag for place in sorted(places)]
 
-    def _rename(self, record: int, names: list[bytes]) -> None:
-        """A record that is no ghost has other names now."""
-        self._forget_names(record)
-        by_name = self._by_name
-        for name in names:
-            by_name.put(name, record)
-        self._names[record] = b"".join(names)
-        self._name_bytes[record] = len(names[0]) if names else 0
+    def records(self) -> Iterator[Record]:
+        """Chains that are here or remembered; for tests, and for the curious."""
+        chains = self._chains
+        for each in chains:
+            yield Record(chains.turn[each], chains.block_count[each], bool(chains.is_head[each]))
 
-    def _forget_names(self, record: int) -> None:
-        names, size = self._names[record], self._name_bytes[record]
-        for start in range(0, len(names), size or 1):
-            name = names[start : start + size]
-            if self._by_name.get(name) == record:
-                self._by_name.pop(name)
-        self._names[record] = b""
-        self._name_bytes[record] = 0
+    @property
+    def remembered_names(self) -> int:
+        """By which chains without blocks are known."""
+        return self._chains.departed_names
 
-    def _name_count(self, record: int) -> int:
-        size = self._name_bytes[record]
-        return len(self._names[record]) // size if size else 0
+    def _time(self) -> float:
+        """Seconds, which never run backwards."""
+        self._now = max(self._now, self._clock())
+        return self._now
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError if books disagree."""
+        self._chains.check_integrity()
+        rows = Counter(each for each in self._owner if each != NONE)
+        assert sum(rows.values()) == len(self._residency), (rows, len(self._residency))
+        for record in self._chains:
+            assert self._chains.block_count[record] == rows[record], record
+            end, place = self._chains.end[record], self._chains.place[record]
+            assert end == NONE or self._owner[end] == record, record
+            assert place == NONE or (self._candidates[place] == record and end != NONE), record
 
 
 def _tag(lane: Lane) -> bytes:
