@@ -47,8 +47,8 @@ class History:
 
     def __init__(self, blocks: int, wall_clock: Callable[[], float]) -> None:
         self._sets = -(-blocks // _WAYS)
-        self._fingerprints = array("q", bytes(8 * _WAYS * self._sets))
-        self._facts = array("q", bytes(8 * _WAYS * self._sets))
+        self._fingerprints = array("q", [0]) * (_WAYS * self._sets)
+        self._facts = array("q", [0]) * (_WAYS * self._sets)
         self._next = bytearray(self._sets)
         self._wall_clock = wall_clock
         self.entry_count = 0

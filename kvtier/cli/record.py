@@ -62,7 +62,7 @@ def record(
         raise InvalidRequestError(f"{path} exists: pass --yes to replace it")
     with admin(address, DEFAULT_TIMEOUT_SECONDS) as client:
         client.get_stats(namespace)  # an agent, and a namespace, before there is a file
-        with _opened(path) as text, Interrupts() as interrupts:
+        with Interrupts() as interrupts, _opened(path) as text:
             file = RecordingFile(text)
             requests = client.record_requests(namespace, seconds)
             try:
