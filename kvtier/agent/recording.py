@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -78,7 +78,7 @@ class Recorder:
 
     async def record(
         self, selector: str, recording: Recording | None = None
-    ) -> AsyncIterator[Asked]:
+    ) -> AsyncGenerator[Asked, None]:
         """What is asked for from now on, until the iterator is closed.
 
         Raises NotFoundError if the selector names nothing, OverloadedError if too many record.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 
 import pytest
 
@@ -30,7 +30,7 @@ def register(namespaces: Namespaces, name: str) -> Namespace:
     return namespace
 
 
-async def begun(recording: AsyncIterator[Asked]) -> asyncio.Future[Asked]:
+async def begun(recording: AsyncGenerator[Asked, None]) -> asyncio.Future[Asked]:
     """The first request of a recording that has begun."""
     first = asyncio.ensure_future(anext(recording))
     await asyncio.sleep(0)
