@@ -122,7 +122,8 @@ class Explaining:
             {each.namespace_id: each.label for each in self._namespaces},
         )
         found: list[Explanation] = []
-        async for part in slices(len(keys.hashes), WRITE_SLICE):
+        size = max(1, WRITE_SLICE // (1 + len(question.siblings)))
+        async for part in slices(len(keys.hashes), size):
             hashes = keys.hashes[part]
             for block_hash, cached in zip(
                 hashes, self._cached(namespace, lane, hashes), strict=True
