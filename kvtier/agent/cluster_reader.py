@@ -77,6 +77,8 @@ class ClusterReader:
         self._lookup_seconds = lookup_seconds
         self._counters: defaultdict[tuple[int, int], Counters] = defaultdict(Counters)
         self._removing: set[asyncio.Task[None]] = set()
+        #: Is told of values that are of no use, by namespace id.
+        self.on_damaged: Callable[[int, Lane, bytes], None] = lambda *_: None
         #: Values that were not what their names promise.
         self.faults: Counter[Fault] = Counter()
 
@@ -206,6 +208,7 @@ class ClusterReader:
             "CLUSTER: block %s of %s is refused: %s", flight.block_hash.hex(), tenure.label, error
         )
         if error.fault in _USELESS:
+            self.on_damaged(tenure.namespace_id, flight.lane, flight.block_hash)
             spawn(self._remove(tenure, flight.lane, flight.block_hash), self._removing)
 
     async def _remove(self, tenure: Tenure, lane: Lane, block_hash: bytes) -> None:

@@ -24,6 +24,7 @@ from kvtier.agent.recovery import Recovery
 from kvtier.agent.storage_mover import StorageMover
 from kvtier.agent.turns import WRITE_SLICE
 from kvtier.core.block import Tier
+from kvtier.core.cause import Cause
 from kvtier.core.residency import NONE
 from kvtier.memory import ByteArray
 from kvtier.tiers.disk.io import ALIGNMENT_BYTES, BlockIO
@@ -241,10 +242,10 @@ class Disk:
         """
         slots = {each: each.take_used_before() for each in namespace.classes_of(Tier.DISK)}
 
-        def forget(size_class: SizeClass, row: int) -> None:
+        def forget(size_class: SizeClass, row: int, cause: Cause) -> None:
             if size_class in slots:  # the slot is not used again before its record is empty
                 slots[size_class].extend(size_class.acquire([row]))
-            size_class.forget(row)
+            size_class.forget(row, cause)
 
         try:
             yield forget
@@ -313,7 +314,7 @@ class Disk:
         for number, slot in enumerate(size_class.live_slots(slab), 1):
             row = size_class.table.owner[slot]
             if row != NONE:
-                size_class.forget(row)
+                size_class.forget(row, Cause.LOST)
             if number % WRITE_SLICE == 0:
                 await asyncio.sleep(0)
 

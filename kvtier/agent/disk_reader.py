@@ -12,6 +12,7 @@ from kvtier.agent.namespaces import Namespace
 from kvtier.agent.promotion import Flight, Promotion
 from kvtier.agent.storage_mover import Kind, StorageMover
 from kvtier.core.block import BlockKey, Lane, Tier
+from kvtier.core.cause import Cause
 from kvtier.core.residency import NONE
 from kvtier.memory import ByteArray
 from kvtier.tiers.arena import cell_of
@@ -156,7 +157,7 @@ class DiskReader:
         else:
             self.unreadable_count += 1
         if outcome is Fetched.DAMAGED or is_known:
-            disk.forget(row)
+            disk.forget(row, Cause.DAMAGED)
         if slab.is_beyond_repair:
             self.on_damaged(disk, slab)
 

@@ -11,6 +11,7 @@ from kvtier.agent.placement import Placement
 from kvtier.agent.storage_mover import Kind, StorageMover
 from kvtier.agent.writer import Taken, Writer, spawn
 from kvtier.core.block import BlockStatus, Tier
+from kvtier.core.cause import Cause
 from kvtier.core.residency import NONE
 from kvtier.tiers.arena import cell_of
 from kvtier.tiers.disk.slab import Filling, Slab
@@ -164,7 +165,7 @@ class DiskWriter(Writer):
         for slot in slots:
             row = owner[slab.base + slot]
             if row != NONE:
-                size_class.forget(row)
+                size_class.forget(row, Cause.LOST)
                 lost += 1
         log.error("%s: a sync failed; %d blocks count as lost", slab.data_path, lost)
 

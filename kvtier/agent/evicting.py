@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from kvtier.agent.namespaces import Namespace
 from kvtier.agent.turns import WRITE_SLICE, slices
 from kvtier.core.block import BlockKeys, Lane, Tier
+from kvtier.core.cause import Cause
 from kvtier.core.residency import NONE
 from kvtier.tiers.size_class import SizeClass
 
-Forget = Callable[[SizeClass, int], None]
+Forget = Callable[[SizeClass, int, Cause], None]
 
 
 @dataclass(slots=True)
@@ -33,6 +34,7 @@ async def evict(
     *,
     dry_run: bool = False,
     forget: Forget = SizeClass.forget,
+    cause: Cause = Cause.REMOVED,
 ) -> Evicted:
     """Removes the blocks of some keys and all that continues them, or every block.
 
@@ -54,7 +56,7 @@ async def evict(
             evicted.deferred += is_in_use
             evicted.gone += not is_in_use
             if not dry_run:
-                forget(size_class, row)
+                forget(size_class, row, cause)
     return evicted
 
 

@@ -7,7 +7,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from kvtier.core.block import BlockKeys, Tier
@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 
 _GENERATION_ID_BYTES = 16
+
+OnAsked = Callable[["Namespace", BlockKeys], None]
 
 
 class LayoutConflict(Enum):
@@ -40,6 +42,8 @@ class Namespace:
     session_count: int = 0
     #: Nothing of it is read from slower tiers, nor written to them.
     is_renewing: bool = False
+    #: Are told what workers look for: the list of `Namespaces`.
+    on_asked: list[OnAsked] = field(default_factory=list, repr=False)
 
     @property
     def label(self) -> str:
@@ -59,6 +63,8 @@ class Namespace:
         if keys.hashes:
             for size_classes in self.tiers.values():
                 size_classes[keys.lane.group].policy.ask(keys)
+            for on_asked in self.on_asked:
+                on_asked(self, keys)
 
     @property
     def is_empty(self) -> bool:
@@ -81,6 +87,7 @@ class Namespaces:
         self._layout_conflict = layout_conflict
         self.on_added: list[Callable[[Namespace], None]] = []
         self.on_dropped: list[Callable[[Namespace], None]] = []
+        self.on_asked: list[OnAsked] = []
         self._ids = itertools.count(1)
         self._by_identity: dict[Identity, Namespace] = {}
 
@@ -120,7 +127,13 @@ class Namespaces:
             tier.tier: tuple(tier.size_class(namespace_id, size) for size in spec.block_bytes)
             for tier in self._tiers
         }
-        namespace = Namespace(namespace_id, spec, tiers, generation_id or FIRST_GENERATION)
+        namespace = Namespace(
+            namespace_id,
+            spec,
+            tiers,
+            generation_id or FIRST_GENERATION,
+            on_asked=self.on_asked,
+        )
         self._by_identity[spec.identity] = namespace
         for on_added in self.on_added:
             on_added(namespace)
@@ -133,6 +146,16 @@ class Namespaces:
             if (each.spec.tenant, each.spec.name) == (spec.tenant, spec.name):
                 names.update(dict.fromkeys(spec.differences(each.spec)))
         return list(names)
+
+    def siblings(self, namespace: Namespace) -> list[Namespace]:
+        """Those of the same tenant and name with another layout."""
+        spec = namespace.spec
+        return [
+            each
+            for each in self
+            if each is not namespace
+            and (each.spec.tenant, each.spec.name) == (spec.tenant, spec.name)
+        ]
 
     def select(self, selector: str) -> list[Namespace]:
         """Those that `tenant/name` or `tenant/name@digest` names; all for an empty selector.

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from kvtier.agent.turns import WRITE_SLICE
+from kvtier.core.cause import Cause
 from kvtier.core.policies.base import ALWAYS
 from kvtier.core.residency import NONE
 from kvtier.tiers.size_class import SizeClass
@@ -110,11 +111,16 @@ class Placement:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _evict(
-        self, size_class: SizeClass, enough: Callable[[], bool], worth: float = ALWAYS
+        self,
+        size_class: SizeClass,
+        enough: Callable[[], bool],
+        worth: float = ALWAYS,
+        cause: Cause = Cause.EVICTED,
+        taker: int = 0,
     ) -> None:
         """Until that is enough, or nothing more may go."""
         for done in itertools.count(1):
-            if enough() or not size_class.evict_one(worth):
+            if enough() or not size_class.evict_one(worth, cause, taker):
                 return
             if done % WRITE_SLICE == 0:
                 await asyncio.sleep(0)
@@ -210,7 +216,12 @@ class Placement:
     async def _take_extent(self, taker: SizeClass, donor: SizeClass, extent: Extent) -> None:
         """Evicts the donor's coldest blocks, moves what is left in the extent, gives it back."""
         try:
-            await self._evict(donor, lambda: donor.free_slots >= extent.used_slots)
+            await self._evict(
+                donor,
+                lambda: donor.free_slots >= extent.used_slots,
+                cause=Cause.TRADED,
+                taker=taker.table.namespace_id,
+            )
             batch = max(1, _MOVE_BYTES // donor.slot_bytes)
             while live := donor.live_slots(extent)[:batch]:
                 if not await self._try_to_move(donor, live) and extent not in self._discards:
@@ -248,7 +259,7 @@ class Placement:
                 if is_whole:
                     size_class.move(row, source, generation, target)
                 elif size_class.is_at(row, source, generation):
-                    size_class.forget(row)
+                    size_class.forget(row, Cause.DAMAGED)
         finally:
             size_class.release(targets)
             size_class.release(guarded)

@@ -12,6 +12,7 @@ from kvtier.agent.disk import Disk
 from kvtier.agent.evicting import Evicted, evict
 from kvtier.agent.namespaces import Namespace
 from kvtier.core.block import Tier
+from kvtier.core.cause import Cause
 from kvtier.errors import AgentUnavailableError
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class Renewals:
 
     async def _change(self, namespace: Namespace, generation_id: bytes) -> Evicted:
         # At once: DISK may still be looking for what it has.
-        gone = await evict(namespace, None, frozenset({Tier.HOST}))
+        gone = await evict(namespace, None, frozenset({Tier.HOST}), cause=Cause.INVALIDATED)
         with suppress(AgentUnavailableError):  # records of an old generation count for nothing
             _add(gone, await self._evict_here(namespace))
         namespace.generation_id = generation_id

@@ -17,7 +17,8 @@ from kvtier.agent.namespaces import Namespace
 from kvtier.agent.placement import Placement
 from kvtier.agent.sessions import Session
 from kvtier.agent.turns import READ_SLICE, WRITE_SLICE, slices
-from kvtier.core.block import BlockKeys, BlockStatus
+from kvtier.core.block import BlockKeys, BlockStatus, Lane
+from kvtier.core.cause import Cause
 from kvtier.core.lease import Lease, LeaseKind, LeasePart
 from kvtier.core.policies.base import NEVER
 from kvtier.core.residency import NONE
@@ -33,12 +34,16 @@ _NOTHING = np.empty(0, dtype=np.uint8)
 #: One key of a reservation: its part, and its index there.
 _Reserved = tuple[LeasePart, int]
 
+OnRefused = Callable[[SizeClass, Lane, Sequence[bytes], Cause], None]
+
 
 class Storing:
     """The writing verbs, in slices as in `loading`. A slot becomes a block only at commit."""
 
     def __init__(self, grants: Grants, placement: Placement, mover: Mover) -> None:
         self.on_stored: list[Callable[[SizeClass, Sequence[int]], None]] = []
+        #: Is told of blocks that got no slot, and why.
+        self.on_refused: OnRefused | None = None
         self._grants = grants
         self._placement = placement
         self._mover = mover
@@ -112,12 +117,19 @@ class Storing:
         reserved = LeasePart(keys.lane, array("q"), size_class.slot_bytes, keys)
         room = self._grants.room(session, size_class)
         self._grants.leases.extend(granted.lease, reserved)
+        cause: Cause | None = None
         async for part in slices(len(keys.hashes), WRITE_SLICE):
             rows = size_class.find_many(keys.lane, keys.hashes[part])
             missing = rows.count(-1)
             self._grants.require_active(granted.lease)
             worth = size_class.worth(keys, part.start + rows.index(-1)) if missing else NEVER
             slots = size_class.take(min(missing, room), worth)
+            if len(slots) < missing and self.on_refused is not None:
+                cause = cause or _why_refused(size_class, len(slots), room, worth)
+                away = [
+                    each for each, row in zip(keys.hashes[part], rows, strict=True) if row == NONE
+                ]
+                self.on_refused(size_class, keys.lane, away[len(slots) :], cause)
             room = room - len(slots) if len(slots) == missing else 0
             size_class.counters.refused += missing - len(slots)
             self._grants.leases.add_slots(
@@ -193,6 +205,13 @@ class Storing:
             cell = cell_of(size_class.table, slot) if slot >= 0 else _NOTHING
             cells.append(cell[: namespace.spec.block_bytes[part.lane.group]])
         return await self._mover.run(_match_digests, cells, list(digests))
+
+
+def _why_refused(size_class: SizeClass, taken: int, room: int, worth: float) -> Cause:
+    if taken == room:
+        return Cause.SESSION_SHARE
+    has_victims = size_class.policy.victim() != NONE
+    return Cause.WORTH_LESS if has_victims or worth <= NEVER else Cause.NO_ROOM
 
 
 def _describe(

@@ -19,6 +19,7 @@ from kvtier.agent.renewals import Renewals
 from kvtier.agent.sessions import Sessions
 from kvtier.agent.stats import TierStats, cluster_stats, disk_stats, host_stats
 from kvtier.core.block import BlockKeys, Tier
+from kvtier.core.cause import Cause
 from kvtier.core.lease import LeaseKind
 from kvtier.errors import AgentUnavailableError, NotFoundError
 from kvtier.tiers.cluster.nodes import NodeRecord
@@ -68,7 +69,7 @@ class Upkeep:
         self._renewals = Renewals(
             disk,
             cluster,
-            lambda namespace: self._evict_here(namespace, None, _HERE),
+            lambda namespace: self._evict_here(namespace, None, _HERE, Cause.INVALIDATED),
             self._revoke_reservations,
         )
         if cluster is not None:
@@ -191,14 +192,18 @@ class Upkeep:
         return evicted
 
     async def _evict_here(
-        self, namespace: Namespace, keys: BlockKeys | None, tiers: frozenset[Tier]
+        self,
+        namespace: Namespace,
+        keys: BlockKeys | None,
+        tiers: frozenset[Tier],
+        cause: Cause = Cause.REMOVED,
     ) -> Evicted:
         if self._disk is None or Tier.DISK not in tiers:
-            return await evict(namespace, keys, tiers)
+            return await evict(namespace, keys, tiers, cause=cause)
         await self._disk.recovered()
         try:
             async with self._disk.erasing(namespace) as forget:
-                return await evict(namespace, keys, tiers, forget=forget)
+                return await evict(namespace, keys, tiers, forget=forget, cause=cause)
         except OSError as error:
             raise AgentUnavailableError(
                 f"blocks are evicted until the next restart only: DISK: {_said(error)}"

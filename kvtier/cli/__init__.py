@@ -9,7 +9,7 @@ from typing import Final, NoReturn
 import typer
 
 from kvtier.cli.app import app
-from kvtier.cli.exit import ExitCode, drop_output, exit_code, explain
+from kvtier.cli.exit import ExitCode, drop_output, exit_code, message
 from kvtier.errors import KvtierError
 
 __all__ = ["main"]
@@ -22,7 +22,7 @@ def main() -> NoReturn:
     try:
         app(prog_name="kvtier")
     except KvtierError as error:
-        typer.echo(f"kvtier: {explain(error)}", err=True)
+        typer.echo(f"kvtier: {message(error)}", err=True)
         sys.exit(exit_code(error))
     except OSError as error:
         if error.errno not in _CANNOT_WRITE:

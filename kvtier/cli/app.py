@@ -14,9 +14,11 @@ from kvtier.cli import (
     demo,
     drain,
     evict,
+    explain,
     flush,
     invalidate,
     namespaces,
+    record,
     resume,
     scrub,
     sessions,
@@ -61,6 +63,8 @@ app.command("agent")(agent.agent)
 app.command("stats")(stats.stats)
 app.command("namespaces")(namespaces.namespaces)
 app.command("sessions")(sessions.sessions)
+app.command("explain")(explain.explain)
+app.command("record")(record.record)
 app.command("evict")(evict.evict)
 app.command("invalidate")(invalidate.invalidate)
 app.command("flush")(flush.flush)

@@ -37,7 +37,7 @@ def exit_code(error: KvtierError) -> ExitCode:
             return ExitCode.FAILED
 
 
-def explain(error: KvtierError) -> str:
+def message(error: KvtierError) -> str:
     """The error's message, or its name where it has none."""
     return str(error) or type(error).__name__
 

@@ -9,6 +9,7 @@ import typer
 
 from kvtier.cli.connection import admin
 from kvtier.cli.document import as_document, print_json
+from kvtier.cli.explain import reach
 from kvtier.cli.options import (
     DEFAULT_ADDRESS,
     DEFAULT_TIMEOUT_SECONDS,
@@ -115,7 +116,8 @@ def overview(sample: Stats) -> Group:
         f"up {human_seconds(sample.uptime.ToTimedelta().total_seconds())}\n"
         f"{plural(sample.namespace_count, 'namespace')}, "
         f"{plural(sample.session_count, 'session')}, "
-        f"{plural(sample.lease_count, 'lease')}, {plural(sample.rejected_count, 'call')} rejected"
+        f"{plural(sample.lease_count, 'lease')}, {plural(sample.rejected_count, 'call')} rejected\n"
+        f"{reach(sample.history)}"
     )
     troubles = [
         f"{_name(tier)} is {_state(tier)}: {tier.reason}" for tier in sample.tiers if tier.reason

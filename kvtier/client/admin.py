@@ -75,6 +75,31 @@ class AdminClient:
         answer: pb.EvictBlocksResponse = self._call("EvictBlocks", request)
         return answer
 
+    def explain_blocks(
+        self, namespace: str, hashes: Sequence[bytes], group: int = 0, shard: int = 0
+    ) -> pb.ExplainBlocksResponse:
+        """Where each block is, or why it is not here.
+
+        All hashes have the same length. InvalidRequestError if the namespace's name has several
+        layouts.
+        """
+        keys = block_pb2.BlockKeys(
+            hash_bytes=len(hashes[0]), hashes=b"".join(hashes), group=group, shard=shard
+        )
+        request = pb.ExplainBlocksRequest(namespace=namespace, keys=keys)
+        answer: pb.ExplainBlocksResponse = self._call("ExplainBlocks", request)
+        return answer
+
+    def record_requests(
+        self, namespace: str = "", duration_seconds: float | None = None
+    ) -> Iterator[pb.RecordedRequest]:
+        """What workers ask for from now on, until the iterator is closed.
+
+        After the duration DeadlineExceededError is raised.
+        """
+        request = pb.RecordRequestsRequest(namespace=namespace)
+        return self._service.stream("RecordRequests", request, duration_seconds)
+
     def invalidate(
         self, namespace: str, timeout_seconds: float = _LONG_TIMEOUT_SECONDS
     ) -> pb.InvalidateNamespaceResponse:

@@ -61,9 +61,11 @@ class Service:
         """The message of an answer that came another way."""
         return self._responses[method].FromString(data)
 
-    def stream(self, method: str, request: Message) -> Iterator[Any]:
-        """Answers until the caller closes the iterator."""
-        answers = self._calls[method](request)
+    def stream(
+        self, method: str, request: Message, timeout_seconds: float | None = None
+    ) -> Iterator[Any]:
+        """Answers until the caller closes the iterator, or the time is over."""
+        answers = self._calls[method](request, timeout=timeout_seconds)
         try:
             yield from answers
         except grpc.RpcError as error:

@@ -250,6 +250,13 @@ class TiersConfig(Section):
     cluster: ClusterConfig = ClusterConfig()
 
 
+class HistoryConfig(Section):
+    """What is remembered of blocks that are not here any more."""
+
+    blocks: Annotated[int, Strict(), Field(ge=0, le=2**28)] = 2**20
+    """0: nothing is."""
+
+
 class LogConfig(Section):
     """The agent's log, on stderr."""
 
@@ -270,6 +277,7 @@ class AgentConfig(Section):
     leases: LeaseConfig = LeaseConfig()
     movers: Annotated[Count, Field(le=64)] = 2
     tiers: TiersConfig = TiersConfig()
+    history: HistoryConfig = HistoryConfig()
     log: LogConfig = LogConfig()
 
     @field_validator("socket_group", mode="before")

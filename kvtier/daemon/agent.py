@@ -15,13 +15,16 @@ from kvtier import memory
 from kvtier.agent.attach import AttachServer
 from kvtier.agent.cluster import Cluster
 from kvtier.agent.disk import Disk
+from kvtier.agent.explaining import Explaining
 from kvtier.agent.grants import Grants
+from kvtier.agent.history import History
 from kvtier.agent.lifecycle import Lifecycle
 from kvtier.agent.loading import Loading
 from kvtier.agent.mover import Mover
 from kvtier.agent.namespaces import LayoutConflict, Namespaces
 from kvtier.agent.placement import Placement
 from kvtier.agent.promotion import Promotion
+from kvtier.agent.recording import Recorder
 from kvtier.agent.sessions import Sessions
 from kvtier.agent.storing import Storing
 from kvtier.agent.upkeep import Upkeep
@@ -40,6 +43,7 @@ from kvtier.daemon.settings import access_rules, disk_settings, lease_limits
 from kvtier.daemon.socket_directory import SocketDirectory
 from kvtier.rpc.block_cache import BlockCacheService, Identity
 from kvtier.rpc.cache_admin import CacheAdminService
+from kvtier.rpc.cache_inspection import CacheInspectionService
 from kvtier.rpc.direct import DirectCalls
 from kvtier.rpc.server import Gate, Server
 from kvtier.sockets import ADMIN_SOCKET, ATTACH_SOCKET, WORKER_SOCKET
@@ -89,6 +93,13 @@ class Agent:
         self._valkey: EmbeddedValkey | None = None
         slower = [each for each in (self.disk, self.cluster) if each is not None]
         tiers = [self.host, *([self.disk.tier] if self.disk else [])]
+        self.history: History | None = None
+        if config.history.blocks:
+            self.history = History(config.history.blocks, time.time)
+            for tier in tiers:
+                self.history.listen(tier)
+            if self.cluster:
+                self.cluster.reader.on_damaged = self.history.note_damaged_value
         self.leases = LeaseTable(time.monotonic)
         self.grants = Grants(tiers, self.leases, lease_limits(config))
         self.namespaces = Namespaces(
@@ -107,6 +118,8 @@ class Agent:
         self.promotion = Promotion(self.placement, [each.reader for each in slower])
         self.loading = Loading(self.grants, self.promotion)
         self.storing = Storing(self.grants, self.placement, self.mover)
+        if self.history is not None:
+            self.storing.on_refused = self.history.note_refusals
         for each in slower:
             self.loading.on_used.append(each.demotion.used)
             self.storing.on_stored.append(each.demotion.stored)
@@ -124,6 +137,16 @@ class Agent:
         )
         if self.cluster:
             self.cluster.watch(self.namespaces)
+        self.explaining = Explaining(
+            self.namespaces,
+            self.promotion,
+            self.leases,
+            self.history,
+            {each.tier: each.policy for each in tiers},
+            disk=self.disk,
+            cluster=self.cluster,
+        )
+        self.recorder = Recorder(self.namespaces, time.time)
         self.gate = Gate(config.limits.max_calls)
         self.block_cache = BlockCacheService(
             self.identity,
@@ -155,6 +178,10 @@ class Agent:
             self.namespaces,
             self.sessions,
             self.leases,
+            self.history,
+        )
+        inspection = CacheInspectionService(
+            self.identity, self.namespaces, self.explaining, self.recorder
         )
         if is_embedded(self.config):
             self._valkey = await asyncio.to_thread(
@@ -167,7 +194,7 @@ class Agent:
         worker_server = Server(self.gate)
         worker_server.add(_BLOCK_CACHE, self.block_cache)
         admin_server = Server(Gate(self.config.limits.max_calls))
-        admin_server.add(_CACHE_ADMIN, admin)
+        admin_server.add(_CACHE_ADMIN, admin, inspection)
         self._servers = [worker_server, admin_server]
         mode, group_id = directory.worker_mode, directory.group_id
         (directory.path / ATTACH_SOCKET).unlink(missing_ok=True)

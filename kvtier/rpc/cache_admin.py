@@ -13,10 +13,12 @@ from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.lease import LeaseKind, LeaseTable
 from kvtier.errors import InvalidRequestError
 from kvtier.rpc import conversion as convert
+from kvtier.rpc.cache_inspection import history_message
 from kvtier.rpc.server import Call, Gate
 from kvtier.v1 import cache_admin_pb2 as pb
 
 if TYPE_CHECKING:
+    from kvtier.agent.history import History
     from kvtier.agent.namespaces import Namespace, Namespaces
     from kvtier.agent.sessions import Session, Sessions
     from kvtier.agent.upkeep import Upkeep
@@ -43,6 +45,7 @@ class CacheAdminService:
         namespaces: Namespaces,
         sessions: Sessions,
         leases: LeaseTable,
+        history: History | None = None,
     ) -> None:
         self._identity = identity
         self._gate = gate
@@ -50,6 +53,7 @@ class CacheAdminService:
         self._namespaces = namespaces
         self._sessions = sessions
         self._leases = leases
+        self._history = history
         self._started = time.monotonic()
 
     async def GetStats(self, request: pb.GetStatsRequest, call: Call) -> pb.Stats:
@@ -170,6 +174,7 @@ class CacheAdminService:
             version=self._identity.version,
             uptime=convert.duration(time.monotonic() - self._started),
             namespace_count=len(namespaces),
+            history=history_message(self._history),
         )
 
     def _session(self, session: Session) -> pb.Session:

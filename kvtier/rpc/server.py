@@ -77,9 +77,11 @@ class Server:
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
-    def add(self, service: ServiceDescriptor, servicer: object) -> None:
+    def add(self, service: ServiceDescriptor, *servicers: object) -> None:
+        """Each method of the service is that of the first servicer that has it."""
         handlers = {
             method.name: self._handler(method, getattr(servicer, method.name))
+            for servicer in reversed(servicers)
             for method in service.methods
             if hasattr(servicer, method.name)
         }

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from kvtier.core.block import BlockKey, BlockKeys, BlockStatus, Lane
+from kvtier.core.cause import Cause
 from kvtier.core.policies.base import ALWAYS, NEVER, Blocks, Policy
 from kvtier.core.residency import NONE, Residency
 from kvtier.tiers.slot_table import NO_OWNER, Extent, FreeSlots, SlotTable
 
 PolicyFactory = Callable[[Blocks], Policy]
+OnForget = Callable[["SizeClass", int, Cause, int], None]
 
 
 @dataclass(slots=True)
@@ -58,6 +60,9 @@ class SizeClass:
         self._last_row = NONE
         self._next_generation = next_generation
         self._on_idle = on_idle
+        #: Is told of a block that is about to go: its row, why, and the id of the namespace that it
+        #: makes way for (0: its own).
+        self.on_forget: OnForget | None = None
         self._free = FreeSlots()
 
     @property
@@ -169,7 +174,7 @@ class SizeClass:
             if row != NONE:
                 if generations[residency.slot[row]] > generation:
                     continue
-                self.forget(row)
+                self.forget(row, Cause.SUPERSEDED)
             row = residency.insert(*key, slot)
             owner[slot] = row
             used += 1
@@ -186,19 +191,23 @@ class SizeClass:
 
     # Evicting and moving.
 
-    def evict_one(self, worth: float = ALWAYS) -> bool:
+    def evict_one(
+        self, worth: float = ALWAYS, cause: Cause = Cause.EVICTED, taker: int = 0
+    ) -> bool:
         """Forgets what goes first for something worth so much; False if nothing may go."""
         row = self.policy.victim(worth)
         if row == NONE:
             return False
-        self.forget(row)
+        self.forget(row, cause, taker)
         return True
 
     def is_referenced(self, row: int) -> bool:
         return self.table.references[self.residency.slot[row]] > 0
 
-    def forget(self, row: int) -> None:
+    def forget(self, row: int, cause: Cause = Cause.EVICTED, taker: int = 0) -> None:
         """Removes a block; its slot is free at once, or when the last reference goes."""
+        if self.on_forget is not None:
+            self.on_forget(self, row, cause, taker)
         slot = self.residency.slot[row]
         self.policy.remove(row)
         parent = self.residency.remove(row)

@@ -12,7 +12,7 @@ from kvtier.core import slots as layout
 from kvtier.core.block import Tier
 from kvtier.core.policies.base import Context
 from kvtier.core.policies.named import find_policy
-from kvtier.tiers.size_class import SizeClass
+from kvtier.tiers.size_class import OnForget, SizeClass
 from kvtier.tiers.slot_table import Extent, SlotTable
 
 #: How much older, as a share of its own age, another class's coldest block must be before a class
@@ -71,6 +71,9 @@ class SlotTier:
         self.tier = tier
         self.space = space
         self.on_idle: Callable[[SizeClass, Extent], None] = lambda size_class, extent: None
+        #: Of size classes made from now on.
+        self.on_forget: OnForget | None = None
+        self.policy = policy
         self._tables: dict[int, SlotTable] = {}
         self._classes: dict[tuple[int, int], SizeClass] = {}
         self._ticks = itertools.count(1)
@@ -93,6 +96,7 @@ class SlotTier:
                 self.next_generation,
                 lambda size_class, extent: self.on_idle(size_class, extent),
             )
+            self._classes[key].on_forget = self.on_forget
         return self._classes[key]
 
     def next_generation(self) -> int:

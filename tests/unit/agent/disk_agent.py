@@ -207,6 +207,7 @@ class DiskAgent:
         io: BlockIO | None = None,
         volumes: int = 1,
         host_pages: int = 256,
+        host_policy: str = "lru",
         disk_bytes: int = 8 * MIB,
         max_share: float = 1.0,
         is_started: bool = True,
@@ -215,7 +216,7 @@ class DiskAgent:
         settings.setdefault("depth", 4)
         self.clock = ManualClock()
         self.mover = Mover(1)
-        self.host = HostTier(host_pages * PAGE)
+        self.host = HostTier(host_pages * PAGE, policy=host_policy)
         self.placement = Placement(
             self.host,
             lambda extent, call, *args: self.mover.run(call, *args),
