@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from kvtier.core.block import BlockKey, BlockKeys, BlockStatus, Lane
 from kvtier.core.policies.base import ALWAYS, NEVER, Blocks, Policy
@@ -151,7 +152,7 @@ class SizeClass:
         unused = np.flatnonzero((owner[slots] == NO_OWNER) & (references[slots] == 0))
         return [extent.base + index for index in unused.tolist()]
 
-    def _columns(self) -> tuple[np.ndarray, np.ndarray]:
+    def _columns(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
         """Owner and references by slot; not to be kept, or the table cannot grow."""
         table = self.table
         return np.frombuffer(table.owner, np.int64), np.frombuffer(table.references, np.uint32)
@@ -281,12 +282,19 @@ class SizeClass:
         live = np.flatnonzero(owner[extent.base : extent.base + extent.slots] != NO_OWNER)
         return [extent.base + index for index in live.tolist()]
 
-    def idle_slots(self, extent: Extent) -> list[int]:
-        """Slots of an extent that hold blocks to which nobody refers."""
+    def idle_slots(self, extent: Extent, most: int = 1 << 30) -> list[int]:
+        """Up to `most` slots of an extent that hold blocks to which nobody refers."""
+        idle = np.flatnonzero(self._is_idle(extent))[:most]
+        return [extent.base + index for index in idle.tolist()]
+
+    def idle_slot_count(self, extent: Extent) -> int:
+        return int(np.count_nonzero(self._is_idle(extent)))
+
+    def _is_idle(self, extent: Extent) -> npt.NDArray[np.bool_]:
         slots = slice(extent.base, extent.base + extent.slots)
         owner, references = self._columns()
-        idle = np.flatnonzero((owner[slots] != NO_OWNER) & (references[slots] == 0))
-        return [extent.base + index for index in idle.tolist()]
+        idle: npt.NDArray[np.bool_] = (owner[slots] != NO_OWNER) & (references[slots] == 0)
+        return idle
 
     def restore(self, extent: Extent) -> None:
         """Slots of a withheld extent are handed out again: takes `withdraw` back."""
