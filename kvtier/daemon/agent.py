@@ -22,6 +22,7 @@ from kvtier.agent.mover import Mover
 from kvtier.agent.namespaces import LayoutConflict, Namespaces
 from kvtier.agent.placement import Placement
 from kvtier.agent.promotion import Promotion
+from kvtier.agent.resizing import Resizing
 from kvtier.agent.sessions import Sessions
 from kvtier.agent.storing import Storing
 from kvtier.agent.upkeep import Upkeep
@@ -121,6 +122,7 @@ class Agent:
             self.grants,
             self.lifecycle,
             self._set_ready,
+            Resizing(self.placement, self.disk, [each.demotion for each in slower]),
         )
         if self.cluster:
             self.cluster.watch(self.namespaces)
