@@ -105,7 +105,7 @@ def set_(
 
 def parsed(assignments: Sequence[str]) -> dict[Tier, int]:
     """Bytes by tier, from `host.capacity=64GiB`."""
-    from kvtier.config import parse_size
+    from kvtier.config.size import format_size, parse_size
 
     wanted: dict[Tier, int] = {}
     for assignment in assignments:
@@ -122,7 +122,7 @@ def parsed(assignments: Sequence[str]) -> dict[Tier, int]:
         except ValueError as error:
             raise InvalidRequestError(f"{key}: {size!r} is {error}") from error
         if wanted[tier] < _LEAST[tier]:
-            raise InvalidRequestError(f"{key}: must be at least {human_bytes(_LEAST[tier])}")
+            raise InvalidRequestError(f"{key}: must be at least {format_size(_LEAST[tier])}")
     return wanted
 
 

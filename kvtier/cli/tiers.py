@@ -20,7 +20,7 @@ from kvtier.v1.cache_admin_pb2 import TierStats
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_COLUMNS = ("tier", "state", "capacity", "allocated", "used", "blocks")
+_COLUMNS = ("tier", "state", "capacity", "allocated", "used", "blocks", "policy", "admission")
 
 
 def tiers(
@@ -68,6 +68,8 @@ def row(tier: TierStats) -> tuple[str, ...]:
         "-" if is_cluster else human_bytes(tier.allocated_bytes),
         human_bytes(tier.used_bytes),
         "-" if is_cluster else f"{tier.block_count:,}",
+        tier.policy or "-",
+        tier.admission or "-",
     )
 
 

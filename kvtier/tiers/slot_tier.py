@@ -95,6 +95,7 @@ class SlotTier:
         self._classes: dict[tuple[int, int], SizeClass] = {}
         self._ticks = itertools.count(1)
         self._generations = itertools.count(1)
+        self.policy_name = policy
         self._new_policy = find_policy(policy)
         self._context = Context(self._ticks, time.monotonic, random.Random())
 
