@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from enum import Enum
 
 from kvtier.agent.turns import READ_SLICE, WRITE_SLICE, slices
@@ -58,6 +59,9 @@ class Demotion:
         self._is_open = False
         self._tasks: set[asyncio.Task[None]] = set()
         self.unwritten_count = 0
+        self._flush_count = 0
+        self._flushed = asyncio.Event()
+        self._flushed.set()
         writer.on_end = self._pump
 
     def open(self) -> None:
@@ -221,6 +225,23 @@ class Demotion:
                 blocks[block.row] = block
         return list(blocks.values()), seen
 
+    async def write(self, host: SizeClass, rows: Sequence[int]) -> None:
+        """Blocks are about to leave HOST: returns when those that are to be on the tier are there,
+        or cannot be. A policy that waits for hits wants none of them."""
+        if self._policy is WritePolicy.AFTER_HITS or not self.is_writable:
+            return
+        missing = [row for row in rows if not self._writer.has(host, row)]
+        if missing and self._add(host, missing):
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(done)
+            self._pump()
+            with suppress(OSError):
+                await done
+
+    async def flushed(self) -> None:
+        """Returns when no flush is under way: what has left HOST by then is there."""
+        await self._flushed.wait()
+
     async def flush(self) -> int:
         """Returns when every block that HOST has now is there and synced: bytes written.
 
@@ -228,6 +249,16 @@ class Demotion:
         """
         if not self._is_open:
             raise OSError("what is there is still being looked for")
+        self._flush_count += 1
+        self._flushed.clear()
+        try:
+            return await self._flush()
+        finally:
+            self._flush_count -= 1
+            if not self._flush_count:
+                self._flushed.set()
+
+    async def _flush(self) -> int:
         writer = self._writer
         writer.require_writable()
         failed, written = writer.failed_count, writer.written_bytes

@@ -113,6 +113,10 @@ class Disk:
             step_bytes=1 << 62,
             may_evict=lambda: all(mover.is_writable for mover in self.movers),
         )
+        self.placement.shrinking.is_reachable = lambda extent: (
+            self.movers[extent.stripe].is_readable
+        )
+        self.placement.shrinking.make_way = self._make_way
         self.reader = DiskReader(self.tier, self.movers)
         self.reader.on_damaged = self.set_aside
         self.writer = DiskWriter(self.tier, self.placement, self.movers, self._make_known)
@@ -136,7 +140,17 @@ class Disk:
     def _volume_turned(self) -> None:
         if all(mover.is_writable for mover in self.movers):
             self.placement.discard_again()
+        self.placement.shrinking.wake()
         self.demotion.tier_turned()
+
+    async def _make_way(self) -> None:
+        """Deletes what was set aside, where there is no room for it."""
+        for mover in self.movers:
+            if mover.storage.must_make_way:
+                try:
+                    await mover.run(mover.storage.make_way)
+                except OSError as error:
+                    log.error("%s: %s", mover.storage.path, error)
 
     async def _run(self, extent: Extent, call: Callable[..., T], *args: Any) -> T:
         """Returns or raises when the call has really ended, however late: until then the slots and
@@ -331,6 +345,8 @@ class Disk:
             scratch = _scratch(step, slab.slot_bytes)
             live = size_class.live_slots(slab)
             for first in range(0, len(live), step):
+                if slab not in size_class.extents:
+                    break  # it is gone, and its slots are others' now
                 count, bad = await self._verify(
                     size_class, slab, live[first : first + step], scratch
                 )

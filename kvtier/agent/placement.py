@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
+from kvtier.agent.shrinking import Shrinking
 from kvtier.agent.turns import WRITE_SLICE
 from kvtier.core.cause import Cause
 from kvtier.core.policies.base import ALWAYS
@@ -57,7 +58,10 @@ class Placement:
         self._run = run
         self._spare_bytes = spare_bytes
         self._step_bytes = step_bytes
-        self._may_evict = may_evict
+        self.may_evict = may_evict
+        self.shrinking = Shrinking(self)
+        #: Extents that are empty, and that count until their space is given back.
+        self.leaving: set[Extent] = set()
         self._growing: set[SizeClass] = set()
         self._trading: set[SizeClass] = set()
         self._trade_after: WeakKeyDictionary[SizeClass, int] = WeakKeyDictionary()
@@ -71,6 +75,13 @@ class Placement:
         self._growth_error = ""
         self._pause_until = 0.0
 
+    def resize(self, capacity_bytes: int) -> None:
+        """Changes the capacity. Growing is at once, shrinking goes on in the background; the last
+        call counts."""
+        self.tier.resize(capacity_bytes)
+        self.shrinking.start()
+        self._notify()
+
     async def make_room(self, size_class: SizeClass, wanted: int, worth: float = ALWAYS) -> None:
         """Returns when that many slots are free, or nothing more can be done now for something
         worth so much.
@@ -82,7 +93,7 @@ class Placement:
         while size_class.free_slots < wanted:
             changed = self._changed
             if not self._grow(size_class):
-                if not self._may_evict():
+                if not self.may_evict():
                     return  # nothing could be written in their place
                 await self._evict(size_class, lambda: size_class.free_slots >= wanted, worth)
                 if size_class.free_slots >= wanted:
@@ -126,9 +137,10 @@ class Placement:
                 await asyncio.sleep(0)
 
     async def settled(self, timeout_seconds: float) -> None:
-        """Returns when blocks that are being moved have been. Raises TimeoutError."""
-        if self._moves:
-            _, pending = await asyncio.wait(self._moves, timeout=timeout_seconds)
+        """Returns when blocks that are being moved have been, and extents that were empty are gone.
+        Raises TimeoutError."""
+        if under_way := {*self._moves, *self._discards.values()}:
+            _, pending = await asyncio.wait(under_way, timeout=timeout_seconds)
             if pending:
                 raise TimeoutError(f"blocks are being moved for over {timeout_seconds:g} s")
 
@@ -144,7 +156,7 @@ class Placement:
         extent = self.tier.grow(size_class)
         extent.populating = True
         self._growing.add(size_class)
-        self._spawn(self._populate(size_class, extent))
+        self.spawn(self._populate(size_class, extent))
         return True
 
     async def _populate(self, size_class: SizeClass, extent: Extent) -> None:
@@ -173,7 +185,7 @@ class Placement:
 
     def _spare_slots(self, slot_bytes: int) -> int:
         """How many slots may be populated now."""
-        if asyncio.get_running_loop().time() < self._pause_until:
+        if self.tier.is_shrinking or asyncio.get_running_loop().time() < self._pause_until:
             return 0
         slots = self._spare_bytes() // slot_bytes
         if slots < 1 and not self._is_short:
@@ -197,6 +209,8 @@ class Placement:
         """Whether an extent is being taken from another class for this one."""
         if taker in self._trading:
             return True
+        if self.tier.is_shrinking:
+            return False
         for donor in self.tier.donors(taker):
             extent = self.tier.extent_to_retire(donor)
             if extent is not None:
@@ -209,7 +223,7 @@ class Placement:
         self._takers[extent] = taker
         # At once: a slot of it that is reserved in the meantime could not be moved.
         donor.withdraw(extent)
-        move = self._spawn(self._take_extent(taker, donor, extent))
+        move = self.spawn(self._take_extent(taker, donor, extent))
         self._moves.add(move)
         move.add_done_callback(self._moves.discard)
 
@@ -233,14 +247,32 @@ class Placement:
         finally:
             self._trading.discard(taker)
 
-    async def _try_to_move(self, size_class: SizeClass, sources: list[int]) -> bool:
+    async def move(self, size_class: SizeClass, sources: list[int]) -> bool:
+        """Moves blocks that nobody uses to other slots of their class; those that are used
+        meanwhile stay. False if there is no slot for them, or that fails."""
+        result: list[bool] = []
+
+        async def move() -> None:
+            result.append(await self._try_to_move(size_class, sources, leave_used=True))
+
+        task = self.spawn(move())
+        self._moves.add(task)
+        task.add_done_callback(self._moves.discard)
+        await asyncio.wait([task])
+        return any(result)
+
+    async def _try_to_move(
+        self, size_class: SizeClass, sources: list[int], *, leave_used: bool = False
+    ) -> bool:
         try:
-            return await self._move(size_class, sources)
+            return await self._move(size_class, sources, leave_used=leave_used)
         except OSError as error:
             log.error("%s: blocks cannot be moved: %s", self.tier.tier.name, error)
             return False
 
-    async def _move(self, size_class: SizeClass, sources: list[int]) -> bool:
+    async def _move(
+        self, size_class: SizeClass, sources: list[int], *, leave_used: bool = False
+    ) -> bool:
         """Moves blocks to other slots of their class; False if there is none."""
         table = size_class.table
         targets = size_class.take(len(sources))
@@ -256,6 +288,8 @@ class Placement:
             copying = self.tier.space.copying(size_class, [(row, a, b) for row, a, _, b in moves])
             whole = await self._run(table.extent_of(sources[0]), copying)
             for (row, source, generation, target), is_whole in zip(moves, whole, strict=True):
+                if leave_used and table.references[source] > 1:  # of somebody else too
+                    continue
                 if is_whole:
                     size_class.move(row, source, generation, target)
                 elif size_class.is_at(row, source, generation):
@@ -266,7 +300,9 @@ class Placement:
         return bool(targets)
 
     def _discard_soon(self, size_class: SizeClass, extent: Extent) -> None:
-        self._discards[extent] = self._spawn(self._discard(size_class, extent))
+        self.leaving.add(extent)
+        self._discards[extent] = self.spawn(self._discard(size_class, extent))
+        self.shrinking.note_idle(extent)
 
     async def _discard(self, size_class: SizeClass, extent: Extent) -> None:
         self.tier.discard(size_class, extent)
@@ -287,14 +323,16 @@ class Placement:
             self._undiscarded.append(extent)
         else:
             self.tier.space.retire(extent)
+            self.leaving.discard(extent)
 
     def discard_again(self) -> None:
         """What could not be discarded may be by now."""
         extents, self._undiscarded = self._undiscarded, []
         for extent in extents:
-            self._spawn(self._give_back(extent))
+            self.spawn(self._give_back(extent))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Runs background work that ends with `close`."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
@@ -308,5 +346,6 @@ class Placement:
 
     def _notify(self) -> None:
         """Wakes everybody who waits for room."""
+        self.shrinking.wake()
         self._changed.set()
         self._changed = asyncio.Event()

@@ -55,6 +55,8 @@ class TierStats:
     pending_bytes: int = 0
     read_bytes: int = 0
     written_bytes: int = 0
+    policy: str = ""
+    admission: str = ""
 
 
 def host_stats(
@@ -160,4 +162,5 @@ def _stats(tier: SlotTier, namespaces: Collection[Namespace]) -> TierStats:
         evicted_count=sum(each.counters.evicted for each in classes),
         refused_count=sum(each.counters.refused for each in classes),
         promoted_count=sum(each.counters.promoted for each in classes),
+        policy=tier.policy_name,
     )

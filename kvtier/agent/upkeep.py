@@ -16,6 +16,7 @@ from kvtier.agent.lifecycle import Lifecycle
 from kvtier.agent.mover import Mover
 from kvtier.agent.namespaces import Namespace, Namespaces, next_generation
 from kvtier.agent.renewals import Renewals
+from kvtier.agent.resizing import Resizing
 from kvtier.agent.sessions import Sessions
 from kvtier.agent.stats import TierStats, cluster_stats, disk_stats, host_stats
 from kvtier.core.block import BlockKeys, Tier
@@ -56,6 +57,7 @@ class Upkeep:
         grants: Grants,
         lifecycle: Lifecycle,
         on_ready: Callable[[bool], None],
+        resizing: Resizing,
     ) -> None:
         self._host = host
         self._mover = mover
@@ -66,6 +68,7 @@ class Upkeep:
         self._grants = grants
         self._lifecycle = lifecycle
         self._on_ready = on_ready
+        self._resizing = resizing
         self._renewals = Renewals(
             disk,
             cluster,
@@ -84,6 +87,11 @@ class Upkeep:
         if self._cluster is not None:
             found.append(cluster_stats(self._cluster, namespaces))
         return found
+
+    def resize(self, tier: Tier, capacity_bytes: int) -> TierStats:
+        """Gives a tier another capacity; as it is then. It may still have to shrink."""
+        self._resizing.resize(tier, capacity_bytes)
+        return next(each for each in self.stats("") if each.tier is tier)
 
     def _disk_for(self, tier: Tier) -> Disk:
         if tier is not Tier.DISK:

@@ -23,6 +23,8 @@ from kvtier.cli import (
     scrub,
     sessions,
     stats,
+    tier,
+    tiers,
     version,
 )
 
@@ -61,6 +63,7 @@ def _main(
 
 app.command("agent")(agent.agent)
 app.command("stats")(stats.stats)
+app.command("tiers")(tiers.tiers)
 app.command("namespaces")(namespaces.namespaces)
 app.command("sessions")(sessions.sessions)
 app.command("explain")(explain.explain)
@@ -71,6 +74,7 @@ app.command("flush")(flush.flush)
 app.command("scrub")(scrub.scrub)
 app.command("drain")(drain.drain)
 app.command("resume")(resume.resume)
+app.add_typer(tier.app, name="tier")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(config.app, name="config")
 app.add_typer(bench.app, name="bench")

@@ -39,15 +39,20 @@ class Consent:
             )
         if self.is_given:
             return
-        if self.as_json:
-            raise InvalidRequestError("--json does not ask: pass --yes")
-        if not sys.stdin.isatty():
-            raise InvalidRequestError("not a terminal: pass --yes")
+        require_terminal(as_json=self.as_json)
 
     def ask(self, client: AdminClient, question: str) -> None:
         """The question ends with the names of the namespaces; a no ends the command."""
         whose = described(self.selector, client.list_namespaces())
         typer.confirm(f"{question} {whose}?", abort=True, err=True)
+
+
+def require_terminal(*, as_json: bool) -> None:
+    """Raises InvalidRequestError if nobody can be asked."""
+    if as_json:
+        raise InvalidRequestError("--json does not ask: pass --yes")
+    if not sys.stdin.isatty():
+        raise InvalidRequestError("not a terminal: pass --yes")
 
 
 def described(selector: str, namespaces: Sequence[NamespaceInfo]) -> str:

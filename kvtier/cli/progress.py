@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Progress = TypeVar("Progress", "DrainProgress", "ScrubProgress")
 
-_ERASE: Final = "\r\x1b[K"
+ERASE: Final = "\r\x1b[K"
 
 
 def follow(
@@ -33,10 +33,10 @@ def follow(
             if as_json:
                 print_json(as_document(report))
             elif is_drawn:
-                typer.echo(f"{_ERASE}{line(report)}", err=True, nl=False)
+                typer.echo(f"{ERASE}{line(report)}", err=True, nl=False)
             if report.done:
                 return report
     finally:
         if is_drawn:
-            typer.echo(_ERASE, err=True, nl=False)
+            typer.echo(ERASE, err=True, nl=False)
     raise KvtierError("the agent ended the call before it was done: see its log")

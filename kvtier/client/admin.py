@@ -50,6 +50,15 @@ class AdminClient:
         """
         return self._pages("ListNodes", pb.ListNodesRequest(page_size=_NODES_PAGE), "nodes")
 
+    def resize_tier(self, tier: Tier, capacity_bytes: int) -> pb.ResizeTierResponse:
+        """Gives HOST or DISK another capacity, until the agent stops.
+
+        It may have more allocated on return: it is smaller when its stats say so.
+        """
+        request = pb.ResizeTierRequest(tier=_name(tier), capacity_bytes=capacity_bytes)
+        answer: pb.ResizeTierResponse = self._call("ResizeTier", request)
+        return answer
+
     def evict_blocks(
         self,
         namespace: str,

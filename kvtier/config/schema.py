@@ -20,6 +20,7 @@ from pydantic import (
 from kvtier.config.cluster_url import ClusterUrl, has_password, has_tls
 from kvtier.config.directories import Directories, parse_directory
 from kvtier.config.size import Size, at_least, format_size
+from kvtier.core.capacity import LEAST_DISK_PATH_BYTES, LEAST_HOST_BYTES
 from kvtier.sockets import (
     ADMIN_SOCKET,
     ATTACH_SOCKET,
@@ -43,7 +44,7 @@ Share = Annotated[Positive, Field(le=1)]
 Text = Annotated[str, Strict()]
 File = Annotated[Path, BeforeValidator(parse_directory)]
 
-_LEAST_PER_PATH: Final = 16 * 2**20
+_LEAST_PER_PATH: Final = LEAST_DISK_PATH_BYTES
 _NAME: Final = r"[a-z0-9][a-z0-9._-]{0,62}"
 _TENANT: Final = re.compile(rf"\*|{_NAME}")
 _NAMESPACE: Final = re.compile(rf"{_NAME}/{_NAME}")
@@ -114,7 +115,7 @@ class LeaseConfig(Section):
 class HostConfig(Section):
     """The arena in host memory."""
 
-    capacity: Annotated[Size, at_least(2**20)] = 2**30
+    capacity: Annotated[Size, at_least(LEAST_HOST_BYTES)] = 2**30
     policy: Literal["lru"] = "lru"
     memory_reserve: Annotated[Size, at_least(0)] = 512 * 2**20
     """Populating stops while available memory, or the cgroup's headroom, is below this."""

@@ -25,6 +25,7 @@ from kvtier.agent.namespaces import LayoutConflict, Namespaces
 from kvtier.agent.placement import Placement
 from kvtier.agent.promotion import Promotion
 from kvtier.agent.recording import Recorder
+from kvtier.agent.resizing import Resizing
 from kvtier.agent.sessions import Sessions
 from kvtier.agent.storing import Storing
 from kvtier.agent.upkeep import Upkeep
@@ -134,6 +135,7 @@ class Agent:
             self.grants,
             self.lifecycle,
             self._set_ready,
+            Resizing(self.placement, self.disk, [each.demotion for each in slower]),
         )
         if self.cluster:
             self.cluster.watch(self.namespaces)
@@ -142,7 +144,7 @@ class Agent:
             self.promotion,
             self.leases,
             self.history,
-            {each.tier: each.policy for each in tiers},
+            {each.tier: each.policy_name for each in tiers},
             disk=self.disk,
             cluster=self.cluster,
         )

@@ -71,6 +71,13 @@ class CacheAdminService:
             yield self._stats(request.namespace)
             await asyncio.sleep(interval)
 
+    async def ResizeTier(self, request: pb.ResizeTierRequest, call: Call) -> pb.ResizeTierResponse:
+        [tier] = convert.tiers_from([request.tier], "tier")
+        stats = self._upkeep.resize(tier, request.capacity_bytes)
+        return pb.ResizeTierResponse(
+            capacity_bytes=stats.capacity_bytes, allocated_bytes=stats.allocated_bytes
+        )
+
     async def EvictBlocks(
         self, request: pb.EvictBlocksRequest, call: Call
     ) -> pb.EvictBlocksResponse:

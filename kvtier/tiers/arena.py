@@ -99,6 +99,21 @@ class Arena:
     def free_bytes(self) -> int:
         return self.capacity_bytes - self.allocated_bytes
 
+    def resize(self, capacity_bytes: int) -> None:
+        self.capacity_bytes = capacity_bytes
+
+    @property
+    def least_bytes(self) -> int:
+        """Pages of tables stay; as much again is for what they are of."""
+        return 2 * sum(table.allocated_bytes for table in self._tables)
+
+    def excess_bytes(self) -> dict[int, int]:
+        excess = self.allocated_bytes - self.capacity_bytes
+        return {HostExtent.stripe: excess} if excess > 0 else {}
+
+    def counted_bytes(self, extent: Extent) -> int:
+        return extent.size_bytes
+
     def next_extent_slots(self, slot_bytes: int, class_bytes: int) -> int:
         """How large the next extent of a size class of so many bytes would be; 0 if none fits."""
         first = max(_FIRST_EXTENT_SLOTS * slot_bytes, self.capacity_bytes // _FIRST_EXTENT_SHARE)

@@ -6,6 +6,9 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from kvtier.core.block import BlockKey, BlockKeys, BlockStatus, Lane
 from kvtier.core.cause import Cause
 from kvtier.core.policies.base import ALWAYS, NEVER, Blocks, Policy
@@ -57,6 +60,8 @@ class SizeClass:
         self.used_slots = 0
         self.referenced_slots = 0
         self.grown_at = 0
+        #: Is told of slots that were released, beginnings first.
+        self.on_release: Callable[[SizeClass, Sequence[int]], None] | None = None
         self._last_row = NONE
         self._next_generation = next_generation
         self._on_idle = on_idle
@@ -107,6 +112,8 @@ class SizeClass:
                 self._put_back(slot)
             elif first_child[row] == NONE:
                 release(row)
+        if self.on_release is not None:
+            self.on_release(self, slots)
 
     def touch(self, rows: Sequence[int]) -> None:
         """Marks blocks as used; the beginning of a prefix comes first in `rows`."""
@@ -134,11 +141,26 @@ class SizeClass:
         return slots
 
     def take_used_before(self) -> list[int]:
-        """Free slots that have had a generation, each with a reference."""
+        """Unused slots that have had a generation, each with a reference."""
         generations = self.table.generations
         slots = self._free.take_if(lambda slot: generations[slot] > 0)
+        for extent in self.extents:  # what is being emptied has slots that nobody is given
+            if extent.retiring and extent.used_slots:
+                slots += [slot for slot in self._unused(extent) if generations[slot] > 0]
         self._use(slots)
         return slots
+
+    def _unused(self, extent: Extent) -> list[int]:
+        """Populated slots without block and reference."""
+        slots = slice(extent.base, extent.base + extent.populated_slots)
+        owner, references = self._columns()
+        unused = np.flatnonzero((owner[slots] == NO_OWNER) & (references[slots] == 0))
+        return [extent.base + index for index in unused.tolist()]
+
+    def _columns(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
+        """Owner and references by slot; not to be kept, or the table cannot grow."""
+        table = self.table
+        return np.frombuffer(table.owner, np.int64), np.frombuffer(table.references, np.uint32)
 
     def _use(self, slots: list[int]) -> None:
         table = self.table
@@ -265,19 +287,33 @@ class SizeClass:
 
     def live_slots(self, extent: Extent) -> list[int]:
         """Slots of an extent that hold blocks."""
-        owner = self.table.owner[extent.base : extent.base + extent.slots]
-        return [extent.base + index for index, row in enumerate(owner) if row != NO_OWNER]
+        owner, _ = self._columns()
+        live = np.flatnonzero(owner[extent.base : extent.base + extent.slots] != NO_OWNER)
+        return [extent.base + index for index in live.tolist()]
+
+    def idle_slots(self, extent: Extent, most: int = 1 << 30) -> list[int]:
+        """Up to `most` slots of an extent that hold blocks to which nobody refers."""
+        idle = np.flatnonzero(self._is_idle(extent))[:most]
+        return [extent.base + index for index in idle.tolist()]
+
+    def idle_slot_count(self, extent: Extent) -> int:
+        return int(np.count_nonzero(self._is_idle(extent)))
+
+    def _is_idle(self, extent: Extent) -> npt.NDArray[np.bool_]:
+        slots = slice(extent.base, extent.base + extent.slots)
+        owner, references = self._columns()
+        idle: npt.NDArray[np.bool_] = (owner[slots] != NO_OWNER) & (references[slots] == 0)
+        return idle
 
     def restore(self, extent: Extent) -> None:
         """Slots of a withheld extent are handed out again: takes `withdraw` back."""
         extent.retiring = extent.withheld = False
-        table = self.table
-        for slot in range(extent.base, extent.base + extent.populated_slots):
-            if table.owner[slot] == NO_OWNER and not table.references[slot]:
-                self._free.put(slot, extent.stripe)
+        for slot in self._unused(extent):
+            self._free.put(slot, extent.stripe)
 
     def has_references(self, extent: Extent) -> bool:
-        return any(self.table.references[extent.base : extent.base + extent.slots])
+        _, references = self._columns()
+        return bool(references[extent.base : extent.base + extent.slots].any())
 
     def _put_back(self, slot: int) -> None:
         extent = self.table.extent_of(slot)

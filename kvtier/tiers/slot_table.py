@@ -94,54 +94,105 @@ class SlotTable:
             self.extents[page] = value
 
 
+class _Stripe:
+    """The free slots of one stripe, by page of the table: a page is found and dropped at once."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.pages: dict[int, list[int]] = {}
+        #: Pages that have or had slots, as a heap; each once.
+        self._order: list[int] = []
+        self._ordered: set[int] = set()
+
+    def put(self, slot: int) -> None:
+        self.count += 1
+        page = slot // layout.SLOTS_PER_PAGE
+        heap = self.pages.get(page)
+        if heap is not None:
+            heapq.heappush(heap, slot)
+            return
+        self.pages[page] = [slot]
+        if page not in self._ordered:
+            self._ordered.add(page)
+            heapq.heappush(self._order, page)
+
+    def take(self, count: int) -> list[int]:
+        """So many, which there are."""
+        taken: list[int] = []
+        self.count -= count
+        while len(taken) < count:
+            page = self._order[0]
+            heap = self.pages.get(page)
+            while heap and len(taken) < count:
+                taken.append(heapq.heappop(heap))
+            if not heap:
+                self.pages.pop(page, None)
+                self._ordered.discard(heapq.heappop(self._order))
+        return taken
+
+    def keep(self, page: int, is_kept: Callable[[int], bool]) -> None:
+        """Takes the others out of a page."""
+        heap = self.pages.get(page, [])
+        kept = [slot for slot in heap if is_kept(slot)]
+        self.count -= len(heap) - len(kept)
+        if kept:
+            heapq.heapify(kept)
+            self.pages[page] = kept
+        else:
+            self.pages.pop(page, None)
+
+
 class FreeSlots:
     """Slots to be handed out: the lowest first, from all stripes alike."""
 
     def __init__(self) -> None:
-        self._heaps: dict[int, list[int]] = {}
+        self._stripes: dict[int, _Stripe] = {}
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[int]:
-        for heap in self._heaps.values():
-            yield from heap
+        for stripe in self._stripes.values():
+            for heap in stripe.pages.values():
+                yield from heap
 
     def put(self, slot: int, stripe: int) -> None:
         self._count += 1
-        heap = self._heaps.get(stripe)
-        if heap is None:
-            heap = self._heaps[stripe] = []
-        heapq.heappush(heap, slot)
+        place = self._stripes.get(stripe)
+        if place is None:
+            place = self._stripes[stripe] = _Stripe()
+        place.put(slot)
 
     def take(self, count: int) -> list[int]:
         """Up to so many."""
         count = min(count, self._count)
         self._count -= count
         taken: list[int] = []
-        heaps = sorted(self._heaps.values(), key=len)  # those that have few give what they have
-        for left, heap in zip(range(len(heaps), 0, -1), heaps, strict=True):
-            share = min(len(heap), (count - len(taken)) // left)
-            taken += [heapq.heappop(heap) for _ in range(share)]
+        # Those that have few give what they have.
+        stripes = sorted(self._stripes.values(), key=lambda each: each.count)
+        for left, stripe in zip(range(len(stripes), 0, -1), stripes, strict=True):
+            taken += stripe.take(min(stripe.count, (count - len(taken)) // left))
         return taken
 
     def take_if(self, is_wanted: Callable[[int], bool]) -> list[int]:
         """All that are wanted; looks at every one."""
-        taken: list[int] = []
-        for stripe, heap in self._heaps.items():
-            wanted = [slot for slot in heap if is_wanted(slot)]
-            if wanted:
-                taken += wanted
-                left = set(heap).difference(wanted)
-                self._heaps[stripe] = sorted(left)  # which is a heap
-        self._count -= len(taken)
+        taken = [slot for slot in self if is_wanted(slot)]
+        wanted = set(taken)
+        for stripe in self._stripes.values():
+            before = stripe.count
+            for page in list(stripe.pages):
+                stripe.keep(page, lambda slot: slot not in wanted)
+            self._count -= before - stripe.count
         return taken
 
     def withdraw(self, slots: range, stripe: int) -> None:
-        """Takes out those of a range."""
-        heap = self._heaps.get(stripe, [])
-        kept = [slot for slot in heap if slot not in slots]
-        heapq.heapify(kept)
-        self._count -= len(heap) - len(kept)
-        self._heaps[stripe] = kept
+        """Takes out those of a range; looks at its pages alone."""
+        place = self._stripes.get(stripe)
+        if place is None or not slots:
+            return
+        before = place.count
+        size = layout.SLOTS_PER_PAGE
+        for page in range(slots.start // size, (slots.stop - 1) // size + 1):
+            place.keep(page, lambda slot: slot not in slots)
+        self._count -= before - place.count

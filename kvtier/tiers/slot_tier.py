@@ -34,6 +34,23 @@ class Space(Protocol):
         """What counts against the capacity now."""
         ...
 
+    def resize(self, capacity_bytes: int) -> None:
+        """Changes the capacity, to less than is allocated too."""
+        ...
+
+    @property
+    def least_bytes(self) -> int:
+        """No smaller capacity can be reached now."""
+        ...
+
+    def excess_bytes(self) -> dict[int, int]:
+        """By stripe, what is allocated beyond the capacity, where anything is."""
+        ...
+
+    def counted_bytes(self, extent: Extent) -> int:
+        """What is allocated less when the extent is retired."""
+        ...
+
     def next_extent_slots(self, slot_bytes: int, class_bytes: int) -> int:
         """How large the next extent of a size class of so many bytes would be; 0 if none fits."""
         ...
@@ -73,11 +90,14 @@ class SlotTier:
         self.on_idle: Callable[[SizeClass, Extent], None] = lambda size_class, extent: None
         #: Of size classes made from now on.
         self.on_forget: OnForget | None = None
-        self.policy = policy
+        #: Nothing grows while more than the capacity is allocated.
+        self.is_shrinking = False
+        self._ceiling_bytes = space.capacity_bytes
         self._tables: dict[int, SlotTable] = {}
         self._classes: dict[tuple[int, int], SizeClass] = {}
         self._ticks = itertools.count(1)
         self._generations = itertools.count(1)
+        self.policy_name = policy
         self._new_policy = find_policy(policy)
         self._context = Context(self._ticks, time.monotonic, random.Random())
 
@@ -111,10 +131,19 @@ class SlotTier:
     def classes(self) -> list[SizeClass]:
         return list(self._classes.values())
 
+    def resize(self, capacity_bytes: int) -> bool:
+        """Changes the capacity; whether extents must go (see `agent.shrinking`)."""
+        self._ceiling_bytes = max(self.space.allocated_bytes, capacity_bytes)
+        self.space.resize(capacity_bytes)
+        self.is_shrinking = bool(self.space.excess_bytes())
+        return self.is_shrinking
+
     # Growing.
 
     def can_grow(self, size_class: SizeClass) -> bool:
         """Whether the capacity allows `grow`."""
+        if self.is_shrinking:
+            return False
         return _unpopulated(size_class) is not None or self._next_extent_slots(size_class) > 0
 
     def grow(self, size_class: SizeClass) -> Extent:
@@ -184,10 +213,15 @@ class SlotTier:
             self.space.drop_table(table)
 
     def check_integrity(self) -> None:
-        """Raises AssertionError if books disagree or more than the capacity is allocated."""
+        """Raises AssertionError if books disagree or more than the capacity is allocated.
+
+        While the tier shrinks, the capacity is what was allocated when this was last asked.
+        """
         for each in self._classes.values():
             each.check_integrity()
-        assert self.space.allocated_bytes <= self.space.capacity_bytes
+        allocated = self.space.allocated_bytes
+        assert allocated <= max(self.space.capacity_bytes, self._ceiling_bytes)
+        self._ceiling_bytes = max(allocated, self.space.capacity_bytes)
 
     def close(self) -> None:
         """Closes every descriptor."""

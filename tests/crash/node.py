@@ -22,6 +22,7 @@ from kvtier.agent.mover import Mover
 from kvtier.agent.namespaces import Namespaces
 from kvtier.agent.placement import Placement
 from kvtier.agent.promotion import Promotion
+from kvtier.agent.resizing import Resizing
 from kvtier.agent.sessions import Access, Session, Sessions
 from kvtier.agent.stats import TierStats
 from kvtier.agent.storing import Storing
@@ -163,6 +164,7 @@ class Node:
             self.grants,
             Lifecycle(),
             lambda is_ready: None,
+            Resizing(self.placement, self.disk, [self.disk.demotion]),
         )
         self._sessions: dict[str, Session] = {}
         Node.running.add(self)

@@ -100,7 +100,7 @@ class Node:
             assert each.free_slots == _free_slots_of(each), "a free slot is in no extent"
             owned = sum(len(each.live_slots(extent)) for extent in each.extents)
             assert owned == len(each.residency), "a slot is owned by a block of another"
-        assert self.kernel_bytes() <= self.host.arena.capacity_bytes
+        assert self.kernel_bytes() <= self.host.arena.allocated_bytes
 
     def audit_at_rest(self) -> None:
         """What holds when no call is in flight: references are leases, and nothing else."""

@@ -13,7 +13,7 @@ from kvtier.core.namespace import NamespaceSpec, identity_digest, namespace_dige
 from kvtier.memory import ByteArray
 from kvtier.tiers.disk import format as fmt
 from kvtier.tiers.disk.io import ALIGNMENT_BYTES
-from kvtier.tiers.disk.slab import Fetched, Filling, Slab
+from kvtier.tiers.disk.slab import Fetched, Filling, Slab, slab_bytes
 from kvtier.tiers.disk.volume import Volume, slots_within
 from kvtier.tiers.size_class import SizeClass
 from kvtier.tiers.slot_table import Extent, SlotTable
@@ -61,6 +61,22 @@ class Slabs:
     @property
     def allocated_bytes(self) -> int:
         return sum(each.allocated_bytes for each in self.volumes)
+
+    def resize(self, capacity_bytes: int) -> None:
+        for volume in self.volumes:
+            volume.capacity_bytes = capacity_bytes // len(self.volumes)
+        self.capacity_bytes = sum(each.capacity_bytes for each in self.volumes)
+
+    @property
+    def least_bytes(self) -> int:
+        return 0
+
+    def excess_bytes(self) -> dict[int, int]:
+        return {each.stripe: each.excess_bytes for each in self.volumes if each.excess_bytes > 0}
+
+    def counted_bytes(self, extent: Extent) -> int:
+        assert isinstance(extent, Slab)
+        return slab_bytes(extent.header)
 
     def register(self, namespace_id: int, spec: NamespaceSpec, generation_id: bytes) -> None:
         """Makes a namespace known, or its new generation."""

@@ -98,6 +98,16 @@ class Volume:
         return self.capacity_bytes - self.reserve_bytes - self._slab_bytes
 
     @property
+    def excess_bytes(self) -> int:
+        """How much more slabs take than they may; what was set aside makes way by itself."""
+        return max(0, -self.room_bytes)
+
+    @property
+    def must_make_way(self) -> bool:
+        """Whether what was set aside is more than there is room for."""
+        return self._aside_bytes > max(0, self.room_bytes)
+
+    @property
     def growth_bytes(self) -> int:
         """How large a new slab may be: the device may be smaller than the capacity."""
         device = self._device_bytes - self.min_free_bytes - DEVICE_MARGIN_BYTES
@@ -182,11 +192,11 @@ class Volume:
 
     def make_way(self) -> None:
         """Deletes what was set aside, the oldest first, until there is room. Called by movers."""
-        if self._aside_bytes <= self.room_bytes:
+        if not self.must_make_way:
             return
         with self._making_way:
             for path in sorted((self.path / ASIDE).iterdir(), key=_last_write):
-                if self._aside_bytes <= self.room_bytes:
+                if not self.must_make_way:
                     return
                 log.info("deleting %s: its space is needed", path)
                 self.io.unlink(path)

@@ -16,6 +16,7 @@ from kvtier.agent.mover import Mover
 from kvtier.agent.namespaces import Namespace, Namespaces
 from kvtier.agent.placement import Placement
 from kvtier.agent.promotion import Promotion
+from kvtier.agent.resizing import Resizing
 from kvtier.agent.sessions import Access, Session, Sessions
 from kvtier.agent.storing import Storing
 from kvtier.agent.upkeep import Upkeep
@@ -112,6 +113,7 @@ class ClusterAgent:
             self.grants,
             Lifecycle(),
             lambda is_ready: None,
+            Resizing(self.placement, None, [self.cluster.demotion]),
         )
         self.cluster.watch(self.namespaces)
         self._is_started = is_started

@@ -27,6 +27,7 @@ from kvtier.agent.mover import Mover
 from kvtier.agent.namespaces import Namespaces
 from kvtier.agent.placement import Placement
 from kvtier.agent.promotion import Promotion
+from kvtier.agent.resizing import Resizing
 from kvtier.agent.sessions import Access, Session, Sessions
 from kvtier.agent.storage_mover import StorageMover
 from kvtier.agent.storing import Storing
@@ -257,6 +258,7 @@ class DiskAgent:
             self.grants,
             self.lifecycle,
             self.ready.append,
+            Resizing(self.placement, self.disk, [self.disk.demotion]),
         )
         self._io = io
         self._is_started = is_started
