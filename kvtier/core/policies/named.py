@@ -6,13 +6,24 @@ import importlib
 from collections.abc import Callable
 from typing import Final
 
+from kvtier.core.policies.arc import Arc
 from kvtier.core.policies.base import Blocks, Context, Policy
 from kvtier.core.policies.hd import Hd
 from kvtier.core.policies.lru import Lru
+from kvtier.core.policies.s3fifo import S3Fifo
+from kvtier.core.policies.sieve import Sieve
+from kvtier.core.policies.tinylfu import TinyLfu
 
 NewPolicy = Callable[[Blocks, Context], Policy]
 
-POLICIES: Final[dict[str, NewPolicy]] = {"lru": Lru, "hd": Hd}
+POLICIES: Final[dict[str, NewPolicy]] = {
+    "lru": Lru,
+    "s3fifo": S3Fifo,
+    "sieve": Sieve,
+    "arc": Arc,
+    "tinylfu": TinyLfu,
+    "hd": Hd,
+}
 
 
 def find_policy(name: str) -> NewPolicy:
