@@ -11,11 +11,11 @@ from kvtier.core.policies.queued import Queued
 from kvtier.core.residency import NONE
 
 _SMALL, _MAIN = 0, 1
-_MAIN_SHARE: Final = 0.9
+_SMALL_SHARE: Final = 10
 _MOST_USES: Final = 3
 _USES_TO_STAY: Final = 2
-#: So many blocks are given another round for one victim.
-_MOST_ROUNDS: Final = 1000
+#: So many blocks are given another round for one victim, which takes some milliseconds.
+_MOST_ROUNDS: Final = 10_000
 
 
 class S3Fifo(Queued):
@@ -33,6 +33,7 @@ class S3Fifo(Queued):
         self._uses = bytearray()
         self._ghosts = Ghosts()
         self._is_filling = True
+        self._chosen = NONE
 
     def insert(self, row: int) -> None:
         self._use_none(row)
@@ -44,7 +45,7 @@ class S3Fifo(Queued):
 
     def _fill_small(self) -> None:
         small, main = self._queues.sizes
-        if main > _MAIN_SHARE * (small + main):
+        if main > _main_limit(small + main):
             oldest = self._queues.coldest(_MAIN)
             if oldest != NONE:
                 self._queues.move(oldest, _SMALL, next(self._ticks))
@@ -77,26 +78,41 @@ class S3Fifo(Queued):
     def remove(self, row: int) -> None:
         small, main = self._queues.sizes
         self._is_filling = False
+        if row == self._chosen:
+            self._chosen = NONE
         if self._queues.leave(row) == _SMALL:
             self._ghosts.add(self._name(row))
-        self._ghosts.trim(_MAIN_SHARE * (small + main))
+        self._ghosts.trim(_main_limit(small + main))
 
     def victim(self, worth: float = ALWAYS) -> int:
-        queues, uses, rounds = self._queues, self._uses, 0
-        while True:
-            small, main = queues.sizes
-            first = _MAIN if main > _MAIN_SHARE * (small + main) else _SMALL
-            queue, row = first, self._first_evictable(first)
-            if row == NONE:
-                queue = 1 - first
-                row = self._first_evictable(queue)
-            if row == NONE or rounds == _MOST_ROUNDS:
+        chosen = self._chosen
+        if chosen != NONE and not self._stays(chosen) and self._is_evictable(chosen):
+            return chosen
+        small, main = self._queues.sizes
+        first = _MAIN if main > _main_limit(small + main) else _SMALL
+        row = self._coldest_to_go(first)
+        self._chosen = row if row != NONE else self._coldest_to_go(1 - first)
+        return self._chosen
+
+    def _coldest_to_go(self, queue: int) -> int:
+        for _ in range(_MOST_ROUNDS):
+            row = self._first_evictable(queue)
+            if row == NONE or not self._stays(row):
                 return row
-            rounds += 1
-            if queue == _SMALL and uses[row] >= _USES_TO_STAY:
+            if queue == _SMALL:
                 self._settle(row)
-            elif queue == _MAIN and uses[row]:
-                uses[row] -= 1
-                queues.move(row, _MAIN, next(self._ticks))
             else:
-                return row
+                self._uses[row] -= 1
+                self._queues.move(row, _MAIN, next(self._ticks))
+        return self._first_evictable(queue)
+
+    def _stays(self, row: int) -> bool:
+        """Whether a block of the line is given another round when its turn comes."""
+        queues = self._queues
+        is_small = queues.queue_of[row + queues.count] == _SMALL
+        return self._uses[row] >= (_USES_TO_STAY if is_small else 1)
+
+
+def _main_limit(blocks: int) -> int:
+    """How large the main queue may be."""
+    return blocks - blocks // _SMALL_SHARE

@@ -10,8 +10,8 @@ from kvtier.core.policies.queued import Queued
 from kvtier.core.residency import NONE
 
 _ALL: Final = 0
-#: So many blocks are passed over for one victim.
-_MOST_ROUNDS: Final = 1000
+#: So many blocks are passed over for one victim, which takes some milliseconds.
+_MOST_ROUNDS: Final = 10_000
 
 
 class Sieve(Queued):
