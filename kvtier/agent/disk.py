@@ -50,6 +50,7 @@ class DiskSettings:
     paths: Sequence[Path]
     capacity_bytes: int
     policy: str = "lru"
+    admission: str = "always"
     write_policy: WritePolicy = WritePolicy.THROUGH
     after_hits: int = 2
     min_free_bytes: int = 0
@@ -94,7 +95,9 @@ class Disk:
             for volume in volumes:
                 volume.close()
             raise
-        self.tier = DiskTier(volumes, policy=settings.policy)
+        self.tier = DiskTier(
+            volumes, policy=settings.policy, admission=settings.admission
+        )
         self.movers = [
             StorageMover(
                 volume,
