@@ -51,6 +51,7 @@ class DiskSettings:
     paths: Sequence[Path]
     capacity_bytes: int
     policy: str = "lru"
+    admission: str = "always"
     write_policy: WritePolicy = WritePolicy.THROUGH
     after_hits: int = 2
     min_free_bytes: int = 0
@@ -95,7 +96,7 @@ class Disk:
             for volume in volumes:
                 volume.close()
             raise
-        self.tier = DiskTier(volumes, policy=settings.policy)
+        self.tier = DiskTier(volumes, policy=settings.policy, admission=settings.admission)
         self.movers = [
             StorageMover(
                 volume,

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from kvtier.agent.turns import WRITE_SLICE, slices
+from kvtier.core.cause import Cause
 from kvtier.core.residency import NONE
 from kvtier.core.slots import SLOTS_PER_PAGE
 from kvtier.tiers.size_class import SizeClass
@@ -278,7 +279,7 @@ class Shrinking:
                 evicted = 0
             if not evicted:
                 batch = min(batch, WRITE_SLICE) if self.before_evicting is None else 1
-                evicted = sum(size_class.evict_one() for _ in range(batch))
+                evicted = sum(size_class.evict_one(cause=Cause.RESIZED) for _ in range(batch))
             if not evicted:
                 break
             done += evicted
@@ -299,7 +300,7 @@ class Shrinking:
         for number, (row, block_hash, rank_before) in enumerate(told, 1):
             is_current = residency.describe(row)[1] is block_hash
             if is_current and size_class.is_evictable(row) and rank(row) == rank_before:
-                size_class.forget(row)
+                size_class.forget(row, Cause.RESIZED)
                 evicted += 1
             if number % WRITE_SLICE == 0:
                 await asyncio.sleep(0)
@@ -390,7 +391,7 @@ async def _drop(size_class: SizeClass, row: int) -> bool:
         if child != NONE:
             path.append(child)
         elif size_class.is_evictable(row):
-            size_class.forget(row)
+            size_class.forget(row, Cause.RESIZED)
             path.pop()
             has_dropped = True
         else:

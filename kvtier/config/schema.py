@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     Strict,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -21,6 +23,7 @@ from kvtier.config.cluster_url import ClusterUrl, has_password, has_tls
 from kvtier.config.directories import Directories, parse_directory
 from kvtier.config.size import Size, at_least, format_size
 from kvtier.core.capacity import LEAST_DISK_PATH_BYTES, LEAST_HOST_BYTES
+from kvtier.core.policies.named import find_policy
 from kvtier.sockets import (
     ADMIN_SOCKET,
     ATTACH_SOCKET,
@@ -33,6 +36,7 @@ LayoutConflict = Literal["warn", "reject"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 WritePolicy = Literal["through", "on_evict", "after_hits"]
+Admission = Literal["always", "second_hit", "cold_first_turn"]
 Codec = Literal["none", "planes_lz4"]
 
 Count = Annotated[int, Strict(), Field(ge=1)]
@@ -112,23 +116,43 @@ class LeaseConfig(Section):
         return self
 
 
-class HostConfig(Section):
+def _can_be_found(policy: str) -> str:
+    find_policy(policy)
+    return policy
+
+
+PolicyName = Annotated[Text, AfterValidator(_can_be_found)]
+
+
+class CachingConfig(Section):
+    """What a tier keeps."""
+
+    policy: PolicyName = "lru"
+    admission: Admission = "always"
+
+    @field_validator("admission")
+    @classmethod
+    def _admission_suits_policy(cls, admission: Admission, info: ValidationInfo) -> Admission:
+        if "policy" in info.data:
+            find_policy(info.data["policy"], admission)
+        return admission
+
+
+class HostConfig(CachingConfig):
     """The arena in host memory."""
 
     capacity: Annotated[Size, at_least(LEAST_HOST_BYTES)] = 2**30
-    policy: Literal["lru"] = "lru"
     memory_reserve: Annotated[Size, at_least(0)] = 512 * 2**20
     """Populating stops while available memory, or the cgroup's headroom, is below this."""
 
 
-class DiskConfig(Section):
+class DiskConfig(CachingConfig):
     """Files on local devices."""
 
     paths: Directories = ()
     """Empty: there is no DISK tier."""
     capacity: Annotated[Size, at_least(_LEAST_PER_PATH)] = 10 * 2**30
     """Over all paths together."""
-    policy: Literal["lru"] = "lru"
     write_policy: WritePolicy = "through"
     write_after_hits: Count = 2
     """Of `after_hits`: the loads from HOST after which a block is written."""

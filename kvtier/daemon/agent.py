@@ -73,7 +73,7 @@ class Agent:
         )
         self.mover = Mover(config.movers)
         host = config.tiers.host
-        self.host = HostTier(host.capacity, policy=host.policy)
+        self.host = HostTier(host.capacity, policy=host.policy, admission=host.admission)
         self.placement = Placement(
             self.host,
             lambda extent, call, *args: self.mover.run(call, *args),

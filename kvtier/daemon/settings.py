@@ -17,6 +17,7 @@ def disk_settings(config: AgentConfig) -> DiskSettings:
         paths=disk.paths,
         capacity_bytes=disk.capacity,
         policy=disk.policy,
+        admission=disk.admission,
         write_policy=WritePolicy(disk.write_policy),
         after_hits=disk.write_after_hits,
         min_free_bytes=disk.min_free,

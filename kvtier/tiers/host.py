@@ -10,6 +10,8 @@ from kvtier.tiers.slot_tier import SlotTier
 class HostTier(SlotTier):
     """Blocks in shared host memory, never more than `capacity_bytes` of it."""
 
-    def __init__(self, capacity_bytes: int, *, policy: str = "lru") -> None:
+    def __init__(
+        self, capacity_bytes: int, *, policy: str = "lru", admission: str = "always"
+    ) -> None:
         self.arena = Arena(capacity_bytes)
-        super().__init__(Tier.HOST, self.arena, policy=policy)
+        super().__init__(Tier.HOST, self.arena, policy=policy, admission=admission)

@@ -84,7 +84,9 @@ class SlotTier:
     owns it. `on_idle` is told of an extent that is being retired and is empty now.
     """
 
-    def __init__(self, tier: Tier, space: Space, *, policy: str = "lru") -> None:
+    def __init__(
+        self, tier: Tier, space: Space, *, policy: str = "lru", admission: str = "always"
+    ) -> None:
         self.tier = tier
         self.space = space
         self.on_idle: Callable[[SizeClass, Extent], None] = lambda size_class, extent: None
@@ -98,7 +100,7 @@ class SlotTier:
         self._ticks = itertools.count(1)
         self._generations = itertools.count(1)
         self.policy_name = policy
-        self._new_policy = find_policy(policy)
+        self._new_policy = find_policy(policy, admission)
         self._context = Context(self._ticks, time.monotonic, random.Random())
 
     def size_class(self, namespace_id: int, block_bytes: int) -> SizeClass:

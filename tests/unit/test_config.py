@@ -79,7 +79,7 @@ def test_an_unknown_key_is_refused_with_its_line_and_the_closest_key(agent_yaml:
 def test_an_unknown_variable_is_refused_with_the_allowed_keys(agent_yaml: Path) -> None:
     message = refusal(agent_yaml, {"KVTIER_TIERS__HOST__ZZZ": "1"})
     assert "KVTIER_TIERS__HOST__ZZZ: unknown key tiers.host.zzz" in message
-    assert "in tiers.host are capacity, memory_reserve, policy" in message
+    assert "in tiers.host are admission, capacity, memory_reserve, policy" in message
 
 
 def test_a_value_for_a_section_is_refused(agent_yaml: Path) -> None:
@@ -95,7 +95,11 @@ def test_a_value_for_a_section_is_refused(agent_yaml: Path) -> None:
         ("tiers.host.memory_reserve=-1", "at least 0"),
         ("tiers.host.capacity=0.3B", "whole number of bytes"),
         ("tiers.host.capacity=true", "not a size"),
-        ("tiers.host.policy=fifo", "'lru'"),
+        ("tiers.host.policy=fifo", "write one of lru, s3fifo"),
+        ("tiers.host.policy=kvtier.missing:Lru", "cannot be imported"),
+        ("tiers.host.policy=kvtier.core.policies.base:ALWAYS", "is no class"),
+        ("tiers.host.policy=kvtier.core.policies.base:Context", "has no ask"),
+        ("tiers.host.admission=never", "'always', 'second_hit' or 'cold_first_turn'"),
         ("tiers.disk.paths=a", "write an absolute path"),
         ("tiers.disk.paths=[/a, 5]", "write an absolute path"),
         ("tiers.disk.paths=/a/../b", "without .."),
@@ -106,7 +110,7 @@ def test_a_value_for_a_section_is_refused(agent_yaml: Path) -> None:
         ("tiers.disk.paths=[/a/b, /c, /a]", "/a/b is inside /a"),
         ("tiers.disk.paths=[/, //a]", "/a is inside /"),
         ("tiers.disk.capacity=15MiB", "at least 16MiB"),
-        ("tiers.disk.policy=fifo", "'lru'"),
+        ("tiers.disk.policy=fifo", "write one of lru, s3fifo"),
         ("tiers.disk.write_policy=back", "'through', 'on_evict' or 'after_hits'"),
         ("tiers.disk.write_after_hits=0", "greater than or equal to 1"),
         ("tiers.disk.min_free=-1", "at least 0"),
@@ -387,3 +391,9 @@ def test_a_shown_configuration_loads_again(agent_yaml: Path) -> None:
     assert shown["tiers"]["host"]["capacity"] == "1GiB"
     agent_yaml.write_text(yaml.safe_dump(shown))
     assert load_config(agent_yaml, {}, ()).config == AgentConfig()
+
+
+def test_hd_with_a_rule_of_admission_is_refused_with_the_reason(agent_yaml: Path) -> None:
+    agent_yaml.write_text("tiers: {disk: {policy: hd, admission: second_hit}}\n")
+    message = refusal(agent_yaml)
+    assert "tiers.disk.admission = 'second_hit' is not allowed: hd admits by what" in message

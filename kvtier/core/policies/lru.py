@@ -42,6 +42,12 @@ class Lru:
             self._previous.append(_UNLINKED)
         self._stamp[row + 1] = next(self._ticks)
 
+    def insert_cold(self, row: int) -> None:
+        """As if it had been used when the coldest candidate was."""
+        self.insert(row)
+        if (coldest := self._next[_END]) != _END:
+            self._stamp[row + 1] = self._stamp[coldest]
+
     def touch(self, rows: Sequence[int]) -> None:
         stamps, following, ticks = self._stamp, self._next, self._ticks
         for row in reversed(rows):

@@ -165,9 +165,11 @@ class Slabs:
 class DiskTier(SlotTier):
     """Blocks in slab files."""
 
-    def __init__(self, volumes: Sequence[Volume], *, policy: str = "lru") -> None:
+    def __init__(
+        self, volumes: Sequence[Volume], *, policy: str = "lru", admission: str = "always"
+    ) -> None:
         self.slabs = Slabs(volumes)
-        super().__init__(Tier.DISK, self.slabs, policy=policy)
+        super().__init__(Tier.DISK, self.slabs, policy=policy, admission=admission)
 
     def all_slabs(self) -> list[tuple[SizeClass, Slab]]:
         return [
