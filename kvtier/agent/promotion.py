@@ -139,6 +139,8 @@ class Promotion:
         self._tasks: set[asyncio.Task[None]] = set()
         #: Of HOST, in use for prefetches that have not landed.
         self.prefetch_bytes = 0
+        #: Likewise, with those that a load has joined.
+        self.ahead_bytes = 0
         self.on_landed: Callable[[Flight], None] = lambda flight: None
 
     @property
@@ -276,6 +278,7 @@ class Promotion:
                     )
                     flight.kind, flight.is_ahead = kind, kind is Kind.PREFETCH
                     self._count_prefetch(flight, 1)
+                    self.ahead_bytes += host.slot_bytes * flight.is_ahead
                     self._flights[host, lane, block_hash] = flight
                     flights.append(self._join(flight, kind))
                     new.append(flight)
@@ -311,6 +314,7 @@ class Promotion:
             if flight.is_ahead:
                 flight.host.unused.bring(flight.host.table.owner[flight.slot])
         self._count_prefetch(flight, -1)
+        self.ahead_bytes -= flight.host.slot_bytes * flight.is_ahead
         flight.landed = True
         self._answer(flight, arrived=key is not None)
         flight.origin.drop()
