@@ -12,7 +12,7 @@ from typing import Any
 
 from kvtier.agent.existence import Existence
 from kvtier.agent.namespaces import Namespace
-from kvtier.agent.promotion import Flight, Promotion
+from kvtier.agent.promotion import Flight, Promotion, Reading
 from kvtier.agent.storage_mover import Kind, StorageMover
 from kvtier.agent.tenures import Tenure, Tenures
 from kvtier.agent.writer import spawn
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 #: What one thread fetches and verifies at a time, while others fetch on.
 _READ_BYTES = 8 << 20
 _MOST_BLOCKS = 128
+#: Of a prefetch: a load that comes while it is read waits for it.
+_AHEAD_BYTES = 2 << 20
 #: So many blocks of a prefix are asked for before the rest of it.
 _FIRST_ASKED = 512
 #: Values that can be of use to nobody: they make way for good ones.
@@ -146,12 +148,13 @@ class ClusterReader:
         for flight in flights:
             by_tenure[_tenure(flight)].append(flight)
         for tenure, each in by_tenure.items():
-            step = max(1, min(_MOST_BLOCKS, _READ_BYTES // each[0].host.slot_bytes))
+            most_bytes = _AHEAD_BYTES if each[0].kind is Kind.PREFETCH else _READ_BYTES
+            step = max(1, min(_MOST_BLOCKS, most_bytes // each[0].host.slot_bytes))
             for first in range(0, len(each), step):
-                yield self._read(promotion, tenure, each[first : first + step])
+                yield self._read(promotion, tenure, Reading(each[first : first + step]))
 
-    async def _read(self, promotion: Promotion, tenure: Tenure, flights: list[Flight]) -> None:
-        lengths, storage = tenure.block_bytes, self._storage
+    async def _read(self, promotion: Promotion, tenure: Tenure, reading: Reading) -> None:
+        flights, lengths, storage = reading.flights, tenure.block_bytes, self._storage
         wanted = [
             Wanted(
                 flight.lane,
@@ -169,7 +172,7 @@ class ClusterReader:
             await self._moving.run(
                 fetch,
                 size_bytes=sum(each.length for each in wanted),
-                kind=Kind.READ,
+                ticket=reading.ticket,
                 on_end=lambda results: self._landed(promotion, tenure, flights, results),
             )
         except OSError:
@@ -226,7 +229,7 @@ class ClusterReader:
         return self._moving.seconds_until_read(size_bytes)
 
     def seconds_until_landed(self) -> float:
-        return self._moving.seconds_until_read(0)
+        return self._moving.seconds_until_read(self._moving.prefetch_bytes)
 
     async def close(self) -> None:
         for task in self._removing:

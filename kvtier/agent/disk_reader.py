@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kvtier.agent.namespaces import Namespace
-from kvtier.agent.promotion import Flight, Promotion
+from kvtier.agent.promotion import Flight, Promotion, Reading
 from kvtier.agent.storage_mover import Kind, StorageMover
 from kvtier.core.block import BlockKey, Lane, Tier
 from kvtier.core.cause import Cause
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 #: What one thread reads and verifies at a time, while others read on.
 _READ_BYTES = 8 << 20
 _MOST_BLOCKS = 256
+#: Of a prefetch: a load that comes while it is read waits for it.
+_AHEAD_BYTES = 2 << 20
 
 
 @dataclass(eq=False, slots=True)
@@ -97,18 +99,20 @@ class DiskReader:
         by_slab: defaultdict[Slab, list[Flight]] = defaultdict(list)
         for flight in reversed(flights):  # the beginning of a prefix is touched last
             place = _place(flight)
-            if place.is_current:
+            if place.is_current and not flight.is_ahead:  # that is no use yet
                 place.disk.touch([place.row])
         for flight in flights:
             place = _place(flight)
             by_slab[slab_of(place.disk, place.slot)].append(flight)
         for slab, each in by_slab.items():
             each.sort(key=lambda flight: _place(flight).slot)
-            step = max(1, min(_MOST_BLOCKS, _READ_BYTES // slab.slot_bytes))
+            most_bytes = _AHEAD_BYTES if each[0].kind is Kind.PREFETCH else _READ_BYTES
+            step = max(1, min(_MOST_BLOCKS, most_bytes // slab.slot_bytes))
             for first in range(0, len(each), step):
-                yield self._read(promotion, slab, each[first : first + step])
+                yield self._read(promotion, slab, Reading(each[first : first + step]))
 
-    async def _read(self, promotion: Promotion, slab: Slab, flights: Sequence[Flight]) -> None:
+    async def _read(self, promotion: Promotion, slab: Slab, reading: Reading) -> None:
+        flights = reading.flights
         places = [_place(flight) for flight in flights]
         lengths = self._disk.slabs.tenancy(places[0].disk).block_bytes
         cells: list[ByteArray] = [cell_of(flight.host.table, flight.slot) for flight in flights]
@@ -119,7 +123,7 @@ class DiskReader:
                 cells,
                 [lengths[flight.lane.group] for flight in flights],
                 size_bytes=len(flights) * slab.slot_bytes,
-                kind=Kind.READ,
+                ticket=reading.ticket,
                 on_end=lambda results: self._landed(promotion, slab, flights, results),
             )
         except OSError:
@@ -175,7 +179,7 @@ class DiskReader:
         )
 
     def seconds_until_landed(self) -> float:
-        return max(mover.seconds_until_read(0) for mover in self._movers)
+        return max(mover.seconds_until_read(mover.prefetch_bytes) for mover in self._movers)
 
 
 def _place(flight: Flight) -> _Place:

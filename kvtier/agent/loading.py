@@ -10,6 +10,7 @@ from enum import IntEnum
 
 from kvtier.agent.grants import Granted, Grants, Guards, release_guards
 from kvtier.agent.namespaces import Namespace
+from kvtier.agent.prefetching import Prefetching, Waiter
 from kvtier.agent.promotion import Flight, Promotion, Source
 from kvtier.agent.sessions import Session
 from kvtier.agent.turns import READ_SLICE, slices
@@ -47,10 +48,13 @@ class Loading:
     """The reading verbs. Each cuts its batch into slices and lets other work have its turn between
     them; the books are right at every such point. A cancelled call gives back what it took."""
 
-    def __init__(self, grants: Grants, promotion: Promotion) -> None:
+    def __init__(
+        self, grants: Grants, promotion: Promotion, prefetching: Prefetching | None = None
+    ) -> None:
         self.on_used: list[Callable[[SizeClass, Sequence[int]], None]] = []
         self._grants = grants
         self._promotion = promotion
+        self.prefetching = prefetching or Prefetching(promotion)
         self._whereabouts = Whereabouts(promotion)
 
     async def lookup(
@@ -62,14 +66,26 @@ class Loading:
         tiers: frozenset[Tier] = frozenset(),
         shards: Sequence[int] = (),
         hold_seconds: float = 0.0,
+        prefetch: bool = False,
     ) -> tuple[list[Found], int]:
-        """What is cached, per entry, and the id of the hold (0 if none was asked or granted)."""
-        tiers = tiers or _EVERYTHING
+        """What is cached, per entry, and the id of the hold (0 if none was asked or granted).
+
+        With `prefetch`, what was found of each prefix is brought to HOST in the background, for as
+        long as the hold lasts if there is one.
+        """
+        tiers, hold = tiers or _EVERYTHING, None
         if hold_seconds <= 0:
-            return await self._find(session, entries, match, tiers, shards, None), 0
-        with self._grants.granting(LeaseKind.HOLD, session, hold_seconds) as hold:
-            answers = await self._find(session, entries, match, tiers, shards, hold)
-        return answers, hold.lease_id if self._grants.leases.is_active(hold) else 0
+            answers = await self._find(session, entries, match, tiers, shards, None)
+        else:
+            with self._grants.granting(LeaseKind.HOLD, session, hold_seconds) as hold:
+                answers = await self._find(session, entries, match, tiers, shards, hold)
+            hold = hold if self._grants.leases.is_active(hold) else None
+        if prefetch:
+            for keys, found in zip(entries, answers, strict=True):
+                for shard in shards or [keys.lane.shard]:
+                    lane = Lane(keys.lane.group, shard)
+                    await self._prefetch(session, lane, keys, found.matched, hold)
+        return answers, hold.lease_id if hold is not None else 0
 
     async def _find(
         self,
@@ -185,25 +201,32 @@ class Loading:
                     self._grants.refer(size_class, hold, lane, rows[:room], tier)
 
     async def prefetch(self, session: Session, keys: BlockKeys) -> int:
-        """Begins to bring a prefix to HOST; how many leading blocks are there or will be."""
-        answers, _ = await self.lookup(session, [keys])
-        found = answers[0]
-        if all(run.tier is Tier.HOST for run in found.runs):
-            return found.matched
-        flights: list[Flight] = []
-        prefix = BlockKeys(keys.lane, keys.hashes[: found.matched], keys.parent, keys.position)
-        size_class = session.namespace.groups[keys.lane.group]
-        try:
-            room = self._grants.room(session, size_class)
-            await self._promotion.start(session.namespace, prefix, room, flights)
-        finally:
-            self._promotion.leave(flights)
-        coming = {flight.block_hash for flight in flights}
-        rows = size_class.find_many(keys.lane, prefix.hashes)
-        accepted = [
-            row >= 0 or each in coming for row, each in zip(rows, prefix.hashes, strict=True)
-        ]
-        return [*accepted, False].index(False)
+        """Begins to bring a prefix to HOST; how many leading blocks are there or will be.
+
+        It is no lookup: the worker asks for these blocks when it wants them.
+        """
+        await self._learn(session.namespace, [(keys.lane, keys)], _EVERYTHING, is_prefix=True)
+        return await self._prefetch(session, keys.lane, keys, len(keys.hashes), None)
+
+    async def _prefetch(
+        self, session: Session, lane: Lane, keys: BlockKeys, count: int, hold: Lease | None
+    ) -> int:
+        """How many of the first `count` blocks are or will be in HOST."""
+        if not count:
+            return 0
+        keys = BlockKeys(lane, keys.hashes[:count], keys.parent, keys.position)
+        is_waiting = self._waiter(session, hold)
+        accepted = await self.prefetching.ask(session.namespace, keys, is_waiting=is_waiting)
+        if accepted == count:
+            self.prefetching.read_ahead(session.namespace, keys)
+        return accepted
+
+    def _waiter(self, session: Session, hold: Lease | None) -> Waiter:
+        """A worker waits while it is connected, until its hold ends or it has forgotten."""
+        leases, is_patient = self._grants.leases, self.prefetching.patience()
+        if hold is None:
+            return lambda: session.attachment.connected and is_patient()
+        return lambda: session.attachment.connected and leases.is_active(hold)
 
     async def load(
         self,
@@ -262,6 +285,8 @@ class Loading:
                 guards.append((size_class, size_class.acquire(here)))
                 room = max(0, self._grants.room(session, size_class) - len(here))
                 await self._promotion.start(session.namespace, keys, room, flights)
+        for keys in entries:
+            self.prefetching.read_ahead(session.namespace, keys)
 
     async def _load_entry(
         self,
@@ -282,6 +307,7 @@ class Loading:
                 rows[gap:] = [-1] * (len(rows) - gap)
                 stopped = True
             present = [row for row in rows if row >= 0]
+            self.prefetching.used(session.namespace, keys.lane, hashes, rows)
             size_class.touch(present)
             leased = present[: self._grants.room(session, size_class)]
             self._grants.refer(size_class, granted.lease, keys.lane, leased)
@@ -355,4 +381,5 @@ class Loading:
         size_class = session.namespace.groups[keys.lane.group]
         async for part in slices(len(keys.hashes), READ_SLICE):
             rows = size_class.find_many(keys.lane, keys.hashes[part])
+            self.prefetching.used(session.namespace, keys.lane, keys.hashes[part], rows)
             size_class.touch([row for row in rows if row >= 0])

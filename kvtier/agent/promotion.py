@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from kvtier.agent.job_queue import Kind, Ticket
 from kvtier.agent.namespaces import Namespace
 from kvtier.agent.placement import Placement
 from kvtier.agent.turns import READ_SLICE, slices
 from kvtier.core.block import BlockKey, BlockKeys, BlockStatus, Lane, Tier
+from kvtier.core.policies.base import ALWAYS
 from kvtier.core.residency import NONE
 from kvtier.tiers.size_class import Counters, SizeClass
+from kvtier.tiers.slot_tier import SlotTier
 
 _LAUNCH_SLICE = 32
 
@@ -34,7 +37,8 @@ class Flight:
     """One block on its way. Whoever joined it leaves it with `Promotion.leave`.
 
     Until all have left, its slot in HOST stays in use, so that the block cannot be evicted before
-    it is leased. `answer` is whether it arrived.
+    it is leased. `answer` is whether it arrived. It is a load, or a prefetch until a load joins it;
+    `wishes` counts the prefetches that want it.
     """
 
     namespace: Namespace
@@ -47,10 +51,33 @@ class Flight:
     answer: asyncio.Future[bool]
     users: int = 0
     landed: bool = False
+    kind: Kind = Kind.READ
+    is_ahead: bool = False
+    wishes: int = 0
+    reading: Reading | None = None
+
+    @property
+    def is_wanted(self) -> bool:
+        """A load that has begun is brought to its end, whoever has left."""
+        return self.kind is Kind.READ or self.users > 0 or self.wishes > 0
 
     @property
     def has_arrived(self) -> bool:
         return self.answer.done() and self.answer.result()
+
+
+class Reading:
+    """The call that fills the slots of some flights; its `ticket` goes to the mover."""
+
+    def __init__(self, flights: Sequence[Flight]) -> None:
+        self.flights = flights
+        self.ticket = Ticket(min(flight.kind for flight in flights))
+        for flight in flights:
+            flight.reading = self
+
+    def drop_if_unwanted(self) -> None:
+        if not any(flight.is_wanted for flight in self.flights):
+            self.ticket.drop()
 
 
 class Source(Protocol):
@@ -110,6 +137,15 @@ class Promotion:
         self._placement = placement
         self._flights: dict[tuple[SizeClass, Lane, bytes], Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        #: Of HOST, in use for prefetches that have not landed.
+        self.prefetch_bytes = 0
+        #: Likewise, with those that a load has joined.
+        self.ahead_bytes = 0
+        self.on_landed: Callable[[Flight], None] = lambda flight: None
+
+    @property
+    def host(self) -> SlotTier:
+        return self._placement.tier
 
     async def learn(
         self,
@@ -157,13 +193,21 @@ class Promotion:
         return self._flights.get((host, lane, block_hash))
 
     async def start(
-        self, namespace: Namespace, keys: BlockKeys, most: int, flights: list[Flight]
+        self,
+        namespace: Namespace,
+        keys: BlockKeys,
+        most: int,
+        flights: list[Flight],
+        *,
+        kind: Kind = Kind.READ,
+        worth: float = ALWAYS,
     ) -> None:
         """Begins to bring what HOST has not and a source has: the leading ones for which there is
         room.
 
-        Joins what is under way already. At most `most` blocks are brought. What the caller has
-        joined is added to `flights`, to be left by it, whether this fails or not.
+        Joins what is under way already. At most `most` blocks are brought, and what is in HOST
+        makes way if it is worth less. What the caller has joined is added to `flights`, to be left
+        by it, whether this fails or not.
         """
         host, everywhere = namespace.groups[keys.lane.group], frozenset(Tier)
         wanted: list[tuple[bytes, Source]] = []
@@ -178,15 +222,25 @@ class Promotion:
             for block_hash, source in zip(missing, found, strict=True):
                 flight = self.flight(host, keys.lane, block_hash)
                 if flight is not None:
-                    flights.append(self._join(flight))
+                    flights.append(self._join(flight, kind))
                 elif source is not None and len(wanted) < most:
                     wanted.append((block_hash, source))
         if wanted:
-            await self._launch(namespace, keys.lane, wanted, flights)
+            await self._launch(namespace, keys.lane, wanted, flights, kind, worth)
 
-    def _join(self, flight: Flight) -> Flight:
+    def _join(self, flight: Flight, kind: Kind) -> Flight:
+        """A load takes those that are read with it along."""
         flight.users += 1
+        if kind is Kind.READ and flight.kind is Kind.PREFETCH and flight.reading is not None:
+            for each in flight.reading.flights:
+                self._count_prefetch(each, -1)
+                each.kind = Kind.READ
+            flight.reading.ticket.hurry()
         return flight
+
+    def _count_prefetch(self, flight: Flight, sign: int) -> None:
+        if flight.kind is Kind.PREFETCH and not flight.landed:
+            self.prefetch_bytes += sign * flight.host.slot_bytes
 
     async def _launch(
         self,
@@ -194,6 +248,8 @@ class Promotion:
         lane: Lane,
         wanted: list[tuple[bytes, Source]],
         flights: list[Flight],
+        kind: Kind,
+        worth: float,
     ) -> None:
         host = namespace.groups[lane.group]
         # Kept from now on: making room takes a while.
@@ -205,14 +261,14 @@ class Promotion:
         claimed.reverse()
         new: list[Flight] = []
         try:
-            await self._placement.make_room(host, len(claimed))
+            await self._placement.make_room(host, len(claimed), worth)
             while claimed:
                 block_hash, source, origin = claimed[-1]
                 existing = self.flight(host, lane, block_hash)
                 if existing is not None:
-                    flights.append(self._join(existing))
+                    flights.append(self._join(existing, kind))
                 elif host.residency.find(lane, block_hash) == NONE and origin.is_current:
-                    taken = host.take(1)
+                    taken = host.take(1, worth)
                     if not taken:
                         break
                     claimed.pop()  # the flight drops it
@@ -220,8 +276,11 @@ class Promotion:
                     flight = Flight(
                         namespace, host, source, origin, lane, block_hash, taken[0], answer
                     )
+                    flight.kind, flight.is_ahead = kind, kind is Kind.PREFETCH
+                    self._count_prefetch(flight, 1)
+                    self.ahead_bytes += host.slot_bytes * flight.is_ahead
                     self._flights[host, lane, block_hash] = flight
-                    flights.append(self._join(flight))
+                    flights.append(self._join(flight, kind))
                     new.append(flight)
                     if len(new) == _LAUNCH_SLICE:
                         self._take_off(new)
@@ -241,7 +300,7 @@ class Promotion:
             by_source[flight.source].append(flight)
         for source, flights in by_source.items():
             for work in source.read(self, flights):
-                self._spawn(work)
+                self.spawn(work)
 
     def land(self, flight: Flight, key: BlockKey | None) -> None:
         """The read has ended, and nothing writes to the slot any more.
@@ -252,11 +311,16 @@ class Promotion:
             key = None
         if key is not None and flight.host.commit(*key, flight.slot) is BlockStatus.OK:
             flight.source.counters(flight.namespace, flight.lane.group).promoted += 1
+            if flight.is_ahead:
+                flight.host.unused.bring(flight.host.table.owner[flight.slot])
+        self._count_prefetch(flight, -1)
+        self.ahead_bytes -= flight.host.slot_bytes * flight.is_ahead
         flight.landed = True
         self._answer(flight, arrived=key is not None)
         flight.origin.drop()
         if not flight.users:
             flight.host.release([flight.slot])
+        self.on_landed(flight)
 
     def give_up(self, flight: Flight) -> None:
         """Nobody waits longer; the slot stays in use until the read has ended."""
@@ -274,10 +338,26 @@ class Promotion:
             if not flight.users and flight.landed:
                 flight.host.release([flight.slot])
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def wish(self, flights: Iterable[Flight]) -> None:
+        """A prefetch wants them until it calls `unwish`."""
+        for flight in flights:
+            flight.wishes += 1
+
+    def unwish(self, flights: Iterable[Flight]) -> None:
+        """A prefetch wants them no longer: a call that nobody wants is dropped, unless it has
+        begun."""
+        readings: dict[Reading, None] = {}
+        for flight in flights:
+            flight.wishes -= 1
+            if flight.reading is not None and not flight.landed and not flight.is_wanted:
+                readings[flight.reading] = None
+        for reading in readings:
+            reading.drop_if_unwanted()
 
     async def close(self) -> None:
         for task in self._tasks:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import itertools
 import logging
 import os
-import queue
 import threading
 import time
 from collections.abc import Callable
-from enum import IntEnum
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
+from kvtier.agent.job_queue import Job, JobQueue, Kind, Ticket
 from kvtier.tiers.health import Health
+
+__all__ = ["Kind", "Storage", "StorageDownError", "StorageMover", "Ticket"]
 
 log = logging.getLogger(__name__)
 
@@ -27,15 +27,8 @@ _SMOOTHING = 0.2
 _FIRST_SECONDS_PER_BYTE = 1e-9
 _FIRST_LATENCY_SECONDS = 0.001
 _JOIN_SECONDS = 1.0
+_DROPPED = "nobody waits for it any more"
 _NICENESS = 10
-
-
-class Kind(IntEnum):
-    """What a call does; the lowest goes first."""
-
-    READ = 0
-    OTHER = 1
-    WRITE = 2
 
 
 class Storage(Protocol):
@@ -69,21 +62,8 @@ class StorageDownError(OSError):
         super().__init__(errno.EIO, reason)
 
 
-class _Job:
-    """One call: waiting, in a thread's hands, or ended."""
-
-    def __init__(self, call: Callable[[], Any], size_bytes: int, kind: Kind) -> None:
-        self.call = call
-        self.size_bytes = size_bytes
-        self.kind = kind
-        self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.on_end: Callable[[Any], None] | None = None
-        self.started_at = 0.0
-        self.is_given_up = False
-
-
 class StorageMover(Generic[S]):
-    """Runs calls in `depth` threads, reads before writes.
+    """Runs calls in `depth` threads: loads, then prefetches, then writes (`job_queue`).
 
     What an error says of the storage is its own verdict; a call without an answer for
     `timeout_seconds` makes it UNAVAILABLE. A probe asks every `probe_seconds` whether it is good
@@ -114,9 +94,9 @@ class StorageMover(Generic[S]):
         self._latency_seconds = _FIRST_LATENCY_SECONDS
         self._last_end = 0.0
         self._queued_read_bytes = 0
-        self._jobs: set[_Job] = set()
-        self._queue: queue.PriorityQueue[tuple[int, int, _Job | None]] = queue.PriorityQueue()
-        self._order = itertools.count()
+        self._prefetch_bytes = 0
+        self._jobs: set[Job] = set()
+        self._queue = JobQueue()
         self._probe: asyncio.Task[None] | None = None
         self._watch: asyncio.TimerHandle | None = None
         self.threads = [
@@ -145,34 +125,62 @@ class StorageMover(Generic[S]):
         size_bytes: int = 0,
         kind: Kind = Kind.OTHER,
         on_end: Callable[[T | None], None] | None = None,
+        ticket: Ticket | None = None,
     ) -> T:
         """The call's result. Raises its OSError, or StorageDownError.
+
+        With a `ticket` the call is of the ticket's kind, and whoever has it may change that.
 
         `on_end` is called once, on the loop, when the call has really ended, with its result or
         None: that may be long after a timeout or a cancellation, and only then the memory that it
         used may be used for something else.
         """
-        if not self._admits(kind):
+        kind = kind if ticket is None else ticket.kind
+        is_dropped = ticket is not None and ticket.is_dropped
+        if is_dropped or not self._admits(kind):
             if on_end is not None:
                 on_end(None)
-            raise StorageDownError(self.reason)
+            raise StorageDownError(_DROPPED if is_dropped else self.reason)
         job = self._submit(lambda: call(*args), size_bytes, kind)
         job.on_end = on_end
+        if ticket is not None:
+            ticket.submitted(lambda: self._hurry(job), lambda: self._withdraw(job))
         result: T = await job.answer
         return result
 
     def _admits(self, kind: Kind) -> bool:
         return self.is_writable if kind is Kind.WRITE else self.is_readable
 
-    def _submit(self, call: Callable[[], Any], size_bytes: int, kind: Kind) -> _Job:
-        job = _Job(call, size_bytes, kind)
+    def _submit(self, call: Callable[[], Any], size_bytes: int, kind: Kind) -> Job:
+        job = Job(call, size_bytes, kind)
         self._jobs.add(job)
-        if kind is Kind.READ:
-            self._queued_read_bytes += size_bytes
-        self._queue.put((kind, next(self._order), job))
+        self._count(job, size_bytes)
+        self._queue.put(job)
         if self._watch is None:
             self._keep_watch()
         return job
+
+    def _count(self, job: Job, size_bytes: int) -> None:
+        """Keeps what waits to be read, or is being read."""
+        if job.kind is Kind.READ:
+            self._queued_read_bytes += size_bytes
+        elif job.kind is Kind.PREFETCH:
+            self._prefetch_bytes += size_bytes
+
+    def _hurry(self, job: Job) -> None:
+        if job in self._jobs and job.kind is Kind.PREFETCH:
+            self._count(job, -job.size_bytes)
+            self._queue.change(job, Kind.READ)
+            self._count(job, job.size_bytes)
+
+    def _withdraw(self, job: Job) -> None:
+        if job in self._jobs and self._queue.withdraw(job):
+            self._ended(job, None, StorageDownError(_DROPPED), 0.0)
+
+    @property
+    def prefetch_bytes(self) -> int:
+        """Waiting to be read, or being read, without a load that waits."""
+        return self._prefetch_bytes
 
     def seconds_until_read(self, size_bytes: int) -> float:
         """When so much would be here, behind what waits already."""
@@ -185,7 +193,7 @@ class StorageMover(Generic[S]):
         # Checksums are long calls: the event loop, which serves hits, gets a processor before them.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.nice(0) + _NICENESS)
         while True:
-            _, _, job = self._queue.get()
+            job = self._queue.get()
             if job is None:
                 return
             job.started_at = time.monotonic()
@@ -212,17 +220,16 @@ class StorageMover(Generic[S]):
             self._checked_at = time.monotonic()
 
     def _ended(
-        self, job: _Job, result: object, error: BaseException | None, ended_at: float
+        self, job: Job, result: object, error: BaseException | None, ended_at: float
     ) -> None:
         if self._is_closed:  # nobody is there any more
             return
         self._jobs.discard(job)
-        if job.kind is Kind.READ:
-            self._queued_read_bytes -= job.size_bytes
+        self._count(job, -job.size_bytes)
         if error is None:
             self._measure(job, ended_at)
         elif isinstance(error, OSError) and not isinstance(error, StorageDownError):
-            self.note_error(error, is_read=job.kind is Kind.READ)
+            self.note_error(error, is_read=job.kind.is_read)
         try:
             if job.on_end is not None:
                 job.on_end(result)
@@ -234,10 +241,10 @@ class StorageMover(Generic[S]):
             else:
                 job.answer.set_exception(error)
 
-    def _measure(self, job: _Job, ended_at: float) -> None:
+    def _measure(self, job: Job, ended_at: float) -> None:
         if job.kind is Kind.WRITE:
             self.written_bytes += job.size_bytes
-        if job.kind is not Kind.READ or not job.size_bytes:
+        if not job.kind.is_read or not job.size_bytes:
             return
         self.read_bytes += job.size_bytes
         busy = max(0.0, ended_at - max(job.started_at, self._last_end))  # ends may swap
@@ -323,8 +330,7 @@ class StorageMover(Generic[S]):
             await asyncio.gather(self._probe, return_exceptions=True)
         if self._watch is not None:
             self._watch.cancel()
-        for _ in self.threads:
-            self._queue.put((Kind.WRITE + 1, next(self._order), None))
+        self._queue.close()
         deadline = time.monotonic() + _JOIN_SECONDS
         for thread in self.threads:
             thread.join(max(0.0, deadline - time.monotonic()))

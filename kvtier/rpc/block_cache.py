@@ -99,10 +99,8 @@ class BlockCacheService:
             tiers=convert.tiers_from(request.tiers, "tiers"),
             shards=shards,
             hold_seconds=convert.seconds_from(request.hold, "hold"),
+            prefetch=request.prefetch,
         )
-        if request.prefetch:
-            for keys in entries:
-                await self._loading.prefetch(session, keys)
         response = pb.LookupPrefixResponse(hold_id=hold_id)
         for each in found:
             answer = response.found.add(matched_count=each.matched)

@@ -14,6 +14,7 @@ from kvtier.core.cause import Cause
 from kvtier.core.policies.base import ALWAYS, NEVER, Blocks, Policy
 from kvtier.core.residency import NONE, Residency
 from kvtier.tiers.slot_table import NO_OWNER, Extent, FreeSlots, SlotTable
+from kvtier.tiers.unused import Unused
 
 PolicyFactory = Callable[[Blocks], Policy]
 OnForget = Callable[["SizeClass", int, Cause, int], None]
@@ -57,6 +58,7 @@ class SizeClass:
         self.policy = new_policy(self)
         self.extents: list[Extent] = []
         self.counters = Counters()
+        self.unused = Unused()
         self.used_slots = 0
         self.referenced_slots = 0
         self.grown_at = 0
@@ -235,6 +237,7 @@ class SizeClass:
         parent = self.residency.remove(row)
         self.table.owner[slot] = NO_OWNER
         self.counters.evicted += 1
+        self.unused.leave(row)
         if not self.table.references[slot]:
             self._put_back(slot)
         if parent != NONE:
