@@ -55,6 +55,7 @@ class TierStats:
     pending_bytes: int = 0
     read_bytes: int = 0
     written_bytes: int = 0
+    pinned_bytes: int = 0
 
 
 def host_stats(
@@ -160,4 +161,5 @@ def _stats(tier: SlotTier, namespaces: Collection[Namespace]) -> TierStats:
         evicted_count=sum(each.counters.evicted for each in classes),
         refused_count=sum(each.counters.refused for each in classes),
         promoted_count=sum(each.counters.promoted for each in classes),
+        pinned_bytes=sum(each.pinned.size_bytes for each in classes),
     )

@@ -68,7 +68,7 @@ class Upkeep:
         self._renewals = Renewals(
             disk,
             cluster,
-            lambda namespace: self._evict_here(namespace, None, _HERE),
+            lambda namespace: self._evict_here(namespace, None, _HERE, force=True),
             self._revoke_reservations,
         )
         if cluster is not None:
@@ -150,24 +150,39 @@ class Upkeep:
     # Removing.
 
     async def evict(
-        self, selector: str, keys: KeysOf, tiers: frozenset[Tier], *, dry_run: bool
+        self,
+        selector: str,
+        keys: KeysOf,
+        tiers: frozenset[Tier],
+        *,
+        dry_run: bool,
+        force: bool = False,
     ) -> Evicted:
-        """Removes blocks, and what continues them; a restart does not bring them back."""
+        """Removes blocks, and what continues them; a restart does not bring them back.
+
+        What is pinned stays in HOST and on DISK, but with `force`.
+        """
         total = Evicted()
         for namespace in self._namespaces.select(selector):
             if dry_run:
-                evicted = await evict(namespace, keys(namespace), tiers, dry_run=True)
+                evicted = await evict(
+                    namespace, keys(namespace), tiers, dry_run=True, spare_pinned=not force
+                )
             else:
-                evicted = await self._evict(namespace, keys(namespace), tiers)
-            total.gone += evicted.gone
-            total.deferred += evicted.deferred
+                evicted = await self._evict(namespace, keys(namespace), tiers, force=force)
+            total.add(evicted)
         return total
 
     async def _evict(
-        self, namespace: Namespace, keys: BlockKeys | None, tiers: frozenset[Tier]
+        self,
+        namespace: Namespace,
+        keys: BlockKeys | None,
+        tiers: frozenset[Tier],
+        *,
+        force: bool,
     ) -> Evicted:
         if self._cluster is None or Tier.CLUSTER not in tiers:
-            return await self._evict_here(namespace, keys, tiers)
+            return await self._evict_here(namespace, keys, tiers, force=force)
         blocks = None if keys is None else [each async for each in below(namespace, keys)]
         writer, removed, failure = self._cluster.writer, 0, ""
         before, unerased = writer.ended_count, writer.unerased_count
@@ -176,7 +191,7 @@ class Upkeep:
             removed = await self._cluster.remove(namespace, blocks)
         except OSError as error:
             failure = _said(error)
-        evicted = await self._evict_here(namespace, keys, tiers)
+        evicted = await self._evict_here(namespace, keys, tiers, force=force)
         await writer.settled()
         try:
             if writer.ended_count > before:  # perhaps of these, from here, meanwhile
@@ -191,14 +206,19 @@ class Upkeep:
         return evicted
 
     async def _evict_here(
-        self, namespace: Namespace, keys: BlockKeys | None, tiers: frozenset[Tier]
+        self,
+        namespace: Namespace,
+        keys: BlockKeys | None,
+        tiers: frozenset[Tier],
+        *,
+        force: bool,
     ) -> Evicted:
         if self._disk is None or Tier.DISK not in tiers:
-            return await evict(namespace, keys, tiers)
+            return await evict(namespace, keys, tiers, spare_pinned=not force)
         await self._disk.recovered()
         try:
             async with self._disk.erasing(namespace) as forget:
-                return await evict(namespace, keys, tiers, forget=forget)
+                return await evict(namespace, keys, tiers, spare_pinned=not force, forget=forget)
         except OSError as error:
             raise AgentUnavailableError(
                 f"blocks are evicted until the next restart only: DISK: {_said(error)}"

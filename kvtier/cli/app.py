@@ -17,10 +17,13 @@ from kvtier.cli import (
     flush,
     invalidate,
     namespaces,
+    pin,
+    pins,
     resume,
     scrub,
     sessions,
     stats,
+    unpin,
     version,
 )
 
@@ -63,6 +66,9 @@ app.command("namespaces")(namespaces.namespaces)
 app.command("sessions")(sessions.sessions)
 app.command("evict")(evict.evict)
 app.command("invalidate")(invalidate.invalidate)
+app.command("pin")(pin.pin)
+app.command("unpin")(unpin.unpin)
+app.command("pins")(pins.pins)
 app.command("flush")(flush.flush)
 app.command("scrub")(scrub.scrub)
 app.command("drain")(drain.drain)

@@ -43,6 +43,7 @@ Share = Annotated[Positive, Field(le=1)]
 Text = Annotated[str, Strict()]
 File = Annotated[Path, BeforeValidator(parse_directory)]
 
+_LONGEST_PIN_SECONDS: Final = 10 * 365.0 * 24 * 3600
 _LEAST_PER_PATH: Final = 16 * 2**20
 _NAME: Final = r"[a-z0-9][a-z0-9._-]{0,62}"
 _TENANT: Final = re.compile(rf"\*|{_NAME}")
@@ -109,6 +110,17 @@ class LeaseConfig(Section):
                 f"max_seconds ({self.max_seconds:g})"
             )
         return self
+
+
+class PinConfig(Section):
+    """How much, and for how long, operators may keep from eviction."""
+
+    max_share: Share = 0.5
+    """Of each tier's capacity: all pins together."""
+    max_namespace_share: Share = 0.25
+    """Of each tier's capacity: the pins of one namespace."""
+    max_seconds: Annotated[Seconds, Field(le=_LONGEST_PIN_SECONDS)] = 30.0 * 24 * 3600
+    max_pins: Count = 1024
 
 
 class HostConfig(Section):
@@ -268,6 +280,7 @@ class AgentConfig(Section):
     layout_conflict: LayoutConflict = "warn"
     limits: LimitsConfig = LimitsConfig()
     leases: LeaseConfig = LeaseConfig()
+    pins: PinConfig = PinConfig()
     movers: Annotated[Count, Field(le=64)] = 2
     tiers: TiersConfig = TiersConfig()
     log: LogConfig = LogConfig()

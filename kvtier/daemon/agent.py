@@ -20,6 +20,7 @@ from kvtier.agent.lifecycle import Lifecycle
 from kvtier.agent.loading import Loading
 from kvtier.agent.mover import Mover
 from kvtier.agent.namespaces import LayoutConflict, Namespaces
+from kvtier.agent.pins import Pins
 from kvtier.agent.placement import Placement
 from kvtier.agent.promotion import Promotion
 from kvtier.agent.sessions import Sessions
@@ -36,7 +37,7 @@ from kvtier.daemon.cluster import (
     is_embedded,
     node_name,
 )
-from kvtier.daemon.settings import access_rules, disk_settings, lease_limits
+from kvtier.daemon.settings import access_rules, disk_settings, lease_limits, pin_limits
 from kvtier.daemon.socket_directory import SocketDirectory
 from kvtier.rpc.block_cache import BlockCacheService, Identity
 from kvtier.rpc.cache_admin import CacheAdminService
@@ -105,6 +106,7 @@ class Agent:
             on_gone=lambda attachment: self.attach.forget(attachment),
         )
         self.promotion = Promotion(self.placement, [each.reader for each in slower])
+        self.pins = Pins(tiers, self.promotion, pin_limits(config), time.monotonic)
         self.loading = Loading(self.grants, self.promotion)
         self.storing = Storing(self.grants, self.placement, self.mover)
         for each in slower:
@@ -155,6 +157,7 @@ class Agent:
             self.namespaces,
             self.sessions,
             self.leases,
+            self.pins,
         )
         if is_embedded(self.config):
             self._valkey = await asyncio.to_thread(
@@ -261,6 +264,7 @@ class Agent:
             await asyncio.to_thread(self._valkey.stop)
         await self.placement.close()
         self.grants.close()
+        self.pins.close()
         self.mover.close()
         self.host.close()
         log.info("stopped")

@@ -7,6 +7,7 @@ import os
 from kvtier.agent.demotion import WritePolicy
 from kvtier.agent.disk import DiskSettings
 from kvtier.agent.grants import LeaseLimits
+from kvtier.agent.pins import PinLimits
 from kvtier.agent.sessions import AccessRule
 from kvtier.config import AgentConfig
 
@@ -33,6 +34,15 @@ def lease_limits(config: AgentConfig) -> LeaseLimits:
         max_seconds=config.leases.max_seconds,
         max_hold_seconds=config.leases.max_hold_seconds,
         max_share=config.leases.max_share,
+    )
+
+
+def pin_limits(config: AgentConfig) -> PinLimits:
+    return PinLimits(
+        max_share=config.pins.max_share,
+        max_namespace_share=config.pins.max_namespace_share,
+        max_seconds=config.pins.max_seconds,
+        max_pins=config.pins.max_pins,
     )
 
 

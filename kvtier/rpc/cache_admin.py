@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.lease import LeaseKind, LeaseTable
 from kvtier.errors import InvalidRequestError
 from kvtier.rpc import conversion as convert
+from kvtier.rpc.paging import page_of
+from kvtier.rpc.pin_calls import PinCalls
 from kvtier.rpc.server import Call, Gate
 from kvtier.v1 import cache_admin_pb2 as pb
 
 if TYPE_CHECKING:
     from kvtier.agent.namespaces import Namespace, Namespaces
+    from kvtier.agent.pins import Pins
     from kvtier.agent.sessions import Session, Sessions
     from kvtier.agent.upkeep import Upkeep
     from kvtier.rpc.block_cache import Identity
@@ -25,14 +28,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-_DEFAULT_PAGE, _LARGEST_PAGE = 100, 1000
 _SHORTEST_INTERVAL_SECONDS = 0.1
 _DEFAULT_GRACE_SECONDS = 10.0
 
 
-class CacheAdminService:
+class CacheAdminService(PinCalls):
     """Reads the books of the agent, and passes on what an operator wants done."""
 
     def __init__(
@@ -43,7 +43,9 @@ class CacheAdminService:
         namespaces: Namespaces,
         sessions: Sessions,
         leases: LeaseTable,
+        pins: Pins,
     ) -> None:
+        super().__init__(pins, namespaces, identity)
         self._identity = identity
         self._gate = gate
         self._upkeep = upkeep
@@ -82,10 +84,15 @@ class CacheAdminService:
             keys,
             convert.tiers_from(request.tiers or list(Tier), "tiers"),
             dry_run=request.validate_only,
+            force=request.force,
         )
         if not request.validate_only:
             log.info("evicted %d blocks of %s", evicted.gone + evicted.deferred, request.namespace)
-        return pb.EvictBlocksResponse(evicted_count=evicted.gone, deferred_count=evicted.deferred)
+        return pb.EvictBlocksResponse(
+            evicted_count=evicted.gone,
+            deferred_count=evicted.deferred,
+            pinned_count=evicted.pinned,
+        )
 
     async def InvalidateNamespace(
         self, request: pb.InvalidateNamespaceRequest, call: Call
@@ -136,7 +143,7 @@ class CacheAdminService:
         self, request: pb.ListSessionsRequest, call: Call
     ) -> pb.ListSessionsResponse:
         ordered = sorted(self._sessions, key=lambda each: each.session_id)
-        page, token = _page(ordered, request.page_size, request.page_token)
+        page, token = page_of(ordered, request.page_size, request.page_token)
         return pb.ListSessionsResponse(
             sessions=[self._session(each) for each in page], next_page_token=token
         )
@@ -144,14 +151,14 @@ class CacheAdminService:
     async def ListNamespaces(
         self, request: pb.ListNamespacesRequest, call: Call
     ) -> pb.ListNamespacesResponse:
-        page, token = _page(list(self._namespaces), request.page_size, request.page_token)
+        page, token = page_of(list(self._namespaces), request.page_size, request.page_token)
         return pb.ListNamespacesResponse(
             namespaces=[self._namespace(each) for each in page], next_page_token=token
         )
 
     async def ListNodes(self, request: pb.ListNodesRequest, call: Call) -> pb.ListNodesResponse:
         nodes = await self._upkeep.nodes()
-        page, token = _page(nodes, request.page_size, request.page_token)
+        page, token = page_of(nodes, request.page_size, request.page_token)
         return pb.ListNodesResponse(nodes=map(self._node, page), next_page_token=token)
 
     def _stats(self, selector: str) -> pb.Stats:
@@ -228,14 +235,3 @@ def _tier(value: int) -> Tier:
     """DISK when unset."""
     [tier] = convert.tiers_from([value or Tier.DISK], "tier")
     return tier
-
-
-def _page(items: Sequence[T], size: int, token: str) -> tuple[Sequence[T], str]:
-    """A page and the token of the next; items keep their order between calls."""
-    if size < 0 or size > _LARGEST_PAGE:
-        raise InvalidRequestError(f"page_size is {size}; it must be 0 to {_LARGEST_PAGE}")
-    if token and not token.isdecimal():
-        raise InvalidRequestError("page_token is not one that this agent gave")
-    start = int(token or 0)
-    stop = start + (size or _DEFAULT_PAGE)
-    return items[start:stop], str(stop) if stop < len(items) else ""

@@ -25,6 +25,7 @@ from kvtier.agent.lifecycle import Lifecycle
 from kvtier.agent.loading import Loading
 from kvtier.agent.mover import Mover
 from kvtier.agent.namespaces import Namespaces
+from kvtier.agent.pins import PinLimits, Pins
 from kvtier.agent.placement import Placement
 from kvtier.agent.promotion import Promotion
 from kvtier.agent.sessions import Access, Session, Sessions
@@ -210,6 +211,7 @@ class DiskAgent:
         disk_bytes: int = 8 * MIB,
         max_share: float = 1.0,
         is_started: bool = True,
+        pin_limits: PinLimits | None = None,
         **settings: Any,
     ) -> None:
         settings.setdefault("depth", 4)
@@ -240,6 +242,7 @@ class DiskAgent:
             on_gone=self.host.arena.forget_holder,
         )
         self.promotion = Promotion(self.placement, [self.disk.reader])
+        self.pins = Pins(tiers, self.promotion, pin_limits or PinLimits(), self.clock)
         self.loading = Loading(self.grants, self.promotion)
         self.storing = Storing(self.grants, self.placement, self.mover)
         self.loading.on_used.append(self.disk.demotion.used)
@@ -280,6 +283,7 @@ class DiskAgent:
         await self.disk.stop()
         await self.placement.close()
         self.grants.close()
+        self.pins.close()
         self.mover.close()
         self.host.close()
 
@@ -401,7 +405,7 @@ class DiskAgent:
         await self.disk.writer.settled()
 
     def audit(self) -> None:
-        """References are leases, and nothing else; books are right."""
+        """References are leases and pins, and nothing else; books are right."""
         for tier in (self.host, self.disk.tier):
             tier.check_integrity()
             listed: Counter[tuple[int, int]] = Counter()
@@ -412,6 +416,9 @@ class DiskAgent:
                             (lease.namespace_id, each) for each in part.slots if each >= 0
                         )
             for namespace in self.namespaces:
+                for each in namespace.classes_of(tier.tier):
+                    slots = each.slots_of(each.pinned)
+                    listed.update((namespace.namespace_id, slot) for slot in slots)
                 table = namespace.tiers[tier.tier][0].table
                 for slot, count in enumerate(table.references):
                     if count:
