@@ -126,6 +126,14 @@ class Placement:
             if pending:
                 raise TimeoutError(f"blocks are being moved for over {timeout_seconds:g} s")
 
+    def shed_excess(self) -> None:
+        """Begins to take from holdings what they have beyond their limits, an extent at a time.
+
+        For a start with other limits, and when the capacity has changed.
+        """
+        for size_class in self.tier.over_limit:
+            self._trade(size_class)
+
     # Growing.
 
     def _grow(self, size_class: SizeClass) -> bool:
@@ -192,7 +200,7 @@ class Placement:
         if taker in self._trading:
             return True
         for donor in self.tier.donors(taker):
-            extent = self.tier.extent_to_retire(donor)
+            extent = self.tier.extent_to_retire(donor, taker)
             if extent is not None:
                 self._start_trade(taker, donor, extent)
                 return True
@@ -221,6 +229,7 @@ class Placement:
                 await asyncio.shield(self._discards[extent])
         finally:
             self._trading.discard(taker)
+        self.shed_excess()
 
     async def _try_to_move(self, size_class: SizeClass, sources: list[int]) -> bool:
         try:

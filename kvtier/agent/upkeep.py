@@ -22,6 +22,7 @@ from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.lease import LeaseKind
 from kvtier.errors import AgentUnavailableError, NotFoundError
 from kvtier.tiers.cluster.nodes import NodeRecord
+from kvtier.tiers.holding import Holding
 from kvtier.tiers.host import HostTier
 
 _REPORT_SECONDS = 0.2
@@ -83,6 +84,11 @@ class Upkeep:
         if self._cluster is not None:
             found.append(cluster_stats(self._cluster, namespaces))
         return found
+
+    def holdings(self, namespace: Namespace) -> dict[Tier, Holding]:
+        """What it has of each tier with quotas, with all others under the same rule."""
+        tiers = [self._host, *([self._disk.tier] if self._disk is not None else [])]
+        return {tier.tier: tier.holding(namespace.namespace_id) for tier in tiers}
 
     def _disk_for(self, tier: Tier) -> Disk:
         if tier is not Tier.DISK:

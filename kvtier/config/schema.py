@@ -13,12 +13,14 @@ from pydantic import (
     ConfigDict,
     Field,
     Strict,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from kvtier.config.cluster_url import ClusterUrl, has_password, has_tls
 from kvtier.config.directories import Directories, parse_directory
+from kvtier.config.namespaces import NamespaceRuleConfigs, check_guarantees
 from kvtier.config.size import Size, at_least, format_size
 from kvtier.sockets import (
     ADMIN_SOCKET,
@@ -283,7 +285,21 @@ class AgentConfig(Section):
     pins: PinConfig = PinConfig()
     movers: Annotated[Count, Field(le=64)] = 2
     tiers: TiersConfig = TiersConfig()
+    namespaces: NamespaceRuleConfigs = Field(default_factory=dict)
+    """By pattern; the first that matches counts."""
     log: LogConfig = LogConfig()
+
+    @field_validator("namespaces")
+    @classmethod
+    def _guarantees_can_be_kept(
+        cls, rules: NamespaceRuleConfigs, info: ValidationInfo
+    ) -> NamespaceRuleConfigs:
+        tiers = info.data.get("tiers")
+        if isinstance(tiers, TiersConfig):
+            check_guarantees(rules, "host", tiers.host.capacity)
+            if tiers.disk.paths:
+                check_guarantees(rules, "disk", tiers.disk.capacity)
+        return rules
 
     @field_validator("socket_group", mode="before")
     @classmethod

@@ -37,7 +37,13 @@ from kvtier.daemon.cluster import (
     is_embedded,
     node_name,
 )
-from kvtier.daemon.settings import access_rules, disk_settings, lease_limits, pin_limits
+from kvtier.daemon.settings import (
+    access_rules,
+    disk_settings,
+    lease_limits,
+    namespace_rules,
+    pin_limits,
+)
 from kvtier.daemon.socket_directory import SocketDirectory
 from kvtier.rpc.block_cache import BlockCacheService, Identity
 from kvtier.rpc.cache_admin import CacheAdminService
@@ -96,6 +102,7 @@ class Agent:
             tiers,
             limit=config.limits.max_namespaces,
             layout_conflict=LayoutConflict(config.layout_conflict),
+            rules=namespace_rules(config),
         )
         self.sessions = Sessions(
             self.namespaces,

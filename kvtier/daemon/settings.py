@@ -10,6 +10,8 @@ from kvtier.agent.grants import LeaseLimits
 from kvtier.agent.pins import PinLimits
 from kvtier.agent.sessions import AccessRule
 from kvtier.config import AgentConfig
+from kvtier.core.block import Tier
+from kvtier.core.rules import NamespaceRule, Quota
 
 
 def disk_settings(config: AgentConfig) -> DiskSettings:
@@ -44,6 +46,20 @@ def pin_limits(config: AgentConfig) -> PinLimits:
         max_seconds=config.pins.max_seconds,
         max_pins=config.pins.max_pins,
     )
+
+
+def namespace_rules(config: AgentConfig) -> list[NamespaceRule]:
+    return [
+        NamespaceRule(
+            pattern,
+            rule.ttl,
+            {
+                Tier.HOST: Quota(rule.host.limit, rule.host.guaranteed),
+                Tier.DISK: Quota(rule.disk.limit, rule.disk.guaranteed),
+            },
+        )
+        for pattern, rule in config.namespaces.items()
+    ]
 
 
 def access_rules(config: AgentConfig) -> list[AccessRule]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -195,10 +195,14 @@ class CacheAdminService(PinCalls):
     def _namespace(self, namespace: Namespace) -> pb.NamespaceInfo:
         blocks = [0] * len(Tier)
         used = [0] * len(Tier)
+        pinned = [0] * len(Tier)
         for tier in namespace.tiers:
             classes = namespace.classes_of(tier)
             blocks[tier - 1] = sum(len(each.residency) for each in classes)
             used[tier - 1] = sum(each.used_slots * each.slot_bytes for each in classes)
+            pinned[tier - 1] = sum(each.pinned.size_bytes for each in classes)
+        holdings = self._upkeep.holdings(namespace)
+        ttl = namespace.rule.ttl_seconds
         return pb.NamespaceInfo(
             spec=convert.spec_message(namespace.spec),
             layout_digest=namespace.spec.layout_digest,
@@ -207,6 +211,12 @@ class CacheAdminService(PinCalls):
             used_bytes=used,
             sibling_differences=self._namespaces.sibling_differences(namespace.spec),
             session_count=namespace.session_count,
+            pinned_bytes=pinned,
+            rule=namespace.rule.name,
+            ttl=None if ttl is None else convert.duration(ttl),
+            limit_bytes=_per_tier({t: each.limit_bytes or 0 for t, each in holdings.items()}),
+            guaranteed_bytes=_per_tier({t: each.guaranteed_bytes for t, each in holdings.items()}),
+            occupied_bytes=_per_tier({t: each.occupied_bytes for t, each in holdings.items()}),
         )
 
     def _node(self, node: NodeRecord) -> pb.Node:
@@ -224,6 +234,11 @@ class CacheAdminService(PinCalls):
             namespaces=[pb.NodeNamespace(**asdict(each)) for each in node.namespaces],
             tiers=[pb.NodeTier(**asdict(each)) for each in node.tiers],
         )
+
+
+def _per_tier(values: Mapping[Tier, int]) -> list[int]:
+    """In the order of the Tier enum."""
+    return [values.get(tier, 0) for tier in Tier]
 
 
 def _check_named(selector: str) -> None:

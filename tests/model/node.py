@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from array import array
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from kvtier import memory
@@ -19,6 +19,7 @@ from kvtier.agent.sessions import Access, Attachment, Sessions
 from kvtier.agent.storing import Storing
 from kvtier.core.block import Tier
 from kvtier.core.lease import LeaseTable
+from kvtier.core.rules import NamespaceRule
 from kvtier.testing import ManualClock
 from kvtier.tiers.arena import HostExtent, SharedSlotTable
 from kvtier.tiers.host import HostTier
@@ -43,6 +44,7 @@ class Node:
         capacity_bytes: int,
         limits: LeaseLimits | None = None,
         pin_limits: PinLimits | None = None,
+        rules: Sequence[NamespaceRule] = (),
     ) -> None:
         self.clock = ManualClock()
         self.loop = SteppedLoop(self.clock)
@@ -56,7 +58,7 @@ class Node:
         self.leases = LeaseTable(self.clock)
         self.limits = limits or LeaseLimits()
         self.grants = Grants([self.host], self.leases, self.limits)
-        self.namespaces = Namespaces([self.host], limit=64)
+        self.namespaces = Namespaces([self.host], limit=64, rules=rules)
         self.sessions = Sessions(
             self.namespaces,
             self.leases,

@@ -35,6 +35,7 @@ from kvtier.agent.upkeep import Upkeep
 from kvtier.core.block import BlockKeys, BlockStatus, Lane, Tier
 from kvtier.core.lease import LeaseTable
 from kvtier.core.namespace import NamespaceSpec
+from kvtier.core.rules import NamespaceRule
 from kvtier.memory import ByteArray
 from kvtier.testing import FaultyIO, ManualClock, is_payload_for, payload_for
 from kvtier.tiers.arena import cell_of
@@ -212,6 +213,7 @@ class DiskAgent:
         max_share: float = 1.0,
         is_started: bool = True,
         pin_limits: PinLimits | None = None,
+        rules: Sequence[NamespaceRule] = (),
         **settings: Any,
     ) -> None:
         settings.setdefault("depth", 4)
@@ -232,7 +234,7 @@ class DiskAgent:
         tiers = [self.host, self.disk.tier]
         self.leases = LeaseTable(self.clock)
         self.grants = Grants(tiers, self.leases, LeaseLimits(max_share=max_share))
-        self.namespaces = Namespaces(tiers, limit=64)
+        self.namespaces = Namespaces(tiers, limit=64, rules=rules)
         self.sessions = Sessions(
             self.namespaces,
             self.leases,

@@ -13,6 +13,7 @@ from typing import Any
 from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.lease import LeaseTable
 from kvtier.core.namespace import NamespaceSpec
+from kvtier.core.rules import NamespaceRule
 from kvtier.errors import KvtierError, NotFoundError
 from kvtier.rpc.block_cache import Identity
 from kvtier.rpc.cache_admin import CacheAdminService
@@ -81,6 +82,14 @@ class ScriptedUpkeep:
         self._hear("nodes")
         return self.known_nodes
 
+    def holdings(self, namespace: Any) -> dict[Tier, Any]:
+        return {
+            Tier.HOST: SimpleNamespace(
+                limit_bytes=3 << 20, guaranteed_bytes=1 << 20, occupied_bytes=2 << 20
+            ),
+            Tier.DISK: SimpleNamespace(limit_bytes=None, guaranteed_bytes=0, occupied_bytes=5),
+        }
+
     def stats(self, selector: str) -> list[Any]:
         return self.tiers
 
@@ -134,7 +143,12 @@ class OneNamespace:
     """default/m, with a size class on each of two tiers."""
 
     def __init__(self) -> None:
-        size_class = SimpleNamespace(residency=range(3), used_slots=4, slot_bytes=4096)
+        size_class = SimpleNamespace(
+            residency=range(3),
+            used_slots=4,
+            slot_bytes=4096,
+            pinned=SimpleNamespace(size_bytes=4096),
+        )
         self.only = SimpleNamespace(
             spec=NamespaceSpec(name="m", block_bytes=(4096,)),
             label="default/m@0123abcd",
@@ -142,6 +156,7 @@ class OneNamespace:
             namespace_id=1,
             generation_id=b"g",
             session_count=0,
+            rule=NamespaceRule("default/*", 3600.0),
             tiers={Tier.HOST: (size_class, size_class), Tier.DISK: (size_class,)},
             classes_of=lambda tier: [size_class] * (2 if tier is Tier.DISK else 1),
         )
