@@ -181,6 +181,7 @@ class Disk:
         await self._recovery.run()
         self.reader.last_recovered = self._recovery.last_sequence
         self._recovered.set()
+        self.placement.shed_excess()
         self.demotion.open()
 
     @property

@@ -18,13 +18,20 @@ Forget = Callable[[SizeClass, int, Cause], None]
 
 @dataclass(slots=True)
 class Evicted:
-    """Blocks that are gone, and blocks that nobody finds any more but somebody still reads.
+    """Blocks that are gone, blocks that nobody finds any more but somebody still reads, and those
+    that were left because they are pinned.
 
     A block counts in each tier that held it.
     """
 
     gone: int = 0
     deferred: int = 0
+    pinned: int = 0
+
+    def add(self, more: Evicted) -> None:
+        self.gone += more.gone
+        self.deferred += more.deferred
+        self.pinned += more.pinned
 
 
 async def evict(
@@ -33,16 +40,21 @@ async def evict(
     tiers: frozenset[Tier],
     *,
     dry_run: bool = False,
+    spare_pinned: bool = False,
     forget: Forget = SizeClass.forget,
     cause: Cause = Cause.REMOVED,
 ) -> Evicted:
     """Removes the blocks of some keys and all that continues them, or every block.
 
     A block leaves all `tiers` in one turn of the loop, so that no copy on its way from one to the
-    other finds itself still wanted. What continues it may be in another tier than it is.
+    other finds itself still wanted. What continues it may be in another tier than it is. With
+    `spare_pinned` a block that is pinned in one tier stays in all.
     """
     evicted = Evicted()
-    blocks = _every(namespace, once=dry_run) if keys is None else below(namespace, keys)
+    if keys is None:
+        blocks = _every(namespace, once=dry_run, spare_pinned=spare_pinned)
+    else:
+        blocks = below(namespace, keys)
     async for lane, block_hash in blocks:
         here = [
             (size_class, row)
@@ -51,8 +63,11 @@ async def evict(
             and (row := (size_class := size_classes[lane.group]).residency.find(lane, block_hash))
             != NONE
         ]
+        if spare_pinned and _is_pinned(namespace, lane, block_hash):
+            evicted.pinned += len(here)
+            continue
         for size_class, row in here:
-            is_in_use = size_class.is_referenced(row)
+            is_in_use = size_class.is_in_use(row)
             evicted.deferred += is_in_use
             evicted.gone += not is_in_use
             if not dry_run:
@@ -60,9 +75,19 @@ async def evict(
     return evicted
 
 
-async def _every(namespace: Namespace, *, once: bool) -> AsyncIterator[tuple[Lane, bytes]]:
-    """Each block, for each tier that has it, or `once`; also one that comes from another tier
-    meanwhile."""
+def _is_pinned(namespace: Namespace, lane: Lane, block_hash: bytes) -> bool:
+    classes = (each[lane.group] for each in namespace.tiers.values())
+    return any(
+        each.pinned.block_count and each.residency.find(lane, block_hash) in each.pinned
+        for each in classes
+    )
+
+
+async def _every(
+    namespace: Namespace, *, once: bool, spare_pinned: bool
+) -> AsyncIterator[tuple[Lane, bytes]]:
+    """Each block, for each tier that has it, or once: if so asked, or if it is going to stay. Also
+    one that comes from another tier meanwhile."""
     for tier in namespace.tiers:
         for size_class in namespace.classes_of(tier):
             residency = size_class.residency
@@ -70,7 +95,9 @@ async def _every(namespace: Namespace, *, once: bool) -> AsyncIterator[tuple[Lan
                 for row in range(part.start, part.stop):
                     if residency.slot[row] != NONE:
                         lane, block_hash = residency.describe(row)
-                        if not once or _first_tier(namespace, lane, block_hash) is tier:
+                        stays = spare_pinned and _is_pinned(namespace, lane, block_hash)
+                        is_first = _first_tier(namespace, lane, block_hash) is tier
+                        if is_first or not (once or stays):
                             yield lane, block_hash
 
 

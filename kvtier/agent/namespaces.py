@@ -12,6 +12,7 @@ from enum import Enum
 
 from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.namespace import Identity, NamespaceSpec
+from kvtier.core.rules import NO_RULE, NamespaceRule, rule_for
 from kvtier.errors import LayoutConflictError, NotFoundError, OverloadedError
 from kvtier.tiers.size_class import SizeClass
 from kvtier.tiers.slot_tier import SlotTier
@@ -44,6 +45,7 @@ class Namespace:
     is_renewing: bool = False
     #: Are told what workers look for: the list of `Namespaces`.
     on_asked: list[OnAsked] = field(default_factory=list, repr=False)
+    rule: NamespaceRule = NO_RULE
 
     @property
     def label(self) -> str:
@@ -81,10 +83,12 @@ class Namespaces:
         *,
         limit: int,
         layout_conflict: LayoutConflict = LayoutConflict.WARN,
+        rules: Sequence[NamespaceRule] = (),
     ) -> None:
         self._tiers = tiers
         self._limit = limit
         self._layout_conflict = layout_conflict
+        self._rules = rules
         self.on_added: list[Callable[[Namespace], None]] = []
         self.on_dropped: list[Callable[[Namespace], None]] = []
         self.on_asked: list[OnAsked] = []
@@ -123,6 +127,9 @@ class Namespaces:
 
     def _add(self, spec: NamespaceSpec, generation_id: bytes | None = None) -> Namespace:
         namespace_id = next(self._ids)
+        rule = rule_for(self._rules, spec.tenant, spec.name)
+        for tier in self._tiers:
+            tier.assign(namespace_id, rule)
         tiers = {
             tier.tier: tuple(tier.size_class(namespace_id, size) for size in spec.block_bytes)
             for tier in self._tiers
@@ -132,6 +139,7 @@ class Namespaces:
             spec,
             tiers,
             generation_id or FIRST_GENERATION,
+            rule=rule,
             on_asked=self.on_asked,
         )
         self._by_identity[spec.identity] = namespace

@@ -144,6 +144,14 @@ class Placement:
             if pending:
                 raise TimeoutError(f"blocks are being moved for over {timeout_seconds:g} s")
 
+    def shed_excess(self) -> None:
+        """Begins to take from holdings what they have beyond their limits, an extent at a time.
+
+        For a start with other limits, and when the capacity has changed.
+        """
+        for size_class in self.tier.over_limit:
+            self._trade(size_class)
+
     # Growing.
 
     def _grow(self, size_class: SizeClass) -> bool:
@@ -212,7 +220,7 @@ class Placement:
         if self.tier.is_shrinking:
             return False
         for donor in self.tier.donors(taker):
-            extent = self.tier.extent_to_retire(donor)
+            extent = self.tier.extent_to_retire(donor, taker)
             if extent is not None:
                 self._start_trade(taker, donor, extent)
                 return True
@@ -246,6 +254,7 @@ class Placement:
                 await asyncio.shield(self._discards[extent])
         finally:
             self._trading.discard(taker)
+        self.shed_excess()
 
     async def move(self, size_class: SizeClass, sources: list[int]) -> bool:
         """Moves blocks that nobody uses to other slots of their class; those that are used

@@ -76,11 +76,11 @@ class Renewals:
         # At once: DISK may still be looking for what it has.
         gone = await evict(namespace, None, frozenset({Tier.HOST}), cause=Cause.INVALIDATED)
         with suppress(AgentUnavailableError):  # records of an old generation count for nothing
-            _add(gone, await self._evict_here(namespace))
+            gone.add(await self._evict_here(namespace))
         namespace.generation_id = generation_id
         self._revoke_reservations(namespace)
         failure = await self._keep(namespace)
-        _add(gone, await self._evict_here(namespace))  # what was stored meanwhile
+        gone.add(await self._evict_here(namespace))  # what was stored meanwhile
         if failure is not None:
             raise AgentUnavailableError(
                 f"the new generation id cannot be kept on DISK: {failure.strerror or str(failure)}"
@@ -99,8 +99,3 @@ class Renewals:
         """Waits for what has begun, for a while."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_CLOSE_SECONDS)
-
-
-def _add(total: Evicted, more: Evicted) -> None:
-    total.gone += more.gone
-    total.deferred += more.deferred

@@ -57,6 +57,7 @@ class TierStats:
     written_bytes: int = 0
     policy: str = ""
     admission: str = ""
+    pinned_bytes: int = 0
 
 
 def host_stats(
@@ -163,4 +164,5 @@ def _stats(tier: SlotTier, namespaces: Collection[Namespace]) -> TierStats:
         refused_count=sum(each.counters.refused for each in classes),
         promoted_count=sum(each.counters.promoted for each in classes),
         policy=tier.policy_name,
+        pinned_bytes=sum(each.pinned.size_bytes for each in classes),
     )

@@ -24,6 +24,7 @@ from kvtier.core.cause import Cause
 from kvtier.core.lease import LeaseKind
 from kvtier.errors import AgentUnavailableError, NotFoundError
 from kvtier.tiers.cluster.nodes import NodeRecord
+from kvtier.tiers.holding import Holding
 from kvtier.tiers.host import HostTier
 
 _REPORT_SECONDS = 0.2
@@ -72,7 +73,9 @@ class Upkeep:
         self._renewals = Renewals(
             disk,
             cluster,
-            lambda namespace: self._evict_here(namespace, None, _HERE, Cause.INVALIDATED),
+            lambda namespace: self._evict_here(
+                namespace, None, _HERE, force=True, cause=Cause.INVALIDATED
+            ),
             self._revoke_reservations,
         )
         if cluster is not None:
@@ -92,6 +95,11 @@ class Upkeep:
         """Gives a tier another capacity; as it is then. It may still have to shrink."""
         self._resizing.resize(tier, capacity_bytes)
         return next(each for each in self.stats("") if each.tier is tier)
+
+    def holdings(self, namespace: Namespace) -> dict[Tier, Holding]:
+        """What it has of each tier with quotas, with all others under the same rule."""
+        tiers = [self._host, *([self._disk.tier] if self._disk is not None else [])]
+        return {tier.tier: tier.holding(namespace.namespace_id) for tier in tiers}
 
     def _disk_for(self, tier: Tier) -> Disk:
         if tier is not Tier.DISK:
@@ -159,24 +167,39 @@ class Upkeep:
     # Removing.
 
     async def evict(
-        self, selector: str, keys: KeysOf, tiers: frozenset[Tier], *, dry_run: bool
+        self,
+        selector: str,
+        keys: KeysOf,
+        tiers: frozenset[Tier],
+        *,
+        dry_run: bool,
+        force: bool = False,
     ) -> Evicted:
-        """Removes blocks, and what continues them; a restart does not bring them back."""
+        """Removes blocks, and what continues them; a restart does not bring them back.
+
+        What is pinned stays in HOST and on DISK, but with `force`.
+        """
         total = Evicted()
         for namespace in self._namespaces.select(selector):
             if dry_run:
-                evicted = await evict(namespace, keys(namespace), tiers, dry_run=True)
+                evicted = await evict(
+                    namespace, keys(namespace), tiers, dry_run=True, spare_pinned=not force
+                )
             else:
-                evicted = await self._evict(namespace, keys(namespace), tiers)
-            total.gone += evicted.gone
-            total.deferred += evicted.deferred
+                evicted = await self._evict(namespace, keys(namespace), tiers, force=force)
+            total.add(evicted)
         return total
 
     async def _evict(
-        self, namespace: Namespace, keys: BlockKeys | None, tiers: frozenset[Tier]
+        self,
+        namespace: Namespace,
+        keys: BlockKeys | None,
+        tiers: frozenset[Tier],
+        *,
+        force: bool,
     ) -> Evicted:
         if self._cluster is None or Tier.CLUSTER not in tiers:
-            return await self._evict_here(namespace, keys, tiers)
+            return await self._evict_here(namespace, keys, tiers, force=force)
         blocks = None if keys is None else [each async for each in below(namespace, keys)]
         writer, removed, failure = self._cluster.writer, 0, ""
         before, unerased = writer.ended_count, writer.unerased_count
@@ -185,7 +208,7 @@ class Upkeep:
             removed = await self._cluster.remove(namespace, blocks)
         except OSError as error:
             failure = _said(error)
-        evicted = await self._evict_here(namespace, keys, tiers)
+        evicted = await self._evict_here(namespace, keys, tiers, force=force)
         await writer.settled()
         try:
             if writer.ended_count > before:  # perhaps of these, from here, meanwhile
@@ -204,14 +227,18 @@ class Upkeep:
         namespace: Namespace,
         keys: BlockKeys | None,
         tiers: frozenset[Tier],
+        *,
+        force: bool,
         cause: Cause = Cause.REMOVED,
     ) -> Evicted:
         if self._disk is None or Tier.DISK not in tiers:
-            return await evict(namespace, keys, tiers, cause=cause)
+            return await evict(namespace, keys, tiers, spare_pinned=not force, cause=cause)
         await self._disk.recovered()
         try:
             async with self._disk.erasing(namespace) as forget:
-                return await evict(namespace, keys, tiers, forget=forget, cause=cause)
+                return await evict(
+                    namespace, keys, tiers, spare_pinned=not force, forget=forget, cause=cause
+                )
         except OSError as error:
             raise AgentUnavailableError(
                 f"blocks are evicted until the next restart only: DISK: {_said(error)}"

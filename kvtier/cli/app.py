@@ -18,6 +18,8 @@ from kvtier.cli import (
     flush,
     invalidate,
     namespaces,
+    pin,
+    pins,
     record,
     resume,
     scrub,
@@ -25,6 +27,7 @@ from kvtier.cli import (
     stats,
     tier,
     tiers,
+    unpin,
     version,
 )
 
@@ -70,6 +73,9 @@ app.command("explain")(explain.explain)
 app.command("record")(record.record)
 app.command("evict")(evict.evict)
 app.command("invalidate")(invalidate.invalidate)
+app.command("pin")(pin.pin)
+app.command("unpin")(unpin.unpin)
+app.command("pins")(pins.pins)
 app.command("flush")(flush.flush)
 app.command("scrub")(scrub.scrub)
 app.command("drain")(drain.drain)

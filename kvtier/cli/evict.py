@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,6 +26,9 @@ from kvtier.cli.text import plural
 from kvtier.core.block import MAX_HASH_BYTES, MIN_HASH_BYTES, Tier
 from kvtier.errors import InvalidRequestError
 
+if TYPE_CHECKING:
+    from kvtier.v1.cache_admin_pb2 import EvictBlocksResponse
+
 
 def evict(
     namespace: NamespaceArgument,
@@ -45,6 +48,7 @@ def evict(
         list[TierName] | None,
         typer.Option("--tier", help="Only from this tier; may be repeated. Without: from all."),
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Also what is pinned.")] = False,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
     as_json: JsonOption = False,
@@ -54,7 +58,8 @@ def evict(
     """Remove blocks of a namespace.
 
     Blocks that are leased are no longer found; their space is free when their leases end.
-    A block counts in each tier that held it. Asks first; scripts pass --yes or --dry-run.
+    Blocks that are pinned stay, unless --force is given. A block counts in each tier that held it.
+    Asks first; scripts pass --yes or --dry-run.
 
     Example: kvtier evict default/my-model --tier disk --dry-run
     """
@@ -67,7 +72,9 @@ def evict(
         )
     chosen = [Tier[each.name] for each in tiers or ()]
     with admin(address, timeout_seconds) as client:
-        evict_blocks = partial(client.evict_blocks, namespace, keys, group or 0, shard or 0, chosen)
+        evict_blocks = partial(
+            client.evict_blocks, namespace, keys, group or 0, shard or 0, chosen, force=force
+        )
         answer = evict_blocks(validate_only=not yes or dry_run)
         if not consent.is_given and block_count(answer):
             consent.ask(client, f"Evict {counted(answer)} of")
@@ -75,32 +82,39 @@ def evict(
     if as_json:
         print_json(as_document(answer))
     elif block_count(answer):
-        typer.echo(f"{'would evict' if dry_run else 'evicted'} {counted(answer)} of {namespace}")
+        verb = "would evict" if dry_run else "evicted"
+        typer.echo(f"{verb} {counted(answer)} of {namespace}{_left(answer)}")
     else:
-        typer.echo("nothing to evict")
+        typer.echo(f"nothing to evict{_left(answer)}")
 
 
-def parsed(hashes: Sequence[str], option: str = "--hash") -> list[bytes]:
+def _left(answer: EvictBlocksResponse) -> str:
+    """What is said of pinned blocks, if there are any."""
+    count = answer.pinned_count
+    return f"; {plural(count, 'block')} left, being pinned" if count else ""
+
+
+def parsed(hashes: Sequence[str], name: str = "--hash") -> list[bytes]:
     """Hashes of one length from hexadecimal, with or without 0x."""
-    keys = [_hash(text, option) for text in hashes]
+    keys = [_hash(text, name) for text in hashes]
     if len({len(key) for key in keys}) > 1:
-        raise InvalidRequestError(f"{option}: all hashes must have one length")
+        raise InvalidRequestError(f"{name}: all hashes must have one length")
     return keys
 
 
-def _hash(text: str, option: str) -> bytes:
+def _hash(text: str, name: str) -> bytes:
     digits = text.strip().lower().removeprefix("0x")
     if len(digits) % 2:
         raise InvalidRequestError(
-            f"{option} {text}: {plural(len(digits), 'digit')}; a byte has two, one may be missing"
+            f"{name} {text}: {plural(len(digits), 'digit')}; a byte has two, one may be missing"
         )
     try:
         key = bytes.fromhex(digits)
     except ValueError as error:
-        raise InvalidRequestError(f"{option} {text}: write it in hexadecimal") from error
+        raise InvalidRequestError(f"{name} {text}: write it in hexadecimal") from error
     if not MIN_HASH_BYTES <= len(key) <= MAX_HASH_BYTES:
         raise InvalidRequestError(
-            f"{option} {text}: {plural(len(key), 'byte')}; "
+            f"{name} {text}: {plural(len(key), 'byte')}; "
             f"a hash has {MIN_HASH_BYTES} to {MAX_HASH_BYTES}"
         )
     return key

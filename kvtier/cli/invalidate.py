@@ -64,7 +64,7 @@ def _expected(client: AdminClient, namespace: str) -> InvalidateNamespaceRespons
     """What the agent would answer now."""
     from kvtier.v1.cache_admin_pb2 import InvalidateNamespaceResponse
 
-    blocks = block_count(client.evict_blocks(namespace, validate_only=True))
+    blocks = block_count(client.evict_blocks(namespace, validate_only=True, force=True))
     selected = [info for info in client.list_namespaces() if is_selected(info, namespace)]
     return InvalidateNamespaceResponse(namespace_count=len(selected), block_count=blocks)
 

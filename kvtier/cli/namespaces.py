@@ -14,12 +14,15 @@ from kvtier.cli.options import (
     JsonOption,
     TimeoutOption,
 )
-from kvtier.cli.text import console, human_bytes, table
+from kvtier.cli.text import console, human_bytes, human_seconds, table
 
 if TYPE_CHECKING:
     from kvtier.v1.cache_admin_pb2 import NamespaceInfo
 
-_COLUMNS = ("namespace", "model", "dtype", "block", "blocks", "used", "sessions")
+_COLUMNS = ("namespace", "model", "dtype", "block", "blocks", "used", "pinned", "sessions")
+
+#: In the order of the proto.
+_TIERS = ("GPU", "HOST", "DISK", "CLUSTER")
 
 
 def namespaces(
@@ -29,7 +32,8 @@ def namespaces(
 ) -> None:
     """List namespaces, their blocks and bytes.
 
-    Where namespaces of one name have several layouts, the fields that differ are named.
+    Where namespaces of one name have several layouts, the fields that differ are named. Rules of
+    the configuration are shown with what their namespaces occupy together, in whole extents.
     """
     with admin(address, timeout_seconds) as client:
         found = client.list_namespaces()
@@ -41,7 +45,7 @@ def namespaces(
         out.print("no namespaces yet: one is registered at a worker's first call")
         return
     out.print(table(_COLUMNS, (row(info) for info in found), left=3))
-    for line in differences(found):
+    for line in (*differences(found), *rules(found)):
         out.print(line)
 
 
@@ -67,6 +71,7 @@ def row(info: NamespaceInfo) -> tuple[str, ...]:
         f"{info.spec.block_tokens} tokens, {sizes}",
         f"{sum(info.block_count):,}",
         human_bytes(sum(info.used_bytes)),
+        human_bytes(sum(info.pinned_bytes)),
         f"{info.session_count:,}",
     )
 
@@ -78,3 +83,26 @@ def differences(found: list[NamespaceInfo]) -> Iterator[str]:
             yield f"{label(info)} differs from others of its name in " + ", ".join(
                 info.sibling_differences
             )
+
+
+def rules(found: list[NamespaceInfo]) -> Iterator[str]:
+    """A line for each rule that holds for one of them."""
+    for name, info in {info.rule: info for info in found if info.rule}.items():
+        said = [
+            _quota(label, *values)
+            for label, *values in zip(
+                _TIERS, info.occupied_bytes, info.limit_bytes, info.guaranteed_bytes, strict=False
+            )
+            if any(values)
+        ]
+        if info.HasField("ttl"):
+            said.append(f"blocks live {human_seconds(info.ttl.ToTimedelta().total_seconds())}")
+        yield f"rule {name}: {'; '.join(said) or 'nothing stored'}"
+
+
+def _quota(tier: str, occupied_bytes: int, limit_bytes: int, guaranteed_bytes: int) -> str:
+    """`HOST 20.0 MiB of at most 1.00 GiB, 512 MiB guaranteed`."""
+    said = f"{tier} {human_bytes(occupied_bytes)}"
+    if limit_bytes:
+        said += f" of at most {human_bytes(limit_bytes)}"
+    return said + (f", {human_bytes(guaranteed_bytes)} guaranteed" if guaranteed_bytes else "")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _NOT_OF_CLUSTER = (
     "allocated",
     "leased",
+    "pinned",
     "quarantined",
     "blocks",
     "refused",
@@ -58,6 +59,8 @@ def stats(
     A tier that is not active is named first, with the reason.
 
     Allocated is memory taken from the machine, whether blocks use it or not.
+
+    Leased are slots that somebody refers to, the pinned ones among them.
 
     Quarantined are slots that a stalled or vanished worker may still write to.
 
@@ -164,6 +167,7 @@ def _of_every_tier(tier: TierStats) -> dict[str, str]:
         "used": f"{used} of {human_bytes(tier.capacity_bytes)}",
         "allocated": human_bytes(tier.allocated_bytes),
         "leased": human_bytes(tier.leased_bytes),
+        "pinned": human_bytes(tier.pinned_bytes),
         "quarantined": human_bytes(tier.quarantined_bytes),
         "blocks": f"{tier.block_count:,}",
         "stored": f"{tier.stored_count:,}",

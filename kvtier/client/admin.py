@@ -67,20 +67,21 @@ class AdminClient:
         shard: int = 0,
         tiers: Collection[Tier] = (),
         validate_only: bool = False,
+        force: bool = False,
     ) -> pb.EvictBlocksResponse:
         """Evicts these blocks and what continues them; without hashes, the whole namespace.
 
-        All hashes have the same length. Without tiers, from all of them.
+        All hashes have the same length. Without tiers, from all of them. What is pinned stays in
+        HOST and on DISK, but with `force`.
         """
         request = pb.EvictBlocksRequest(
-            namespace=namespace, tiers=map(_name, tiers), validate_only=validate_only
+            namespace=namespace,
+            tiers=map(_name, tiers),
+            validate_only=validate_only,
+            force=force,
         )
         if hashes:
-            request.keys.CopyFrom(
-                block_pb2.BlockKeys(
-                    hash_bytes=len(hashes[0]), hashes=b"".join(hashes), group=group, shard=shard
-                )
-            )
+            request.keys.CopyFrom(_keys(hashes, group, shard))
         answer: pb.EvictBlocksResponse = self._call("EvictBlocks", request)
         return answer
 
@@ -108,6 +109,38 @@ class AdminClient:
         """
         request = pb.RecordRequestsRequest(namespace=namespace)
         return self._service.stream("RecordRequests", request, duration_seconds)
+
+    def create_pin(
+        self,
+        namespace: str,
+        hashes: Sequence[bytes],
+        ttl_seconds: float,
+        *,
+        reason: str = "",
+        group: int = 0,
+        shard: int = 0,
+        timeout_seconds: float = _LONG_TIMEOUT_SECONDS,
+    ) -> pb.Pin:
+        """Keeps what is cached of these blocks from eviction; brings it to HOST before.
+
+        All hashes have the same length. OverloadedError past the quota of pins, NotFoundError if
+        nothing of it is cached.
+        """
+        request = pb.CreatePinRequest(
+            namespace=namespace, keys=_keys(hashes, group, shard), reason=reason
+        )
+        request.ttl.FromNanoseconds(int(ttl_seconds * 1e9))
+        answer: pb.Pin = self._service.call("CreatePin", request, timeout_seconds)
+        return answer
+
+    def delete_pin(self, pin_id: str) -> None:
+        """NotFoundError if it has ended."""
+        self._call("DeletePin", pb.DeletePinRequest(pin_id=pin_id))
+
+    def list_pins(self, namespace: str = "") -> list[pb.Pin]:
+        """All of them, or those of the namespaces that `tenant/name` names; the oldest first."""
+        request = pb.ListPinsRequest(namespace=namespace, page_size=_PAGE)
+        return self._pages("ListPins", request, "pins")
 
     def invalidate(
         self, namespace: str, timeout_seconds: float = _LONG_TIMEOUT_SECONDS
@@ -179,6 +212,15 @@ class AdminClient:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _keys(hashes: Sequence[bytes], group: int, shard: int) -> block_pb2.BlockKeys:
+    return block_pb2.BlockKeys(
+        hash_bytes=len(hashes[0]) if hashes else 0,
+        hashes=b"".join(hashes),
+        group=group,
+        shard=shard,
+    )
 
 
 def _name(tier: Tier) -> str:

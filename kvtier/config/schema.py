@@ -21,6 +21,7 @@ from pydantic import (
 
 from kvtier.config.cluster_url import ClusterUrl, has_password, has_tls
 from kvtier.config.directories import Directories, parse_directory
+from kvtier.config.namespaces import NamespaceRuleConfigs, check_guarantees
 from kvtier.config.size import Size, at_least, format_size
 from kvtier.core.capacity import LEAST_DISK_PATH_BYTES, LEAST_HOST_BYTES
 from kvtier.core.policies.named import find_policy
@@ -49,6 +50,7 @@ Text = Annotated[str, Strict()]
 File = Annotated[Path, BeforeValidator(parse_directory)]
 
 _LEAST_PER_PATH: Final = LEAST_DISK_PATH_BYTES
+_LONGEST_PIN_SECONDS: Final = 10 * 365.0 * 24 * 3600
 _NAME: Final = r"[a-z0-9][a-z0-9._-]{0,62}"
 _TENANT: Final = re.compile(rf"\*|{_NAME}")
 _NAMESPACE: Final = re.compile(rf"{_NAME}/{_NAME}")
@@ -136,6 +138,17 @@ class CachingConfig(Section):
         if "policy" in info.data:
             find_policy(info.data["policy"], admission)
         return admission
+
+
+class PinConfig(Section):
+    """How much, and for how long, operators may keep from eviction."""
+
+    max_share: Share = 0.5
+    """Of each tier's capacity: all pins together."""
+    max_namespace_share: Share = 0.25
+    """Of each tier's capacity: the pins of one namespace."""
+    max_seconds: Annotated[Seconds, Field(le=_LONGEST_PIN_SECONDS)] = 30.0 * 24 * 3600
+    max_pins: Count = 1024
 
 
 class HostConfig(CachingConfig):
@@ -300,10 +313,25 @@ class AgentConfig(Section):
     layout_conflict: LayoutConflict = "warn"
     limits: LimitsConfig = LimitsConfig()
     leases: LeaseConfig = LeaseConfig()
+    pins: PinConfig = PinConfig()
     movers: Annotated[Count, Field(le=64)] = 2
     tiers: TiersConfig = TiersConfig()
     history: HistoryConfig = HistoryConfig()
+    namespaces: NamespaceRuleConfigs = Field(default_factory=dict)
+    """By pattern; the first that matches counts."""
     log: LogConfig = LogConfig()
+
+    @field_validator("namespaces")
+    @classmethod
+    def _guarantees_can_be_kept(
+        cls, rules: NamespaceRuleConfigs, info: ValidationInfo
+    ) -> NamespaceRuleConfigs:
+        tiers = info.data.get("tiers")
+        if isinstance(tiers, TiersConfig):
+            check_guarantees(rules, "host", tiers.host.capacity)
+            if tiers.disk.paths:
+                check_guarantees(rules, "disk", tiers.disk.capacity)
+        return rules
 
     @field_validator("socket_group", mode="before")
     @classmethod

@@ -22,6 +22,7 @@ from kvtier.agent.lifecycle import Lifecycle
 from kvtier.agent.loading import Loading
 from kvtier.agent.mover import Mover
 from kvtier.agent.namespaces import LayoutConflict, Namespaces
+from kvtier.agent.pins import Pins
 from kvtier.agent.placement import Placement
 from kvtier.agent.promotion import Promotion
 from kvtier.agent.recording import Recorder
@@ -40,7 +41,13 @@ from kvtier.daemon.cluster import (
     is_embedded,
     node_name,
 )
-from kvtier.daemon.settings import access_rules, disk_settings, lease_limits
+from kvtier.daemon.settings import (
+    access_rules,
+    disk_settings,
+    lease_limits,
+    namespace_rules,
+    pin_limits,
+)
 from kvtier.daemon.socket_directory import SocketDirectory
 from kvtier.rpc.block_cache import BlockCacheService, Identity
 from kvtier.rpc.cache_admin import CacheAdminService
@@ -107,6 +114,7 @@ class Agent:
             tiers,
             limit=config.limits.max_namespaces,
             layout_conflict=LayoutConflict(config.layout_conflict),
+            rules=namespace_rules(config),
         )
         self.sessions = Sessions(
             self.namespaces,
@@ -117,6 +125,7 @@ class Agent:
             on_gone=lambda attachment: self.attach.forget(attachment),
         )
         self.promotion = Promotion(self.placement, [each.reader for each in slower])
+        self.pins = Pins(tiers, self.promotion, pin_limits(config), time.monotonic)
         self.loading = Loading(self.grants, self.promotion)
         self.storing = Storing(self.grants, self.placement, self.mover)
         if self.history is not None:
@@ -180,6 +189,7 @@ class Agent:
             self.namespaces,
             self.sessions,
             self.leases,
+            self.pins,
             self.history,
         )
         inspection = CacheInspectionService(
@@ -290,6 +300,7 @@ class Agent:
             await asyncio.to_thread(self._valkey.stop)
         await self.placement.close()
         self.grants.close()
+        self.pins.close()
         self.mover.close()
         self.host.close()
         log.info("stopped")

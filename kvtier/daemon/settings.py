@@ -7,8 +7,11 @@ import os
 from kvtier.agent.demotion import WritePolicy
 from kvtier.agent.disk import DiskSettings
 from kvtier.agent.grants import LeaseLimits
+from kvtier.agent.pins import PinLimits
 from kvtier.agent.sessions import AccessRule
 from kvtier.config import AgentConfig
+from kvtier.core.block import Tier
+from kvtier.core.rules import NamespaceRule, Quota
 
 
 def disk_settings(config: AgentConfig) -> DiskSettings:
@@ -35,6 +38,29 @@ def lease_limits(config: AgentConfig) -> LeaseLimits:
         max_hold_seconds=config.leases.max_hold_seconds,
         max_share=config.leases.max_share,
     )
+
+
+def pin_limits(config: AgentConfig) -> PinLimits:
+    return PinLimits(
+        max_share=config.pins.max_share,
+        max_namespace_share=config.pins.max_namespace_share,
+        max_seconds=config.pins.max_seconds,
+        max_pins=config.pins.max_pins,
+    )
+
+
+def namespace_rules(config: AgentConfig) -> list[NamespaceRule]:
+    return [
+        NamespaceRule(
+            pattern,
+            rule.ttl,
+            {
+                Tier.HOST: Quota(rule.host.limit, rule.host.guaranteed),
+                Tier.DISK: Quota(rule.disk.limit, rule.disk.guaranteed),
+            },
+        )
+        for pattern, rule in config.namespaces.items()
+    ]
 
 
 def access_rules(config: AgentConfig) -> list[AccessRule]:

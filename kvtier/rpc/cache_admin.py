@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.lease import LeaseKind, LeaseTable
 from kvtier.errors import InvalidRequestError
 from kvtier.rpc import conversion as convert
 from kvtier.rpc.cache_inspection import history_message
+from kvtier.rpc.paging import page_of
+from kvtier.rpc.pin_calls import PinCalls
 from kvtier.rpc.server import Call, Gate
 from kvtier.v1 import cache_admin_pb2 as pb
 
 if TYPE_CHECKING:
     from kvtier.agent.history import History
     from kvtier.agent.namespaces import Namespace, Namespaces
+    from kvtier.agent.pins import Pins
     from kvtier.agent.sessions import Session, Sessions
     from kvtier.agent.upkeep import Upkeep
     from kvtier.rpc.block_cache import Identity
@@ -27,14 +30,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-_DEFAULT_PAGE, _LARGEST_PAGE = 100, 1000
 _SHORTEST_INTERVAL_SECONDS = 0.1
 _DEFAULT_GRACE_SECONDS = 10.0
 
 
-class CacheAdminService:
+class CacheAdminService(PinCalls):
     """Reads the books of the agent, and passes on what an operator wants done."""
 
     def __init__(
@@ -45,8 +45,10 @@ class CacheAdminService:
         namespaces: Namespaces,
         sessions: Sessions,
         leases: LeaseTable,
+        pins: Pins,
         history: History | None = None,
     ) -> None:
+        super().__init__(pins, namespaces, identity)
         self._identity = identity
         self._gate = gate
         self._upkeep = upkeep
@@ -93,10 +95,15 @@ class CacheAdminService:
             keys,
             convert.tiers_from(request.tiers or list(Tier), "tiers"),
             dry_run=request.validate_only,
+            force=request.force,
         )
         if not request.validate_only:
             log.info("evicted %d blocks of %s", evicted.gone + evicted.deferred, request.namespace)
-        return pb.EvictBlocksResponse(evicted_count=evicted.gone, deferred_count=evicted.deferred)
+        return pb.EvictBlocksResponse(
+            evicted_count=evicted.gone,
+            deferred_count=evicted.deferred,
+            pinned_count=evicted.pinned,
+        )
 
     async def InvalidateNamespace(
         self, request: pb.InvalidateNamespaceRequest, call: Call
@@ -147,7 +154,7 @@ class CacheAdminService:
         self, request: pb.ListSessionsRequest, call: Call
     ) -> pb.ListSessionsResponse:
         ordered = sorted(self._sessions, key=lambda each: each.session_id)
-        page, token = _page(ordered, request.page_size, request.page_token)
+        page, token = page_of(ordered, request.page_size, request.page_token)
         return pb.ListSessionsResponse(
             sessions=[self._session(each) for each in page], next_page_token=token
         )
@@ -155,14 +162,14 @@ class CacheAdminService:
     async def ListNamespaces(
         self, request: pb.ListNamespacesRequest, call: Call
     ) -> pb.ListNamespacesResponse:
-        page, token = _page(list(self._namespaces), request.page_size, request.page_token)
+        page, token = page_of(list(self._namespaces), request.page_size, request.page_token)
         return pb.ListNamespacesResponse(
             namespaces=[self._namespace(each) for each in page], next_page_token=token
         )
 
     async def ListNodes(self, request: pb.ListNodesRequest, call: Call) -> pb.ListNodesResponse:
         nodes = await self._upkeep.nodes()
-        page, token = _page(nodes, request.page_size, request.page_token)
+        page, token = page_of(nodes, request.page_size, request.page_token)
         return pb.ListNodesResponse(nodes=map(self._node, page), next_page_token=token)
 
     def _stats(self, selector: str) -> pb.Stats:
@@ -200,10 +207,14 @@ class CacheAdminService:
     def _namespace(self, namespace: Namespace) -> pb.NamespaceInfo:
         blocks = [0] * len(Tier)
         used = [0] * len(Tier)
+        pinned = [0] * len(Tier)
         for tier in namespace.tiers:
             classes = namespace.classes_of(tier)
             blocks[tier - 1] = sum(len(each.residency) for each in classes)
             used[tier - 1] = sum(each.used_slots * each.slot_bytes for each in classes)
+            pinned[tier - 1] = sum(each.pinned.size_bytes for each in classes)
+        holdings = self._upkeep.holdings(namespace)
+        ttl = namespace.rule.ttl_seconds
         return pb.NamespaceInfo(
             spec=convert.spec_message(namespace.spec),
             layout_digest=namespace.spec.layout_digest,
@@ -212,6 +223,12 @@ class CacheAdminService:
             used_bytes=used,
             sibling_differences=self._namespaces.sibling_differences(namespace.spec),
             session_count=namespace.session_count,
+            pinned_bytes=pinned,
+            rule=namespace.rule.name,
+            ttl=None if ttl is None else convert.duration(ttl),
+            limit_bytes=_per_tier({t: each.limit_bytes or 0 for t, each in holdings.items()}),
+            guaranteed_bytes=_per_tier({t: each.guaranteed_bytes for t, each in holdings.items()}),
+            occupied_bytes=_per_tier({t: each.occupied_bytes for t, each in holdings.items()}),
         )
 
     def _node(self, node: NodeRecord) -> pb.Node:
@@ -231,6 +248,11 @@ class CacheAdminService:
         )
 
 
+def _per_tier(values: Mapping[Tier, int]) -> list[int]:
+    """In the order of the Tier enum."""
+    return [values.get(tier, 0) for tier in Tier]
+
+
 def _check_named(selector: str) -> None:
     if not selector:
         raise InvalidRequestError("namespace is empty; name one as tenant/name")
@@ -240,14 +262,3 @@ def _tier(value: int) -> Tier:
     """DISK when unset."""
     [tier] = convert.tiers_from([value or Tier.DISK], "tier")
     return tier
-
-
-def _page(items: Sequence[T], size: int, token: str) -> tuple[Sequence[T], str]:
-    """A page and the token of the next; items keep their order between calls."""
-    if size < 0 or size > _LARGEST_PAGE:
-        raise InvalidRequestError(f"page_size is {size}; it must be 0 to {_LARGEST_PAGE}")
-    if token and not token.isdecimal():
-        raise InvalidRequestError("page_token is not one that this agent gave")
-    start = int(token or 0)
-    stop = start + (size or _DEFAULT_PAGE)
-    return items[start:stop], str(stop) if stop < len(items) else ""

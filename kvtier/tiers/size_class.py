@@ -13,6 +13,7 @@ from kvtier.core.block import BlockKey, BlockKeys, BlockStatus, Lane
 from kvtier.core.cause import Cause
 from kvtier.core.policies.base import ALWAYS, NEVER, Blocks, Policy
 from kvtier.core.residency import NONE, Residency
+from kvtier.tiers.pinned import PinnedRows
 from kvtier.tiers.slot_table import NO_OWNER, Extent, FreeSlots, SlotTable
 from kvtier.tiers.unused import Unused
 
@@ -59,6 +60,7 @@ class SizeClass:
         self.extents: list[Extent] = []
         self.counters = Counters()
         self.unused = Unused()
+        self.pinned = PinnedRows(self)
         self.used_slots = 0
         self.referenced_slots = 0
         self.grown_at = 0
@@ -225,14 +227,17 @@ class SizeClass:
         self.forget(row, cause, taker)
         return True
 
-    def is_referenced(self, row: int) -> bool:
-        return self.table.references[self.residency.slot[row]] > 0
+    def is_in_use(self, row: int) -> bool:
+        """Whether somebody reads or moves the block; a pin alone does neither."""
+        return self.table.references[self.residency.slot[row]] > (row in self.pinned)
 
     def forget(self, row: int, cause: Cause = Cause.EVICTED, taker: int = 0) -> None:
         """Removes a block; its slot is free at once, or when the last reference goes."""
         if self.on_forget is not None:
             self.on_forget(self, row, cause, taker)
         slot = self.residency.slot[row]
+        if self.pinned.block_count:
+            self.pinned.forgetting(row)
         self.policy.remove(row)
         parent = self.residency.remove(row)
         self.table.owner[slot] = NO_OWNER
@@ -264,6 +269,7 @@ class SizeClass:
         """
         if not self.is_at(row, source, generation):
             return False
+        self.pinned.moving(row, source, target)
         self.residency.slot[row] = target
         self.table.owner[target] = row
         self.table.owner[source] = NO_OWNER
@@ -334,6 +340,7 @@ class SizeClass:
     def check_integrity(self) -> None:
         """Raises AssertionError if books disagree."""
         table = self.table
+        self.pinned.check_integrity()
         self.residency.check_integrity(lambda slot, row: table.owner[slot] == row)
         slots = [slot for extent in self.extents for slot in self.live_slots(extent)]
         assert len(slots) == len(self.residency), (len(slots), len(self.residency))

@@ -12,6 +12,8 @@ from kvtier.core import slots as layout
 from kvtier.core.block import Tier
 from kvtier.core.policies.base import Context
 from kvtier.core.policies.named import find_policy
+from kvtier.core.rules import NO_RULE, NamespaceRule
+from kvtier.tiers.holding import Holding
 from kvtier.tiers.size_class import OnForget, SizeClass
 from kvtier.tiers.slot_table import Extent, SlotTable
 
@@ -97,11 +99,28 @@ class SlotTier:
         self._ceiling_bytes = space.capacity_bytes
         self._tables: dict[int, SlotTable] = {}
         self._classes: dict[tuple[int, int], SizeClass] = {}
+        self._rules: dict[int, NamespaceRule] = {}
+        self._holdings: dict[NamespaceRule, Holding] = {}
         self._ticks = itertools.count(1)
         self._generations = itertools.count(1)
         self.policy_name = policy
         self._new_policy = find_policy(policy, admission)
         self._context = Context(self._ticks, time.monotonic, random.Random())
+
+    def assign(self, namespace_id: int, rule: NamespaceRule) -> None:
+        """Puts a namespace under a rule, before it has a size class here."""
+        self._rules[namespace_id] = rule
+
+    def holding(self, namespace_id: int) -> Holding:
+        """What a namespace has here, with all others under the same rule."""
+        rule = self._rules.get(namespace_id, NO_RULE)
+        if rule not in self._holdings:
+            quota = rule.quota(self.tier)
+            self._holdings[rule] = Holding(quota, lambda: self.space.capacity_bytes)
+        return self._holdings[rule]
+
+    def _holding_of(self, size_class: SizeClass) -> Holding:
+        return self.holding(size_class.table.namespace_id)
 
     def size_class(self, namespace_id: int, block_bytes: int) -> SizeClass:
         """The class for a namespace's blocks of this size; made at the first call."""
@@ -119,6 +138,7 @@ class SlotTier:
                 lambda size_class, extent: self.on_idle(size_class, extent),
             )
             self._classes[key].on_forget = self.on_forget
+            self.holding(namespace_id).classes.append(self._classes[key])
         return self._classes[key]
 
     def next_generation(self) -> int:
@@ -143,7 +163,7 @@ class SlotTier:
     # Growing.
 
     def can_grow(self, size_class: SizeClass) -> bool:
-        """Whether the capacity allows `grow`."""
+        """Whether the capacity and its quota allow `grow`."""
         if self.is_shrinking:
             return False
         return _unpopulated(size_class) is not None or self._next_extent_slots(size_class) > 0
@@ -159,7 +179,11 @@ class SlotTier:
         return extent
 
     def _next_extent_slots(self, size_class: SizeClass) -> int:
-        return self.space.next_extent_slots(size_class.slot_bytes, size_class.extent_bytes)
+        allowed = self._holding_of(size_class).growth_bytes // size_class.slot_bytes
+        if not allowed:
+            return 0
+        slots = self.space.next_extent_slots(size_class.slot_bytes, size_class.extent_bytes)
+        return min(slots, allowed)
 
     # Taking an extent from one class for another.
 
@@ -167,15 +191,26 @@ class SlotTier:
         """The classes to take from: those whose coldest block is older than the taker's own, oldest
         first. Free memory is as old as the class's last growth or store: what a class has just been
         given is not spare.
+
+        A holding at its limit takes from itself alone, and gives to nobody in particular what it
+        has beyond it. From others it is taken whatever its age for a holding that has not what it
+        is guaranteed.
         """
+        mine = self._holding_of(taker)
+        is_over, is_short = mine.excess_bytes > 0, mine.is_short
+        is_full = mine.growth_bytes < taker.slot_bytes
         own, now = taker.coldest_rank(), next(self._ticks)
         limit = now if own is None else now - (now - own) * (1 + _TRADE_MARGIN)
         found = []
         for each in self._classes.values():
-            if each is taker or not each.extents or any(e.retiring for e in each.extents):
+            if not each.extents or any(e.retiring for e in each.extents):
+                continue
+            is_mine = self._holding_of(each) is mine
+            if (each is taker and not is_over) or (is_full and not is_mine):
                 continue
             rank = each.last_use() if self._has_spare_extent(each) else each.coldest_rank()
-            if rank is not None and rank < limit:
+            is_due = is_over if is_mine else is_short
+            if rank is not None and (is_due or rank < limit):
                 found.append((rank, each))
         return [each for _, each in sorted(found, key=lambda pair: pair[0])]
 
@@ -183,15 +218,21 @@ class SlotTier:
         """Whether an extent can be emptied without evicting anything."""
         return size_class.free_slots >= min(each.slots for each in size_class.extents)
 
-    def extent_to_retire(self, donor: SizeClass) -> Extent | None:
+    def extent_to_retire(self, donor: SizeClass, taker: SizeClass | None = None) -> Extent | None:
         """The extent that costs least to empty: nobody refers to it, fewest blocks, smallest.
 
-        None if the donor could not find room for the blocks in it.
+        None if the donor could not find room for the blocks in it. A `taker` of another holding
+        gets none that would leave the donor's with less than it is guaranteed.
         """
+        holding, most_bytes = self._holding_of(donor), self.space.capacity_bytes
+        if taker is not None and self._holding_of(taker) is not holding:
+            most_bytes = holding.spare_bytes
         candidates = [
             extent
             for extent in donor.extents
-            if not extent.populating and not donor.has_references(extent)
+            if not extent.populating
+            and extent.size_bytes <= most_bytes
+            and not donor.has_references(extent)
         ]
         extent = min(candidates, key=lambda each: (each.used_slots, each.slots), default=None)
         if extent is None or extent.used_slots == 0:
@@ -199,6 +240,15 @@ class SlotTier:
         free_elsewhere = donor.free_slots - (extent.populated_slots - extent.used_slots)
         evictable = donor.used_slots - donor.referenced_slots
         return extent if extent.used_slots - free_elsewhere <= evictable else None
+
+    @property
+    def over_limit(self) -> list[SizeClass]:
+        """A size class of each holding that has more than its limit."""
+        return [
+            next(each for each in holding.classes if each.extents)
+            for holding in self._holdings.values()
+            if holding.excess_bytes
+        ]
 
     def discard(self, size_class: SizeClass, extent: Extent) -> None:
         """Before an idle extent gives its space back: late readers fail from now on."""
@@ -209,7 +259,8 @@ class SlotTier:
         """Forgets a namespace that holds no extent."""
         for key in [key for key in self._classes if key[0] == namespace_id]:
             assert not self._classes[key].extents, key
-            del self._classes[key]
+            self.holding(namespace_id).classes.remove(self._classes.pop(key))
+        self._rules.pop(namespace_id, None)
         table = self._tables.pop(namespace_id, None)
         if table is not None:
             self.space.drop_table(table)
@@ -224,12 +275,15 @@ class SlotTier:
         allocated = self.space.allocated_bytes
         assert allocated <= max(self.space.capacity_bytes, self._ceiling_bytes)
         self._ceiling_bytes = max(allocated, self.space.capacity_bytes)
+        holdings = list(self._holdings.values())
+        assert sum(len(each.classes) for each in holdings) == len(self._classes)
 
     def close(self) -> None:
         """Closes every descriptor."""
         self.space.close()
         self._classes.clear()
         self._tables.clear()
+        self._holdings.clear()
 
 
 def _unpopulated(size_class: SizeClass) -> Extent | None:

@@ -453,7 +453,7 @@ class ListSessionsResponse(_message.Message):
     def __init__(self, sessions: _Optional[_Iterable[_Union[Session, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class NamespaceInfo(_message.Message):
-    __slots__ = ("spec", "layout_digest", "generation_id", "block_count", "used_bytes", "sibling_differences", "session_count")
+    __slots__ = ("spec", "layout_digest", "generation_id", "block_count", "used_bytes", "sibling_differences", "session_count", "pinned_bytes", "rule", "ttl", "limit_bytes", "guaranteed_bytes", "occupied_bytes")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_DIGEST_FIELD_NUMBER: _ClassVar[int]
     GENERATION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -461,6 +461,12 @@ class NamespaceInfo(_message.Message):
     USED_BYTES_FIELD_NUMBER: _ClassVar[int]
     SIBLING_DIFFERENCES_FIELD_NUMBER: _ClassVar[int]
     SESSION_COUNT_FIELD_NUMBER: _ClassVar[int]
+    PINNED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    TTL_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    GUARANTEED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    OCCUPIED_BYTES_FIELD_NUMBER: _ClassVar[int]
     spec: _block_pb2.NamespaceSpec
     layout_digest: bytes
     generation_id: bytes
@@ -468,7 +474,13 @@ class NamespaceInfo(_message.Message):
     used_bytes: _containers.RepeatedScalarFieldContainer[int]
     sibling_differences: _containers.RepeatedScalarFieldContainer[str]
     session_count: int
-    def __init__(self, spec: _Optional[_Union[_block_pb2.NamespaceSpec, _Mapping]] = ..., layout_digest: _Optional[bytes] = ..., generation_id: _Optional[bytes] = ..., block_count: _Optional[_Iterable[int]] = ..., used_bytes: _Optional[_Iterable[int]] = ..., sibling_differences: _Optional[_Iterable[str]] = ..., session_count: _Optional[int] = ...) -> None: ...
+    pinned_bytes: _containers.RepeatedScalarFieldContainer[int]
+    rule: str
+    ttl: _duration_pb2.Duration
+    limit_bytes: _containers.RepeatedScalarFieldContainer[int]
+    guaranteed_bytes: _containers.RepeatedScalarFieldContainer[int]
+    occupied_bytes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, spec: _Optional[_Union[_block_pb2.NamespaceSpec, _Mapping]] = ..., layout_digest: _Optional[bytes] = ..., generation_id: _Optional[bytes] = ..., block_count: _Optional[_Iterable[int]] = ..., used_bytes: _Optional[_Iterable[int]] = ..., sibling_differences: _Optional[_Iterable[str]] = ..., session_count: _Optional[int] = ..., pinned_bytes: _Optional[_Iterable[int]] = ..., rule: _Optional[str] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., limit_bytes: _Optional[_Iterable[int]] = ..., guaranteed_bytes: _Optional[_Iterable[int]] = ..., occupied_bytes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ListNamespacesRequest(_message.Message):
     __slots__ = ("page_size", "page_token")

@@ -5,18 +5,21 @@ from __future__ import annotations
 import gc
 from array import array
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from kvtier import memory
 from kvtier.agent.grants import Grants, LeaseLimits
 from kvtier.agent.loading import Loading
 from kvtier.agent.namespaces import Namespaces
+from kvtier.agent.pins import PinLimits, Pins
 from kvtier.agent.placement import Placement
 from kvtier.agent.promotion import Promotion
 from kvtier.agent.sessions import Access, Attachment, Sessions
 from kvtier.agent.storing import Storing
+from kvtier.core.block import Tier
 from kvtier.core.lease import LeaseTable
+from kvtier.core.rules import NamespaceRule
 from kvtier.testing import ManualClock
 from kvtier.tiers.arena import HostExtent, SharedSlotTable
 from kvtier.tiers.host import HostTier
@@ -36,7 +39,13 @@ class Node:
 
     closed = 0
 
-    def __init__(self, capacity_bytes: int, limits: LeaseLimits | None = None) -> None:
+    def __init__(
+        self,
+        capacity_bytes: int,
+        limits: LeaseLimits | None = None,
+        pin_limits: PinLimits | None = None,
+        rules: Sequence[NamespaceRule] = (),
+    ) -> None:
         self.clock = ManualClock()
         self.loop = SteppedLoop(self.clock)
         self.mover = SteppedMover()
@@ -49,7 +58,7 @@ class Node:
         self.leases = LeaseTable(self.clock)
         self.limits = limits or LeaseLimits()
         self.grants = Grants([self.host], self.leases, self.limits)
-        self.namespaces = Namespaces([self.host], limit=64)
+        self.namespaces = Namespaces([self.host], limit=64, rules=rules)
         self.sessions = Sessions(
             self.namespaces,
             self.leases,
@@ -58,7 +67,9 @@ class Node:
             release=self.grants.release_slots,
             on_gone=self._forget,
         )
-        self.loading = Loading(self.grants, Promotion(self.placement, []))
+        promotion = Promotion(self.placement, [])
+        self.pins = Pins([self.host], promotion, pin_limits or PinLimits(), self.clock)
+        self.loading = Loading(self.grants, promotion)
         self.storing = Storing(self.grants, self.placement, self.mover)
         self.retired: list[Extent] = []
         self.placement.on_retired = self.retired.append
@@ -103,7 +114,7 @@ class Node:
         assert self.kernel_bytes() <= self.host.arena.allocated_bytes
 
     def audit_at_rest(self) -> None:
-        """What holds when no call is in flight: references are leases, and nothing else."""
+        """What holds when no call is in flight: references are leases and pins, nothing else."""
         listed: Counter[tuple[int, int]] = Counter()
         for lease in self.leases:
             size_bytes = 0
@@ -113,6 +124,9 @@ class Node:
                 size_bytes += len(slots) * part.slot_bytes
             assert size_bytes == lease.size_bytes, lease
         for namespace in self.namespaces:
+            for each in namespace.classes_of(Tier.HOST):
+                slots = each.slots_of(each.pinned)
+                listed.update((namespace.namespace_id, slot) for slot in slots)
             table = namespace.groups[0].table
             for slot, count in _nonzero(table.references):
                 assert listed.pop((namespace.namespace_id, slot), 0) == count, (slot, count)
@@ -132,6 +146,7 @@ class Node:
     def close(self) -> None:
         self.loop.complete(self.placement.close(), after_turn=lambda: None)
         self.grants.close()
+        self.pins.close()
         self.mover.close()
         self.host.close()
         self.loop.close()

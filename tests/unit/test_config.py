@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from kvtier.config import AgentConfig, format_size, load_config, parse_size
 from kvtier.config.load import config_keys
+from kvtier.core.rules import Amount
 from kvtier.errors import ConfigError
 from kvtier.tiers.cluster.url import parse_url
 
@@ -140,6 +141,21 @@ def test_a_value_for_a_section_is_refused(agent_yaml: Path) -> None:
         ("tiers.cluster.embedded_capacity=1MiB", "at least 16MiB"),
         ("tiers.cluster.heartbeat=3601", "less than or equal to 3600"),
         ("tiers.cluster.node_name=a b", "letters, digits, . _ and -, at most 64"),
+        ("pins.max_share=1.5", "less than or equal to 1"),
+        ("pins.max_namespace_share=0", "greater than 0"),
+        ("pins.max_seconds=1.0e+9", "less than or equal to 315360000"),
+        ("pins.max_pins=0", "greater than or equal to 1"),
+        ("namespaces={a: {}}", "'a' names no namespaces; write tenant/name, tenant/* or *"),
+        ("namespaces={a/*: {ttl: 0.5}}", "greater than or equal to 1"),
+        ("namespaces={a/*: {gpu: {}}}", "unknown key"),
+        ("namespaces={a/*: {host: {limit: 101%}}}", "a share is at most 100%"),
+        ("namespaces={a/*: {disk: {limit: half}}}", "a share of the tier as 30%, or a size"),
+        ("namespaces={a/*: {host: {limit: 10%, guaranteed: 20%}}}", "may not exceed limit (10%)"),
+        ("namespaces={a/*: {host: {limit: 10%, guaranteed: 1GiB}}}", "exceeds its limit (10%)"),
+        (
+            "namespaces={a/*: {host: {guaranteed: 60%}}, b/*: {host: {guaranteed: 512MiB}}}",
+            "with b/*.host.guaranteed (512MiB) more is guaranteed (",
+        ),
         ("movers=0", "greater than or equal to 1"),
         ("movers=65", "less than or equal to 64"),
         ("movers=yes", "an integer"),
@@ -313,6 +329,33 @@ def test_codecs_are_a_mapping(agent_yaml: Path) -> None:
     by_variable = {"KVTIER_TIERS__CLUSTER__CODECS": "{default/a: planes_lz4}"}
     cluster = load_config(agent_yaml, by_variable, ()).config.tiers.cluster
     assert cluster.codecs == {"default/a": "planes_lz4"}
+
+
+def test_rules_for_namespaces_are_in_their_order(agent_yaml: Path) -> None:
+    agent_yaml.write_text(
+        "namespaces:\n"
+        "  a/b: {ttl: 60, host: {limit: 30%, guaranteed: 64MiB}}\n"
+        "  a/*: {disk: {limit: 1GiB}}\n"
+        "  '*': {}\n"
+    )
+    config = load_config(agent_yaml, {}, ()).config
+    assert list(config.namespaces) == ["a/b", "a/*", "*"]
+    first = config.namespaces["a/b"]
+    assert first.ttl == 60
+    assert first.host.limit == Amount(share=0.3)
+    assert first.host.guaranteed == Amount(64 << 20)
+    shown = config.model_dump(mode="json")["namespaces"]["a/b"]
+    assert shown["host"] == {"limit": "30%", "guaranteed": "64MiB"}
+    assert shown["disk"] == {"limit": None, "guaranteed": "0"}
+    assert load_config(agent_yaml, {}, ["namespaces={}"]).config.namespaces == {}
+
+
+def test_guarantees_on_a_disk_that_is_not_there_are_not_judged(agent_yaml: Path) -> None:
+    rule = "namespaces={a/*: {disk: {guaranteed: 1TiB}}}"
+    load_config(agent_yaml, {}, [rule])
+    message = refusal(agent_yaml, {}, rule, "tiers.disk.paths=[/d]")
+    assert "a/*.disk.guaranteed (1TiB)" in message
+    assert "tiers.disk.capacity (10GiB)" in message
 
 
 def test_values_are_named_as_in_yaml(agent_yaml: Path) -> None:

@@ -25,6 +25,7 @@ from kvtier.agent.lifecycle import Lifecycle
 from kvtier.agent.loading import Loading
 from kvtier.agent.mover import Mover
 from kvtier.agent.namespaces import Namespaces
+from kvtier.agent.pins import PinLimits, Pins
 from kvtier.agent.placement import Placement
 from kvtier.agent.promotion import Promotion
 from kvtier.agent.resizing import Resizing
@@ -35,6 +36,7 @@ from kvtier.agent.upkeep import Upkeep
 from kvtier.core.block import BlockKeys, BlockStatus, Lane, Tier
 from kvtier.core.lease import LeaseTable
 from kvtier.core.namespace import NamespaceSpec
+from kvtier.core.rules import NamespaceRule
 from kvtier.memory import ByteArray
 from kvtier.testing import FaultyIO, ManualClock, is_payload_for, payload_for
 from kvtier.tiers.arena import cell_of
@@ -212,6 +214,8 @@ class DiskAgent:
         disk_bytes: int = 8 * MIB,
         max_share: float = 1.0,
         is_started: bool = True,
+        pin_limits: PinLimits | None = None,
+        rules: Sequence[NamespaceRule] = (),
         **settings: Any,
     ) -> None:
         settings.setdefault("depth", 4)
@@ -232,7 +236,7 @@ class DiskAgent:
         tiers = [self.host, self.disk.tier]
         self.leases = LeaseTable(self.clock)
         self.grants = Grants(tiers, self.leases, LeaseLimits(max_share=max_share))
-        self.namespaces = Namespaces(tiers, limit=64)
+        self.namespaces = Namespaces(tiers, limit=64, rules=rules)
         self.sessions = Sessions(
             self.namespaces,
             self.leases,
@@ -242,6 +246,7 @@ class DiskAgent:
             on_gone=self.host.arena.forget_holder,
         )
         self.promotion = Promotion(self.placement, [self.disk.reader])
+        self.pins = Pins(tiers, self.promotion, pin_limits or PinLimits(), self.clock)
         self.loading = Loading(self.grants, self.promotion)
         self.storing = Storing(self.grants, self.placement, self.mover)
         self.loading.on_used.append(self.disk.demotion.used)
@@ -283,6 +288,7 @@ class DiskAgent:
         await self.disk.stop()
         await self.placement.close()
         self.grants.close()
+        self.pins.close()
         self.mover.close()
         self.host.close()
 
@@ -404,7 +410,7 @@ class DiskAgent:
         await self.disk.writer.settled()
 
     def audit(self) -> None:
-        """References are leases, and nothing else; books are right."""
+        """References are leases and pins, and nothing else; books are right."""
         for tier in (self.host, self.disk.tier):
             tier.check_integrity()
             listed: Counter[tuple[int, int]] = Counter()
@@ -415,6 +421,9 @@ class DiskAgent:
                             (lease.namespace_id, each) for each in part.slots if each >= 0
                         )
             for namespace in self.namespaces:
+                for each in namespace.classes_of(tier.tier):
+                    slots = each.slots_of(each.pinned)
+                    listed.update((namespace.namespace_id, slot) for slot in slots)
                 table = namespace.tiers[tier.tier][0].table
                 for slot, count in enumerate(table.references):
                     if count:

@@ -67,7 +67,7 @@ def explaining(agent: DiskAgent | ClusterAgent, blocks: int = 1024) -> Explainin
         agent.promotion,
         agent.leases,
         history,
-        {tier.tier: tier.policy for tier in tiers},
+        {tier.tier: tier.policy_name for tier in tiers},
         disk=disk,
         cluster=cluster,
     )

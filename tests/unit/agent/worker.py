@@ -33,10 +33,11 @@ class Worker:
     node: Node
     name: str = "model"
     block_bytes: int = PAGE
+    tenant: str = "default"
 
     def __post_init__(self) -> None:
-        self.attachment = self.node.attach(self.name.encode().ljust(16))
-        spec = NamespaceSpec(name=self.name, block_bytes=(self.block_bytes,))
+        self.attachment = self.node.attach(f"{self.tenant}/{self.name}".encode().ljust(16))
+        spec = NamespaceSpec(tenant=self.tenant, name=self.name, block_bytes=(self.block_bytes,))
         self.session, _ = self.node.sessions.open(self.attachment.token, spec, "")
 
     @property

@@ -13,6 +13,7 @@ from typing import Any
 from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.lease import LeaseTable
 from kvtier.core.namespace import NamespaceSpec
+from kvtier.core.rules import NamespaceRule
 from kvtier.errors import KvtierError, NotFoundError
 from kvtier.rpc.block_cache import Identity
 from kvtier.rpc.cache_admin import CacheAdminService
@@ -33,6 +34,7 @@ class ScriptedUpkeep:
     scrubbed: list[SimpleNamespace] = field(default_factory=list)
     drained: list[SimpleNamespace] = field(default_factory=list)
     tiers: list[Any] = field(default_factory=list)
+    pinned: int = 0
     known_nodes: list[NodeRecord] = field(default_factory=list)
     blocks: dict[Tier, int] = field(default_factory=lambda: {Tier.HOST: 3, Tier.DISK: 5})
 
@@ -68,30 +70,93 @@ class ScriptedUpkeep:
         keys: Callable[[Any], BlockKeys | None],
         tiers: frozenset[Tier],
         dry_run: bool,
+        force: bool,
     ) -> SimpleNamespace:
         assert keys(None) is None
         self._hear("evict", selector, tiers & set(self.blocks), dry_run)
         gone = sum(self.blocks[tier] for tier in tiers if tier in self.blocks)
-        return SimpleNamespace(gone=gone, deferred=0)
+        pinned = 0 if force else self.pinned
+        return SimpleNamespace(gone=gone - pinned, deferred=0, pinned=pinned)
 
     async def nodes(self) -> list[NodeRecord]:
         self._hear("nodes")
         return self.known_nodes
 
+    def holdings(self, namespace: Any) -> dict[Tier, Any]:
+        return {
+            Tier.HOST: SimpleNamespace(
+                limit_bytes=3 << 20, guaranteed_bytes=1 << 20, occupied_bytes=2 << 20
+            ),
+            Tier.DISK: SimpleNamespace(limit_bytes=None, guaranteed_bytes=0, occupied_bytes=5),
+        }
+
     def stats(self, selector: str) -> list[Any]:
         return self.tiers
+
+
+class ScriptedPins:
+    """Pins what it is asked for, two blocks of it at most."""
+
+    def __init__(self) -> None:
+        self.made: list[SimpleNamespace] = []
+        self.asked: list[tuple[int, float, str]] = []
+        self.error: KvtierError | None = None
+
+    def __iter__(self) -> Iterator[SimpleNamespace]:
+        return iter(self.made)
+
+    def remaining_seconds(self, pin: SimpleNamespace) -> float:
+        return 3600.5
+
+    async def create(
+        self,
+        namespace: Any,
+        keys: BlockKeys,
+        *,
+        ttl_seconds: float,
+        reason: str,
+        patience_seconds: float | None,
+    ) -> SimpleNamespace:
+        if self.error is not None:
+            raise self.error
+        self.asked.append((len(keys.hashes), ttl_seconds, reason))
+        count = min(2, len(keys.hashes))
+        pin = SimpleNamespace(
+            pin_id=f"{len(self.asked):016x}",
+            namespace=namespace,
+            reason=reason,
+            block_count=count,
+            pinned_bytes=count * 4096,
+        )
+        self.made.append(pin)
+        return pin
+
+    def delete(self, pin_id: str) -> SimpleNamespace:
+        for pin in self.made:
+            if pin.pin_id == pin_id:
+                self.made.remove(pin)
+                return pin
+        raise NotFoundError(f"no pin {pin_id!r}")
 
 
 class OneNamespace:
     """default/m, with a size class on each of two tiers."""
 
     def __init__(self) -> None:
-        size_class = SimpleNamespace(residency=range(3), used_slots=4, slot_bytes=4096)
+        size_class = SimpleNamespace(
+            residency=range(3),
+            used_slots=4,
+            slot_bytes=4096,
+            pinned=SimpleNamespace(size_bytes=4096),
+        )
         self.only = SimpleNamespace(
             spec=NamespaceSpec(name="m", block_bytes=(4096,)),
+            label="default/m@0123abcd",
+            groups=(size_class, size_class),
             namespace_id=1,
             generation_id=b"g",
             session_count=0,
+            rule=NamespaceRule("default/*", 3600.0),
             tiers={Tier.HOST: (size_class, size_class), Tier.DISK: (size_class,)},
             classes_of=lambda tier: [size_class] * (2 if tier is Tier.DISK else 1),
         )
@@ -114,6 +179,7 @@ class ScriptedAgent:
     def __init__(self, directory: Path) -> None:
         self.path = directory / "admin.sock"
         self.upkeep = ScriptedUpkeep()
+        self.pins = ScriptedPins()
         self._is_serving = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
 
@@ -139,6 +205,7 @@ class ScriptedAgent:
                 OneNamespace(),
                 [],
                 LeaseTable(lambda: 0.0),
+                self.pins,
             ),
         )
         await self._server.listen(self.path, 0o600, -1)

@@ -40,6 +40,7 @@ def test_help_documents_the_exit_codes() -> None:
     "verb",
     [
         *("agent", "stats", "namespaces", "sessions", "evict", "invalidate"),
+        *("pin", "unpin", "pins"),
         *("flush", "scrub", "drain", "resume", "demo", "version"),
     ],
 )
@@ -47,7 +48,9 @@ def test_every_verb_has_help(verb: str) -> None:
     assert f"Usage: kvtier {verb}" in kvtier(verb, "--help").stdout
 
 
-@pytest.mark.parametrize("verb", ["evict", "invalidate", "flush", "scrub", "drain", "resume"])
+@pytest.mark.parametrize(
+    "verb", ["evict", "invalidate", "pin", "unpin", "flush", "scrub", "drain", "resume"]
+)
 def test_what_changes_an_agent_has_an_example(verb: str) -> None:
     assert f"Example: kvtier {verb}" in kvtier(verb, "--help").stdout
 

@@ -91,10 +91,24 @@ def test_namespaces_have_the_digest_that_commands_take() -> None:
     )
     assert namespaces.row(info) == (
         *("a/b@0123abcd", "m", "bf16"),
-        *("16 tokens, 2.00 MiB", "15", "4.00 MiB", "0"),
+        *("16 tokens, 2.00 MiB", "15", "4.00 MiB", "0 B", "0"),
     )
     [line] = namespaces.differences([info])
     assert line == "a/b@0123abcd differs from others of its name in dtype, revision"
+
+
+def test_rules_are_shown_once_with_what_their_namespaces_have() -> None:
+    info = NamespaceInfo(
+        rule="a/*",
+        ttl=Duration(seconds=3600),
+        limit_bytes=[0, 2**30, 0, 0],
+        guaranteed_bytes=[0, 2**20, 0, 0],
+        occupied_bytes=[0, 2**21, 2**22, 0],
+    )
+    assert list(namespaces.rules([info, info, NamespaceInfo()])) == [
+        "rule a/*: HOST 2.00 MiB of at most 1.00 GiB, 1.00 MiB guaranteed; DISK 4.00 MiB; "
+        "blocks live 1 h 0 min"
+    ]
 
 
 def test_sessions_have_an_age() -> None:

@@ -197,6 +197,10 @@ def test_a_namespace_has_blocks_for_each_tier(agent: ScriptedAgent) -> None:
         [info] = client.list_namespaces()
     assert list(info.block_count) == [0, 3, 6, 0]
     assert list(info.used_bytes) == [0, 4 * 4096, 8 * 4096, 0]
+    assert list(info.pinned_bytes) == [0, 4096, 2 * 4096, 0]
+    assert (info.rule, info.ttl.seconds) == ("default/*", 3600)
+    assert list(info.limit_bytes) == [0, 3 << 20, 0, 0]
+    assert list(info.occupied_bytes) == [0, 2 << 20, 5, 0]
 
 
 def test_an_agent_is_ready_when_it_says_so(agent: ScriptedAgent) -> None:

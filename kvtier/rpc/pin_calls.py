@@ -1,0 +1,83 @@
+"""What CacheAdmin answers about pins."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from kvtier.errors import InvalidRequestError
+from kvtier.rpc import conversion as convert
+from kvtier.rpc.paging import page_of
+from kvtier.rpc.server import Call
+from kvtier.v1 import cache_admin_pb2 as pb
+
+if TYPE_CHECKING:
+    from kvtier.agent.namespaces import Namespace, Namespaces
+    from kvtier.agent.pins import Pin, Pins
+    from kvtier.rpc.block_cache import Identity
+
+log = logging.getLogger(__name__)
+
+
+class PinCalls:
+    """A part of the CacheAdmin service."""
+
+    def __init__(self, pins: Pins, namespaces: Namespaces, identity: Identity) -> None:
+        self._pins = pins
+        self._known = namespaces
+        self._most_keys = identity.max_batch_blocks
+
+    async def CreatePin(self, request: pb.CreatePinRequest, call: Call) -> pb.Pin:
+        namespace = self._only(request.namespace)
+        remaining = call.remaining_seconds
+        pin = await self._pins.create(
+            namespace,
+            convert.keys_from(request.keys, namespace, self._most_keys),
+            ttl_seconds=convert.seconds_from(request.ttl, "ttl"),
+            reason=request.reason,
+            patience_seconds=None if remaining is None else max(0.0, remaining * 0.8 - 0.02),
+        )
+        log.info(
+            "pin %s: %d blocks of %s: %s",
+            pin.pin_id,
+            pin.block_count,
+            namespace.label,
+            pin.reason or "no reason given",
+        )
+        return self._pin(pin)
+
+    async def DeletePin(self, request: pb.DeletePinRequest, call: Call) -> pb.DeletePinResponse:
+        if not request.pin_id:
+            raise InvalidRequestError("pin_id is empty; ListPins tells the ids")
+        pin = self._pins.delete(request.pin_id)
+        log.info("pin %s of %s is deleted", pin.pin_id, pin.namespace.label)
+        return pb.DeletePinResponse()
+
+    async def ListPins(self, request: pb.ListPinsRequest, call: Call) -> pb.ListPinsResponse:
+        chosen = {each.namespace_id for each in self._known.select(request.namespace)}
+        pins = [each for each in self._pins if each.namespace.namespace_id in chosen]
+        page, token = page_of(pins, request.page_size, request.page_token)
+        return pb.ListPinsResponse(pins=map(self._pin, page), next_page_token=token)
+
+    def _only(self, selector: str) -> Namespace:
+        if not selector:
+            raise InvalidRequestError("namespace is empty; name one as tenant/name")
+        chosen = self._known.select(selector)
+        if len(chosen) > 1:
+            labels = ", ".join(each.label for each in chosen)
+            raise InvalidRequestError(
+                f"namespace {selector!r} names {len(chosen)} of them ({labels}); "
+                "write tenant/name@digest"
+            )
+        return chosen[0]
+
+    def _pin(self, pin: Pin) -> pb.Pin:
+        return pb.Pin(
+            pin_id=pin.pin_id,
+            namespace=pin.namespace.label,
+            block_count=pin.block_count,
+            expire_time=convert.timestamp(time.time() + self._pins.remaining_seconds(pin)),
+            reason=pin.reason,
+            pinned_bytes=pin.pinned_bytes,
+        )
