@@ -20,6 +20,7 @@ from kvtier.cli import (
     resume,
     scrub,
     sessions,
+    simulate,
     stats,
     version,
 )
@@ -70,5 +71,6 @@ app.command("resume")(resume.resume)
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(config.app, name="config")
 app.add_typer(bench.app, name="bench")
+app.command("simulate")(simulate.simulate)
 app.command("demo")(demo.demo)
 app.command("version")(version.version)
