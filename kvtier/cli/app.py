@@ -17,6 +17,7 @@ from kvtier.cli import (
     flush,
     invalidate,
     namespaces,
+    plan,
     resume,
     scrub,
     sessions,
@@ -71,6 +72,7 @@ app.command("resume")(resume.resume)
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(config.app, name="config")
 app.add_typer(bench.app, name="bench")
+app.command("plan")(plan.plan)
 app.command("simulate")(simulate.simulate)
 app.command("demo")(demo.demo)
 app.command("version")(version.version)
