@@ -99,9 +99,11 @@ def plan(
     if list_models:
         _list_models(as_json)
         return
+    if (model is None) == (layers is None):
+        raise typer.BadParameter("give either --model, or --layers and what a layer keeps")
     shape = (
-        _named(model, layers)
-        if layers is None or model is not None
+        kv_shape(model)
+        if model is not None
         else _described(layers, kv_heads, head_dim, mla_dim, window, window_layers)
     )
     if dtype is not None:
@@ -117,20 +119,20 @@ def plan(
     _draw(model or "this model", shape, load, made)
 
 
-def _named(model: str | None, layers: int | None) -> KvShape:
+def kv_shape(model: str) -> KvShape:
+    """Of a model that is known by name, or of a `config.json`.
+
+    Raises ConfigError if there is neither.
+    """
     from kvtier.planning.hf_config import read_hf_config
     from kvtier.planning.models import find_model
 
-    if model is None:
-        raise typer.BadParameter("give --model, or --layers with what a layer keeps")
-    if layers is not None:
-        raise typer.BadParameter("not together with --model", param_hint="--layers")
     path = Path(model)
     return read_hf_config(path) if path.suffix == ".json" or path.exists() else find_model(model)
 
 
 def _described(
-    layers: int,
+    layers: int | None,
     kv_heads: int | None,
     head_dim: int | None,
     mla_dim: int | None,
@@ -139,6 +141,7 @@ def _described(
 ) -> KvShape:
     from kvtier.planning.kv_shape import heads, latent
 
+    assert layers is not None
     if mla_dim is not None:
         if kv_heads or head_dim or window:
             raise typer.BadParameter(

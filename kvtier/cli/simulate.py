@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 import typer
 
 from kvtier.cli.document import print_json
+from kvtier.cli.hit_table import hit_table
 from kvtier.cli.options import JsonOption
-from kvtier.cli.text import console, number, percent, table
+from kvtier.cli.plan import kv_shape
+from kvtier.cli.text import console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,8 +23,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
     from kvtier.sim.capacity import Capacity
+    from kvtier.sim.costs import Costs
     from kvtier.sim.experiment import Experiment
-    from kvtier.sim.outcome import Costs, Outcome
+    from kvtier.sim.outcome import Outcome
     from kvtier.sim.reading import Progress
 
 Parsed = TypeVar("Parsed")
@@ -71,6 +74,10 @@ def simulate(
         str | None,
         typer.Option(metavar="SIZE", help="Of one block as simulated, such as 64MiB."),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|PATH", help="In place of --block-bytes, as in kvtier plan."),
+    ] = None,
     prefill_tokens_per_second: Annotated[
         float | None,
         typer.Option(min=0.001, metavar="TOKENS", help="What a worker computes: time is reported."),
@@ -84,6 +91,10 @@ def simulate(
         typer.Option(min=0.001, metavar="GB/S", help="10^9 bytes a second read from DISK."),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="NUMBER", help="Of policies that sample.")] = 0,
+    plot_file: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE.png", help="Draw hit rates over capacities."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Replay recorded requests through the policies that the agent runs.
@@ -94,18 +105,23 @@ def simulate(
     Example: kvtier simulate conversation.jsonl.gz --policy hd,lru,belady --capacity 1%,5%,20%
     """
     from kvtier.sim.experiment import Experiment
+    from kvtier.sim.plot import plot, require_plot
 
     chosen = [name.strip() for each in policies or ["hd,lru,belady"] for name in each.split(",")]
     settings = _settings(capacities, tiers)
     experiments = [
         Experiment(policy, setting, disk_policy, seed) for policy in chosen for setting in settings
     ]
-    costs = _costs(block_bytes, prefill_tokens_per_second, host_gbps, disk_gbps)
+    costs = _costs(block_bytes, model, prefill_tokens_per_second, host_gbps, disk_gbps)
+    if plot_file is not None:
+        require_plot(plot_file)
     outcomes = list(_outcomes(traces, block_tokens, experiments, costs))
+    if plot_file is not None:
+        plot(outcomes, plot_file)
     if as_json:
         print_json({"results": [asdict(each) for each in outcomes]})
-        return
-    _draw(outcomes)
+    else:
+        console().print(hit_table(outcomes))
 
 
 def _settings(capacities: str, tiers: str | None) -> list[tuple[Capacity, ...]]:
@@ -125,15 +141,27 @@ def _parse(option: str, parse: Callable[[str], Parsed], text: str) -> Parsed:
 
 
 def _costs(
-    block_bytes: str | None, prefill: float | None, host_gbps: float | None, disk_gbps: float | None
+    block_bytes: str | None,
+    model: str | None,
+    prefill: float | None,
+    host_gbps: float | None,
+    disk_gbps: float | None,
 ) -> Costs:
     from kvtier.config import parse_size
-    from kvtier.sim.outcome import Costs
+    from kvtier.sim.costs import Costs
 
+    if block_bytes is not None and model is not None:
+        raise typer.BadParameter("not together with --block-bytes", param_hint="--model")
+    if prefill is None and (host_gbps or disk_gbps):
+        raise typer.BadParameter(
+            "says nothing without --prefill-tokens-per-second", param_hint="--host-gbps"
+        )
+    size = None if block_bytes is None else _parse("--block-bytes", parse_size, block_bytes)
+    if size == 0:
+        raise typer.BadParameter("more than 0", param_hint="--block-bytes")
     return Costs(
-        block_bytes=None
-        if block_bytes is None
-        else _parse("--block-bytes", parse_size, block_bytes),
+        block_bytes=size,
+        token_bytes=None if model is None else kv_shape(model).bytes_per_token,
         prefill_tokens_per_second=prefill,
         host_bytes_per_second=None if host_gbps is None else host_gbps * _GIGABYTE,
         disk_bytes_per_second=None if disk_gbps is None else disk_gbps * _GIGABYTE,
@@ -152,7 +180,7 @@ def _outcomes(
     with _bar() as bar:
         for path in paths:
             trace = read_trace(path, block_tokens, _task(bar, f"{path.name}: reading"))
-            known = costs if costs.block_bytes else costs._replace(block_bytes=trace.block_bytes)
+            known = costs.of(trace)
             for each in experiments:
                 yield each.run(trace, known, _task(bar, f"{path.name}: {each.policy}"))
 
@@ -175,25 +203,3 @@ def _task(bar: Bar, name: str) -> Progress:
         bar.update(task, completed=done, total=whole, visible=done < whole)
 
     return show
-
-
-def _draw(outcomes: Sequence[Outcome]) -> None:
-    columns = ("trace", "policy", "capacity", "blocks", "block hits", "token hits", "written")
-    console().print(
-        table(
-            columns,
-            (
-                (
-                    each.trace,
-                    each.policy,
-                    f"{100 * each.capacity_fraction:.3g} %",
-                    number(each.capacity_blocks),
-                    percent(each.hit_blocks, each.requested_blocks),
-                    percent(each.hit_tokens, each.requested_tokens),
-                    number(each.tiers[-1].written_blocks),
-                )
-                for each in outcomes
-            ),
-            left=2,
-        )
-    )

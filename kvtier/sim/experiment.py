@@ -10,7 +10,8 @@ from kvtier.core.policies.named import NewPolicy, find_policy
 from kvtier.errors import ConfigError
 from kvtier.sim.belady import BELADY, Belady
 from kvtier.sim.capacity import Capacity
-from kvtier.sim.outcome import Costs, Outcome, outcome
+from kvtier.sim.costs import Costs
+from kvtier.sim.outcome import Outcome, outcome
 from kvtier.sim.reading import Progress
 from kvtier.sim.replay import Replay, Tally, TierSpec
 from kvtier.sim.trace import Trace
@@ -38,7 +39,10 @@ class Experiment:
     def run(
         self, trace: Trace, costs: Costs, progress: Progress = lambda done, whole: None
     ) -> Outcome:
-        """Replays the trace. Raises ConfigError where a capacity does not say how many blocks."""
+        """Replays the trace; `costs` are of its blocks.
+
+        Raises ConfigError where a capacity does not say how many blocks.
+        """
         blocks = [each.blocks(trace, costs.block_bytes) for each in self.capacities]
         disk_policy = self.disk_policy if len(blocks) > 1 else None
         if self.policy == BELADY:

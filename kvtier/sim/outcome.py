@@ -3,37 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
+from kvtier.sim.costs import Costs
 from kvtier.sim.replay import Tally, TierTally
 from kvtier.sim.trace import Trace
 
 _DAY_SECONDS = 86_400
 TIER_NAMES = ("host", "disk")
-
-
-class Costs(NamedTuple):
-    """What is known of blocks and devices. Bandwidths in bytes a second; None is free."""
-
-    block_bytes: float | None = None
-    prefill_tokens_per_second: float | None = None
-    host_bytes_per_second: float | None = None
-    disk_bytes_per_second: float | None = None
-
-    def saved_seconds(self, tiers: list[TierTally]) -> float | None:
-        """How much sooner first tokens come, all requests together; None if nobody said how fast
-        prefill is.
-
-        A tier slower than computing saves nothing: the agent does not load from it then.
-        """
-        if self.prefill_tokens_per_second is None:
-            return None
-        saved = 0.0
-        speeds = (self.host_bytes_per_second, self.disk_bytes_per_second)
-        for tier, speed in zip(tiers, speeds, strict=False):
-            loading = tier.hit_blocks * (self.block_bytes or 0.0) / speed if speed else 0.0
-            saved += max(0.0, tier.hit_tokens / self.prefill_tokens_per_second - loading)
-        return saved
 
 
 @dataclass
