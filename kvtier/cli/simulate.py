@@ -15,7 +15,7 @@ from kvtier.cli.document import print_json
 from kvtier.cli.hit_table import hit_table
 from kvtier.cli.options import JsonOption
 from kvtier.cli.plan import kv_shape
-from kvtier.cli.text import console
+from kvtier.cli.text import console, plural
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -181,6 +181,9 @@ def _outcomes(
         for path in paths:
             trace = read_trace(path, block_tokens, _task(bar, f"{path.name}: reading"))
             known = costs.of(trace)
+            if trace.left_out:
+                lines = plural(trace.left_out, "line")
+                bar.print(f"{path.name}: {lines} left out: not from the beginning of a sequence")
             for each in experiments:
                 yield each.run(trace, known, _task(bar, f"{path.name}: {each.policy}"))
 

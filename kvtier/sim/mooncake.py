@@ -20,3 +20,6 @@ class MooncakeReader:
         tokens = line.count("input_length")
         block_tokens = line.positive("block_size", _BLOCK_TOKENS)
         self._builder.add(line.seconds("timestamp"), tokens, block_tokens, line.ids("hash_ids"))
+
+    def end(self) -> None:
+        pass

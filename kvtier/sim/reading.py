@@ -23,6 +23,10 @@ class Reader(Protocol):
 
     def add(self, line: Line) -> None: ...
 
+    def end(self) -> None:
+        """There is no further line."""
+        ...
+
 
 def read_trace(
     path: Path, block_tokens: int | None = None, progress: Progress = lambda done, whole: None
@@ -41,6 +45,11 @@ def read_trace(
             raise file.error(str(error)) from error
         if line.number % _REPORT_LINES == 0:
             progress(file.position, file.size)
+    try:
+        if reader is not None:
+            reader.end()
+    except ValueError as error:
+        raise file.error(str(error)) from error
     trace = builder.build()
     if not trace.requested_blocks:
         raise ConfigError(f"{path}: no request for a full block")

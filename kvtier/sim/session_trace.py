@@ -22,6 +22,9 @@ class SessionReader:
         ids = chain.from_iterable(_ranges(line))
         self._builder.add(line.seconds("timestamp"), tokens, block_tokens, ids)
 
+    def end(self) -> None:
+        pass
+
 
 def _ranges(line: Line) -> Iterator[range]:
     for each in line.items("hash_ranges"):

@@ -46,6 +46,8 @@ class Trace:
     block_tokens: array[int] = field(default_factory=lambda: array("I"))
     unique_blocks: int = 0
     requested_blocks: int = 0
+    #: Lines that could not be used.
+    left_out: int = 0
     #: The mean of the unique blocks; None where the trace does not say.
     block_bytes: float | None = None
     _bounds: array[int] = field(default_factory=lambda: array("Q"))
@@ -174,6 +176,10 @@ class TraceBuilder:
         larger = [number.setdefault(each, len(number)) for each in numbers[group - 1 :: group]]
         self._trace.unique_blocks = len(number)
         return larger
+
+    def leave_out(self) -> None:
+        """Counts a line that cannot be used."""
+        self._trace.left_out += 1
 
     def build(self) -> Trace:
         """What was added; the builder is used up."""
