@@ -10,7 +10,8 @@ from pathlib import Path
 
 from kvtier.sim.trace import Trace, TraceBuilder
 
-RECORDING = {"kvtier_recording": 1}
+Lines = Sequence[Mapping[str, object] | str]
+RECORDING: Mapping[str, object] = {"kvtier_recording": 1}
 
 
 def write(path: Path, lines: Iterable[Mapping[str, object] | str]) -> Path:
