@@ -20,10 +20,12 @@ from kvtier.cli import (
     namespaces,
     pin,
     pins,
+    plan,
     record,
     resume,
     scrub,
     sessions,
+    simulate,
     stats,
     tier,
     tiers,
@@ -84,5 +86,7 @@ app.add_typer(tier.app, name="tier")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(config.app, name="config")
 app.add_typer(bench.app, name="bench")
+app.command("plan")(plan.plan)
+app.command("simulate")(simulate.simulate)
 app.command("demo")(demo.demo)
 app.command("version")(version.version)

@@ -1,0 +1,1 @@
+"""Recorded requests replayed through the policies that the agent runs."""
