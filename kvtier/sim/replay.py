@@ -55,8 +55,9 @@ class Replay:
     """Gives the requests of a trace to HOST, and to DISK below it if there is one.
 
     A block is a hit if it and all before it are in some tier. What HOST takes in is written to
-    DISK as well, if DISK's policy admits it (write-through); what is read from DISK comes back to
-    HOST, whatever it is worth, as a load in the agent does.
+    DISK as well, if DISK's policy admits it (write-through): then HOST takes it in whatever it is
+    worth there, as the only way to DISK. What is read from DISK comes back to HOST, whatever it is
+    worth, as a load in the agent does.
     """
 
     def __init__(self, trace: Trace, tiers: Sequence[TierSpec], seed: int = 0) -> None:
@@ -92,7 +93,8 @@ class Replay:
         found = self._load(hashes, block_tokens)
         if found == len(hashes):
             return
-        stored = self._host.store(hashes, found)
+        is_staged = self._disk is not None and self._disk.would_take(hashes, found)
+        stored = self._host.store(hashes, found, is_wanted=is_staged)
         if self._disk is not None and stored:
             self._disk.store(hashes[: found + stored], found)
 

@@ -56,6 +56,17 @@ class SimulatedTier:
             self.read_blocks += len(rows)
             self.policy.touch(rows)
 
+    def would_take(self, hashes: Sequence[bytes], position: int) -> bool:
+        """Whether `store` would take in one block at least."""
+        worth = self._worth(hashes, position)
+        has_room = len(self.residency) < self.capacity_blocks
+        return worth > NEVER and (has_room or self.policy.victim(worth) != NONE)
+
+    def _worth(self, hashes: Sequence[bytes], position: int) -> float:
+        before = hashes[position - 1] if position else b""
+        parent = self.residency.find(_LANE, before) if before else NONE
+        return self.policy.worth(_LANE, hashes[position], parent)
+
     def store(self, hashes: Sequence[bytes], position: int, *, is_wanted: bool = False) -> int:
         """Takes in what is not here of `hashes[position:]`, until what is here is worth more.
 
@@ -64,7 +75,7 @@ class SimulatedTier:
         """
         residency, before = self.residency, hashes[position - 1] if position else b""
         parent = residency.find(_LANE, before) if before else NONE
-        worth = ALWAYS if is_wanted else self.policy.worth(_LANE, hashes[position], parent)
+        worth = ALWAYS if is_wanted else self._worth(hashes, position)
         index = position
         if worth > NEVER:
             for index in range(position, len(hashes)):
