@@ -76,11 +76,16 @@ class History:
         tier.on_forget = forgotten
 
     def note_refusals(
-        self, size_class: SizeClass, lane: Lane, hashes: Sequence[bytes], cause: Cause
+        self,
+        size_class: SizeClass,
+        lane: Lane,
+        hashes: Sequence[bytes],
+        cause: Cause,
+        tier: Tier = Tier.HOST,
     ) -> None:
-        """HOST did not let these in."""
+        """A tier did not let these in."""
         for each in hashes:
-            self.note_refusal(size_class.table.namespace_id, lane, each, Tier.HOST, cause)
+            self.note_refusal(size_class.table.namespace_id, lane, each, tier, cause)
 
     def note_damaged_value(self, namespace_id: int, lane: Lane, block_hash: bytes) -> None:
         """CLUSTER had something else under its name."""
