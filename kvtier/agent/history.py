@@ -66,21 +66,26 @@ class History:
 
     def listen(self, tier: SlotTier) -> None:
         """Notes what leaves a tier; before its first size class is made."""
-        name = tier.tier
+        name, superseded = tier.tier, Cause.SUPERSEDED
 
         def forgotten(size_class: SizeClass, row: int, cause: Cause, taker: int) -> None:
-            if cause is not Cause.SUPERSEDED:
+            if cause != superseded:
                 lane, block_hash = size_class.residency.describe(row)
                 self.note(size_class.table.namespace_id, lane, block_hash, name, cause, taker)
 
         tier.on_forget = forgotten
 
     def note_refusals(
-        self, size_class: SizeClass, lane: Lane, hashes: Sequence[bytes], cause: Cause
+        self,
+        size_class: SizeClass,
+        lane: Lane,
+        hashes: Sequence[bytes],
+        cause: Cause,
+        tier: Tier = Tier.HOST,
     ) -> None:
-        """HOST did not let these in."""
+        """A tier did not let these in."""
         for each in hashes:
-            self.note_refusal(size_class.table.namespace_id, lane, each, Tier.HOST, cause)
+            self.note_refusal(size_class.table.namespace_id, lane, each, tier, cause)
 
     def note_damaged_value(self, namespace_id: int, lane: Lane, block_hash: bytes) -> None:
         """CLUSTER had something else under its name."""
@@ -100,14 +105,20 @@ class History:
         fingerprint = hash((namespace_id, lane, block_hash))
         number = fingerprint % self._sets
         way = self._next[number]
-        self._next[number] = way + 1 if way + 1 < _WAYS else 0
+        self._next[number] = way + 1 & _WAYS - 1
         place = number * _WAYS + way
-        if self._facts[place]:
+        facts = self._facts
+        if facts[place]:
             self.dropped_count += 1
         else:
             self.entry_count += 1
         self._fingerprints[place] = fingerprint
-        self._facts[place] = self._packed(tier, cause, taker)
+        facts[place] = (
+            int(self._wall_clock() * _TIME_STEPS) << _TIME_SHIFT
+            | (taker << _TAKER_SHIFT if taker < _MOST_TAKERS else 0)
+            | tier << _TIER_SHIFT
+            | cause
+        )
 
     def note_refusal(
         self, namespace_id: int, lane: Lane, block_hash: bytes, tier: Tier, cause: Cause
@@ -116,7 +127,8 @@ class History:
         not push out what is known of others."""
         place = self._find(hash((namespace_id, lane, block_hash)))
         if place >= 0 and _cause(self._facts[place]).is_refusal:
-            self._facts[place] = self._packed(tier, cause, 0)
+            steps = int(self._wall_clock() * _TIME_STEPS)
+            self._facts[place] = steps << _TIME_SHIFT | tier << _TIER_SHIFT | cause
         else:
             self.note(namespace_id, lane, block_hash, tier, cause)
 
@@ -132,12 +144,6 @@ class History:
             fact >> _TAKER_SHIFT & _MOST_TAKERS - 1,
             (fact >> _TIME_SHIFT) / _TIME_STEPS,
         )
-
-    def _packed(self, tier: Tier, cause: Cause, taker: int) -> int:
-        if taker >= _MOST_TAKERS:
-            taker = 0
-        steps = int(self._wall_clock() * _TIME_STEPS)
-        return steps << _TIME_SHIFT | taker << _TAKER_SHIFT | tier << _TIER_SHIFT | cause
 
     def _find(self, fingerprint: int) -> int:
         """The place of the youngest entry, or -1."""

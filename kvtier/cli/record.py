@@ -86,9 +86,12 @@ def _parsed(duration: str) -> float:
 
 
 def _opened(path: Path) -> IO[str]:
-    if path.suffix == ".gz":
-        return gzip.open(path, "wt", encoding="ascii")
-    return path.open("w", encoding="ascii")
+    try:
+        if path.suffix == ".gz":
+            return gzip.open(path, "wt", encoding="ascii")
+        return path.open("w", encoding="ascii")
+    except OSError as error:
+        raise InvalidRequestError(f"{path}: {error.strerror}") from error
 
 
 def _follow(

@@ -73,6 +73,9 @@ def stats(
     written here, left unwritten those that left HOST before they were. To be written are the bytes
     that wait for that; read and written is what the device did, errors are its calls that failed.
 
+    History is how many blocks there is still something to say of when they are gone: see
+    `kvtier explain`.
+
     Of CLUSTER: used is what the servers say, for all that share them; the rest is this agent's own.
 
     Example: kvtier stats --watch --namespace default/my-model
@@ -119,8 +122,7 @@ def overview(sample: Stats) -> Group:
         f"up {human_seconds(sample.uptime.ToTimedelta().total_seconds())}\n"
         f"{plural(sample.namespace_count, 'namespace')}, "
         f"{plural(sample.session_count, 'session')}, "
-        f"{plural(sample.lease_count, 'lease')}, {plural(sample.rejected_count, 'call')} rejected\n"
-        f"{reach(sample.history)}"
+        f"{plural(sample.lease_count, 'lease')}, {plural(sample.rejected_count, 'call')} rejected"
     )
     troubles = [
         f"{_name(tier)} is {_state(tier)}: {tier.reason}" for tier in sample.tiers if tier.reason
@@ -128,7 +130,8 @@ def overview(sample: Stats) -> Group:
     tiers = [_rows(tier) for tier in sample.tiers]
     longest = max(tiers, key=len, default={})
     rows = [(row, *(tier.get(row, "-") for tier in tiers)) for row in longest]
-    return Group(heading, *troubles, table(("", *map(_name, sample.tiers)), rows))
+    drawn = table(("", *map(_name, sample.tiers)), rows)
+    return Group(heading, *troubles, drawn, reach(sample.history))
 
 
 def _name(tier: TierStats) -> str:

@@ -147,6 +147,9 @@ def test_no_file_is_made_without_an_agent_or_a_namespace(
         "record", str(path), "--namespace", "default/typo", "--address", agent.admin_address
     )
     assert unknown.returncode == 1
+    nowhere = kvtier("record", f"{tmp_path}/no/day", "--address", agent.admin_address)
+    assert nowhere.returncode == 2
+    assert f"{tmp_path}/no/day: No such file or directory" in nowhere.stderr
     assert not path.exists()
 
 

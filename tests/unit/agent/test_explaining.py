@@ -275,6 +275,8 @@ async def test_not_admitted_for_the_session_s_share(tmp_path: Path) -> None:
             "no room within its session's leases.max_share"
         }
         assert found[-1].left_tier is Tier.HOST
+        assert why.history is not None
+        assert why.history.entry_count == 200 - refused
 
 
 @on_loop
@@ -284,10 +286,11 @@ async def test_not_admitted_as_all_is_in_use(tmp_path: Path) -> None:
         most = sequence("a", 40)
         stored = (await agent.store(most)).count(OK)
         lease = (await agent.load(sequence("a", stored))).lease
-        assert await agent.store(sequence("b", 1)) == [REFUSED]
-        [found] = await explained(why, agent, sequence("b", 1))
-        assert found.fate is Fate.NOT_ADMITTED
-        assert found.reason == "no room: what could have made way was in use"
+        others = sequence("b", 100)  # more than a slice
+        assert await agent.store(others) == [REFUSED] * 100
+        found = await explained(why, agent, others)
+        assert fates(found) == [Fate.NOT_ADMITTED] * 100
+        assert {each.reason for each in found} == {"no room: what could have made way was in use"}
         agent.grants.release(lease)
 
 

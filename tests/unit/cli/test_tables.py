@@ -35,6 +35,7 @@ def test_stats_show_a_column_for_each_tier() -> None:
     sample = Stats(epoch=0xAB, version="1.2", uptime=Duration(seconds=61), tiers=[host])
     lines = printed(overview(sample))
     assert lines[0] == "kvtier 1.2, epoch 00000000000000ab, up 1 min 1 s"
+    assert lines[-1] == "history: off"
     assert "HOST" in lines
     assert "state active" in lines
     assert "used 768 MiB of 1.00 GiB" in lines
