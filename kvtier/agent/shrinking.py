@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from kvtier.agent.turns import WRITE_SLICE, slices
@@ -48,6 +49,8 @@ class Shrinking:
         self._tier = placement.tier
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
+        #: Somebody must release something before it can go on.
+        self.is_waiting = False
         self._choice = 0
         #: Withdrawn, and not empty yet.
         self._yielding: dict[Extent, SizeClass] = {}
@@ -103,11 +106,11 @@ class Shrinking:
         now = asyncio.get_running_loop().time()
         ends = [since + _PATIENCE_SECONDS - now for since in self._blocked.values()]
         delay = min((each for each in ends if each > 0), default=None)
-        try:
+        self.is_waiting = not self._wake.is_set()
+        with suppress(TimeoutError):
             async with asyncio.timeout(delay):
                 await self._wake.wait()
-        except TimeoutError:
-            pass
+        self.is_waiting = False
 
     # Choosing extents.
 
