@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from kvtier.agent.turns import WRITE_SLICE, slices
+from kvtier.agent.turns import slices
 from kvtier.core.residency import NONE
 from kvtier.core.slots import SLOTS_PER_PAGE
 from kvtier.tiers.size_class import SizeClass
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from kvtier.agent.placement import Placement
 
 _CLASS_SLICE = 64
+#: Blocks: looking for what is coldest costs as much as evicting it.
+_SLICE = 32
 _EXTENT_SLICE = 16
 _SAMPLES = 16
 #: Extents out of which blocks move at a time.
@@ -211,6 +213,10 @@ class Shrinking:
             most_bytes -= counted(extent)
             if most_bytes <= 0:
                 break
+        for extent in reversed(list(chosen)):  # the last one may be more than enough
+            if left[extent.stripe] + counted(extent) <= 0:
+                left[extent.stripe] += counted(extent)
+                del chosen[extent]
         return list(chosen)
 
     def _restore(self, extents: Sequence[Extent]) -> None:
@@ -280,7 +286,7 @@ class Shrinking:
             else:
                 evicted = 0
             if not evicted:
-                batch = min(batch, WRITE_SLICE) if self.before_evicting is None else 1
+                batch = min(batch, _SLICE) if self.before_evicting is None else 1
                 evicted = sum(size_class.evict_one() for _ in range(batch))
             if not evicted:
                 break
@@ -304,7 +310,7 @@ class Shrinking:
             if is_current and size_class.is_evictable(row) and rank(row) == rank_before:
                 size_class.forget(row)
                 evicted += 1
-            if number % WRITE_SLICE == 0:
+            if number % _SLICE == 0:
                 await asyncio.sleep(0)
         return evicted
 
@@ -321,7 +327,7 @@ class Shrinking:
         return has_moved
 
     def _move_count(self, size_class: SizeClass) -> int:
-        return max(1, min(WRITE_SLICE, _MOVE_BYTES // size_class.slot_bytes))
+        return max(1, min(_SLICE, _MOVE_BYTES // size_class.slot_bytes))
 
     async def _drop_all(self, size_class: SizeClass, extents: list[Extent]) -> bool:
         """Evicts what is in them, with what continues it: nothing can be written elsewhere."""
@@ -333,7 +339,7 @@ class Shrinking:
                 row = size_class.table.owner[slot]
                 if row != NO_OWNER:
                     has_dropped |= await _drop(size_class, row)
-                if number % WRITE_SLICE == 0:
+                if number % _SLICE == 0:
                     await asyncio.sleep(0)
             if size_class.idle_slot_count(extent):
                 self._crowded.add(size_class)
@@ -399,7 +405,7 @@ async def _drop(size_class: SizeClass, row: int) -> bool:
         else:
             break
         steps += 1
-        if steps % WRITE_SLICE == 0:
+        if steps % _SLICE == 0:
             await asyncio.sleep(0)
             del path[1:]  # rows may be others' by now
             if path and size_class.residency.describe(path[0])[1] is not block_hash:
