@@ -320,7 +320,8 @@ class Shrinking:
             idle = size_class.idle_slots(extent, self._move_count(size_class))
             if not idle:
                 break
-            if not await self._placement.move(size_class, idle):
+            has_room = size_class.free_slots or size_class.policy.victim() != NONE
+            if not (has_room and await self._placement.move(size_class, idle)):
                 self._crowded.add(size_class)
                 break
             has_moved = True
