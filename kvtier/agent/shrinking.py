@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from kvtier.agent.turns import WRITE_SLICE, slices
+from kvtier.agent.retirement import SPARE, choose, offers, ordered
+from kvtier.agent.turns import slices
 from kvtier.core.cause import Cause
 from kvtier.core.residency import NONE
 from kvtier.core.slots import SLOTS_PER_PAGE
@@ -17,14 +19,13 @@ from kvtier.tiers.slot_table import NO_OWNER, Extent
 if TYPE_CHECKING:
     from kvtier.agent.placement import Placement
 
-_CLASS_SLICE = 64
+#: Blocks: looking for what is coldest costs as much as evicting it.
+_SLICE = 32
 _EXTENT_SLICE = 16
-_SAMPLES = 16
 #: Extents out of which blocks move at a time.
 _SIDE_BY_SIDE = 4
 #: An extent in use for so long is not waited for if others can go in its place.
 _PATIENCE_SECONDS = 10.0
-_SPARE = -1.0
 _MOVE_BYTES = 16 << 20
 _EVICTED_AT_A_TIME = 256
 
@@ -49,6 +50,8 @@ class Shrinking:
         self._tier = placement.tier
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
+        #: Somebody must release something before it can go on.
+        self.is_waiting = False
         self._choice = 0
         #: Withdrawn, and not empty yet.
         self._yielding: dict[Extent, SizeClass] = {}
@@ -104,11 +107,11 @@ class Shrinking:
         now = asyncio.get_running_loop().time()
         ends = [since + _PATIENCE_SECONDS - now for since in self._blocked.values()]
         delay = min((each for each in ends if each > 0), default=None)
-        try:
+        self.is_waiting = not self._wake.is_set()
+        with suppress(TimeoutError):
             async with asyncio.timeout(delay):
                 await self._wake.wait()
-        except TimeoutError:
-            pass
+        self.is_waiting = False
 
     # Choosing extents.
 
@@ -130,13 +133,13 @@ class Shrinking:
         needed = self._needed([each for each in self._yielding if each not in stuck])
         if not needed:
             return False
-        choice = self._choice
-        for coldness, _, size_class in sorted(offers := await self._offers(needed)):
-            ordered = await self._ordered(size_class, needed, with_references=not stuck)
+        choice, space = self._choice, self._tier.space
+        for coldness, _, size_class in sorted(found := await offers(self._tier, needed)):
+            extents = await ordered(size_class, needed, with_references=not stuck)
             chosen: list[Extent] = []
-            if coldness == _SPARE:
-                chosen = self._choose(ordered, needed, most_slots=size_class.free_slots)
-            chosen = chosen or self._choose(ordered, needed, share=min(2, len(offers)))
+            if coldness == SPARE:
+                chosen = choose(space, extents, needed, most_slots=size_class.free_slots)
+            chosen = chosen or choose(space, extents, needed, share=min(2, len(found)))
             for extent in chosen:
                 if choice == self._choice and not (extent.retiring or extent.populating):
                     self._yielding[extent] = size_class
@@ -146,70 +149,6 @@ class Shrinking:
             if chosen:
                 return True
         return False
-
-    async def _offers(self, needed: dict[int, int]) -> list[tuple[float, int, SizeClass]]:
-        """Classes that could give an extent, with the rank of what they would lose first."""
-        offers = []
-        classes = self._tier.classes
-        async for part in slices(len(classes), _CLASS_SLICE):
-            for number in range(part.start, part.stop):
-                candidates = _candidates(classes[number], needed)
-                if candidates:
-                    smallest = min(each.populated_slots for each in candidates)
-                    rank: float = _SPARE
-                    if classes[number].free_slots < smallest:
-                        coldest = classes[number].coldest_rank()
-                        rank = float("inf") if coldest is None else coldest
-                    offers.append((rank, number, classes[number]))
-        return offers
-
-    async def _ordered(
-        self, size_class: SizeClass, needed: dict[int, int], *, with_references: bool
-    ) -> list[Extent]:
-        """Extents of a class that can go, those first that cost least."""
-        candidates = _candidates(size_class, needed)
-        keyed = []
-        async for part in slices(len(candidates), _EXTENT_SLICE):
-            for number in range(part.start, part.stop):
-                extent = candidates[number]
-                is_referenced = size_class.has_references(extent)
-                if with_references or not is_referenced:
-                    keyed.append((is_referenced, _warmth(size_class, extent), number))
-        return [candidates[number] for _, _, number in sorted(keyed)]
-
-    def _choose(
-        self,
-        ordered: list[Extent],
-        needed: dict[int, int],
-        *,
-        share: int = 1,
-        most_slots: int = 1 << 62,
-    ) -> list[Extent]:
-        """As many of the first ones as must go, of a class that gives one part in `share` and at
-        most so many slots. The last one is the smallest that is enough."""
-        counted = self._tier.space.counted_bytes
-        left, chosen = dict(needed), dict[Extent, None]()
-        most_bytes = -(-sum(map(counted, ordered)) // share)
-        for extent in ordered:
-            want = left.get(extent.stripe, 0)
-            if want <= 0 or extent in chosen:
-                continue
-            if counted(extent) > want:
-                rest = [
-                    each
-                    for each in ordered
-                    if each.stripe == extent.stripe and each not in chosen and counted(each) >= want
-                ]
-                extent = min(rest, key=counted)
-            if extent.populated_slots > most_slots:
-                continue
-            most_slots -= extent.populated_slots
-            chosen[extent] = None
-            left[extent.stripe] -= counted(extent)
-            most_bytes -= counted(extent)
-            if most_bytes <= 0:
-                break
-        return list(chosen)
 
     def _restore(self, extents: Sequence[Extent]) -> None:
         """They stay after all, with what is in them."""
@@ -278,7 +217,7 @@ class Shrinking:
             else:
                 evicted = 0
             if not evicted:
-                batch = min(batch, WRITE_SLICE) if self.before_evicting is None else 1
+                batch = min(batch, _SLICE) if self.before_evicting is None else 1
                 evicted = sum(size_class.evict_one(cause=Cause.RESIZED) for _ in range(batch))
             if not evicted:
                 break
@@ -302,7 +241,7 @@ class Shrinking:
             if is_current and size_class.is_evictable(row) and rank(row) == rank_before:
                 size_class.forget(row, Cause.RESIZED)
                 evicted += 1
-            if number % WRITE_SLICE == 0:
+            if number % _SLICE == 0:
                 await asyncio.sleep(0)
         return evicted
 
@@ -312,14 +251,15 @@ class Shrinking:
             idle = size_class.idle_slots(extent, self._move_count(size_class))
             if not idle:
                 break
-            if not await self._placement.move(size_class, idle):
+            has_room = size_class.free_slots or size_class.policy.victim() != NONE
+            if not (has_room and await self._placement.move(size_class, idle)):
                 self._crowded.add(size_class)
                 break
             has_moved = True
         return has_moved
 
     def _move_count(self, size_class: SizeClass) -> int:
-        return max(1, min(WRITE_SLICE, _MOVE_BYTES // size_class.slot_bytes))
+        return max(1, min(_SLICE, _MOVE_BYTES // size_class.slot_bytes))
 
     async def _drop_all(self, size_class: SizeClass, extents: list[Extent]) -> bool:
         """Evicts what is in them, with what continues it: nothing can be written elsewhere."""
@@ -331,7 +271,7 @@ class Shrinking:
                 row = size_class.table.owner[slot]
                 if row != NO_OWNER:
                     has_dropped |= await _drop(size_class, row)
-                if number % WRITE_SLICE == 0:
+                if number % _SLICE == 0:
                     await asyncio.sleep(0)
             if size_class.idle_slot_count(extent):
                 self._crowded.add(size_class)
@@ -347,24 +287,6 @@ class Shrinking:
             if has_block or size_class in self._crowded:
                 self._wake.set()
                 return
-
-
-def _candidates(size_class: SizeClass, needed: dict[int, int]) -> list[Extent]:
-    return [
-        each
-        for each in size_class.extents
-        if each.stripe in needed and not each.populating and not each.retiring
-    ]
-
-
-def _warmth(size_class: SizeClass, extent: Extent) -> int:
-    """When a typical block of an extent was last used, judged by a sample."""
-    if not extent.used_slots:
-        return 0
-    owner, step = size_class.table.owner, max(1, extent.slots // _SAMPLES)
-    rows = [owner[slot] for slot in range(extent.base, extent.base + extent.slots, step)]
-    ranks = sorted(size_class.policy.rank(row) for row in rows if row != NO_OWNER)
-    return ranks[len(ranks) // 2] if ranks else 0
 
 
 def _coldest(size_class: SizeClass, most: int) -> list[int]:
@@ -397,7 +319,7 @@ async def _drop(size_class: SizeClass, row: int) -> bool:
         else:
             break
         steps += 1
-        if steps % WRITE_SLICE == 0:
+        if steps % _SLICE == 0:
             await asyncio.sleep(0)
             del path[1:]  # rows may be others' by now
             if path and size_class.residency.describe(path[0])[1] is not block_hash:

@@ -7,6 +7,7 @@ longer counts a page of it, so that the sum never exceeds the capacity.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Container, Hashable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -26,6 +27,8 @@ _FIRST_EXTENT_SLOTS = 4
 _FIRST_EXTENT_SHARE = 4096
 _MAX_EXTENT_BYTES = 64 << 20
 _MAX_EXTENT_SHARE = 512
+#: Retired extents that are looked at in one call: a shrunk arena may have hundreds.
+_RETIRED_SLICE = 64
 
 
 class SharedSlotTable(SlotTable):
@@ -88,7 +91,8 @@ class Arena:
         self._tables: set[SharedSlotTable] = set()
         self._live_bytes = 0
         self._next_extent_id = 1
-        self._retired: list[HostExtent] = []
+        self._retired: deque[HostExtent] = deque()
+        self._returned_bytes: dict[HostExtent, int] = {}
 
     @property
     def allocated_bytes(self) -> int:
@@ -174,17 +178,23 @@ class Arena:
     def _forget_unmapped(self) -> None:
         for extent in [each for each in self._retired if not each.holders]:
             self._retired.remove(extent)
+            self._returned_bytes.pop(extent, None)
             extent.close()
 
     def _retired_bytes(self) -> int:
-        total = 0
-        for extent in self._retired:
+        """What late readers brought back; some extents are looked at each time, in turn."""
+        for _ in range(min(_RETIRED_SLICE, len(self._retired))):
+            extent = self._retired[0]
+            self._retired.rotate(-1)
             left = memory.allocated_bytes(extent.fd)
-            if left:  # a late reader brought pages back
+            if left:
                 extent.discard()
                 left = memory.allocated_bytes(extent.fd)
-            total += left
-        return total
+            if left:
+                self._returned_bytes[extent] = left
+            else:
+                self._returned_bytes.pop(extent, None)
+        return sum(self._returned_bytes.values())
 
     def close(self) -> None:
         for extent in (*self._retired, *self._live):
@@ -192,6 +202,7 @@ class Arena:
         for table in self._tables:
             table.close()
         self._retired.clear()
+        self._returned_bytes.clear()
         self._live.clear()
         self._tables.clear()
 

@@ -77,6 +77,9 @@ class Node:
     def _forget(self, attachment: Attachment) -> None:
         self.host.arena.forget_holder(attachment)
 
+    async def resize(self, pages: int) -> None:
+        self.placement.resize(max(pages * memory.PAGE_BYTES, self.host.arena.least_bytes))
+
     def attach(self, client_id: bytes) -> Attachment:
         return self.sessions.attach(client_id, uid=0, gid=0, pid=1, access=EVERYTHING)
 
@@ -98,7 +101,8 @@ class Node:
         raise AssertionError("background work does not end")
 
     def _busy(self) -> bool:
-        return any(
+        shrinking = self.placement.shrinking
+        return (shrinking.is_active and not shrinking.is_waiting) or any(
             extent.populating or (extent.retiring and not extent.used_slots)
             for each in self.host.classes
             for extent in each.extents

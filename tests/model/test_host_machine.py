@@ -66,6 +66,8 @@ def paths(draw: st.DrawFn) -> Path:
     return Path(space, lane, draw(st.integers(0, len(FORKS) - 1)), start, count)
 
 
+#: Of HOST, in pages: from less than an extent to more than all blocks take.
+sizes = st.sampled_from([4, 8, 12, 20, 24, 30, 44, 80, 160])
 #: What may happen side by side: a method's name and its arguments.
 calls = st.one_of(
     st.tuples(st.just("store"), workers, paths(), digests),
@@ -78,6 +80,7 @@ calls = st.one_of(
     st.tuples(st.just("end_reservation"), st.integers(0, 7)),
     st.tuples(st.just("disconnect"), workers),
     st.tuples(st.just("die"), workers),
+    st.tuples(st.just("resize"), sizes),
 )
 
 
@@ -320,6 +323,9 @@ class HostMachine(RuleBasedStateMachine):
             self.writings = [w for w in self.writings if writer_of(w) is not attachment]
             self.node.sessions.process_gone(attachment)
 
+    async def resize(self, pages: int) -> None:
+        await self.node.resize(pages)
+
     def note_evicted(self) -> None:
         """What an operator has evicted may be gone although somebody reads it."""
         self.evicted |= {
@@ -450,6 +456,10 @@ class HostMachine(RuleBasedStateMachine):
     def side_by_side(self, several: list[Call]) -> None:
         self.run(*(getattr(self, name)(*arguments) for name, *arguments in several))
 
+    @rule(pages=sizes)
+    def resize_to(self, pages: int) -> None:
+        self.run(self.resize(pages))
+
     # What always holds.
 
     @invariant()
@@ -525,6 +535,8 @@ class HostMachine(RuleBasedStateMachine):
             self.node.clock.advance(self.node.limits.max_seconds)
             self.node.settle()
             assert len(self.node.leases) == 0, list(self.node.leases)
+            arena = self.node.host.arena
+            assert arena.allocated_bytes <= arena.capacity_bytes, "it never got smaller"
             self.node.audit_at_rest()
         finally:
             self.node.close()

@@ -91,7 +91,18 @@ class ScriptedUpkeep:
         }
 
     def stats(self, selector: str) -> list[Any]:
+        """A tier with more than its capacity gets smaller each time that it is asked for."""
+        for each in self.tiers:
+            excess = getattr(each, "allocated_bytes", 0) - getattr(each, "capacity_bytes", 0)
+            if excess > 0 and ("resize", each.tier, each.capacity_bytes) in self.asked:
+                each.allocated_bytes -= min(excess, 1 << 30)
         return self.tiers
+
+    def resize(self, tier: Tier, capacity_bytes: int) -> Any:
+        self._hear("resize", tier, capacity_bytes)
+        [found] = [each for each in self.tiers if each.tier is tier]
+        found.capacity_bytes = capacity_bytes
+        return found
 
 
 class ScriptedPins:

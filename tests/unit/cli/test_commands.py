@@ -39,7 +39,7 @@ def test_help_documents_the_exit_codes() -> None:
 @pytest.mark.parametrize(
     "verb",
     [
-        *("agent", "stats", "namespaces", "sessions", "evict", "invalidate"),
+        *("agent", "stats", "tiers", "namespaces", "sessions", "evict", "invalidate"),
         *("pin", "unpin", "pins"),
         *("flush", "scrub", "drain", "resume", "demo", "version"),
     ],
