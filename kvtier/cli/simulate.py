@@ -46,7 +46,8 @@ def simulate(
         typer.Option(
             "--policy",
             metavar="NAME",
-            help="Of HOST; belady is the ceiling. May be repeated, or a list with commas.",
+            help="Of HOST, or with its admission as lru+second_hit; belady is the ceiling. "
+            "May be repeated, or a list with commas.",
         ),
     ] = None,
     capacities: Annotated[
