@@ -7,7 +7,7 @@ STAMP := $(VENV)/.stamp
 PROTOC = $(BIN)/python -m grpc_tools.protoc -I proto proto/kvtier/v1/*.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-crash test-cluster test-model test-vllm check proto bench fmt
+.PHONY: help demo test test-faults test-crash test-cluster test-model test-traces test-vllm check proto bench fmt
 
 help:
 	@echo 'make demo          two agents and four workers on this machine, with a small model'
@@ -16,6 +16,7 @@ help:
 	@echo 'make test-crash    DISK killed, torn, flipped, failing, full (QUICK=1: a tenth)'
 	@echo 'make test-cluster  agents share Redis, which is killed, stopped, full (QUICK=1: a tenth)'
 	@echo 'make test-vllm     the connector on real engines, in its own environment (QUICK=1: less)'
+	@echo 'make test-traces   hit rates on the traces in KVTIER_TRACES, all of them'
 	@echo 'make test-model    the state machine of HOST, long'
 	@echo 'make check         formatting, lints, types, import rules, generated code'
 	@echo 'make bench         speed of the data path and of the metadata'
@@ -40,6 +41,9 @@ test-cluster: $(STAMP)
 
 test-model: $(STAMP)
 	KVTIER_EXAMPLES=1000 $(BIN)/pytest -q tests/model
+
+test-traces: $(STAMP)
+	$(BIN)/pytest -q tests/unit/sim/test_traces.py
 
 test-vllm:
 	@PYTHON=$(PYTHON) PIP_ARGS='$(PIP_ARGS)' tests/vllm/make_environment.sh

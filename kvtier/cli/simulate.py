@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 import typer
 
 from kvtier.cli.document import print_json
-from kvtier.cli.hit_table import hit_table
+from kvtier.cli.hit_table import hit_tables
 from kvtier.cli.options import JsonOption
 from kvtier.cli.plan import kv_shape
 from kvtier.cli.text import console, plural
@@ -46,7 +46,8 @@ def simulate(
         typer.Option(
             "--policy",
             metavar="NAME",
-            help="Of HOST; belady is the ceiling. May be repeated, or a list with commas.",
+            help="Of HOST, or with its admission as lru+second_hit; belady is the ceiling. "
+            "May be repeated, or a list with commas.",
         ),
     ] = None,
     capacities: Annotated[
@@ -120,8 +121,11 @@ def simulate(
         plot(outcomes, plot_file)
     if as_json:
         print_json({"results": [asdict(each) for each in outcomes]})
-    else:
-        console().print(hit_table(outcomes))
+        return
+    drawn = console()
+    for name, hits in hit_tables(outcomes):
+        drawn.print(f"{name}:")
+        drawn.print(hits)
 
 
 def _settings(capacities: str, tiers: str | None) -> list[tuple[Capacity, ...]]:

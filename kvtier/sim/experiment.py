@@ -19,7 +19,9 @@ from kvtier.sim.trace import Trace
 
 @dataclass(frozen=True)
 class Experiment:
-    """`capacities` are HOST's, and DISK's if there is one; Belady has both as one tier.
+    """Policies are names, and `lru+second_hit` one behind a rule of admission.
+
+    `capacities` are HOST's, and DISK's if there is one; Belady has both as one tier.
 
     Raises ConfigError for a policy that there is not.
     """
@@ -64,6 +66,6 @@ class Experiment:
 
 def _find(name: str) -> NewPolicy:
     try:
-        return find_policy(name)
+        return find_policy(*name.split("+", 1))
     except ValueError as error:
         raise ConfigError(str(error)) from error

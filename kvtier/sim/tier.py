@@ -27,7 +27,7 @@ class SimulatedTier:
     def __init__(
         self, capacity_blocks: int, new_policy: NewPolicy, clock: Callable[[], float], seed: int
     ) -> None:
-        self.capacity_blocks = capacity_blocks
+        self._room_blocks = capacity_blocks
         self.residency = Residency()
         self.written_blocks = 0
         self.read_blocks = 0
@@ -96,12 +96,13 @@ class SimulatedTier:
         row = residency.find(_LANE, block_hash)
         if row != NONE:
             return row
-        while len(residency) >= self.capacity_blocks:
+        while self._room_blocks <= 0:
             victim = self.policy.victim(worth)
             if victim == NONE:
                 return NONE
             self._evict(victim)
         row = residency.insert(_LANE, block_hash, before, position, _SLOT)
+        self._room_blocks -= 1
         self.policy.insert(row)
         self.written_blocks += 1
         return row
@@ -109,5 +110,6 @@ class SimulatedTier:
     def _evict(self, row: int) -> None:
         self.policy.remove(row)
         parent = self.residency.remove(row)
+        self._room_blocks += 1
         if parent != NONE:
             self.policy.release(parent)

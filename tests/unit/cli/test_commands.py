@@ -39,9 +39,9 @@ def test_help_documents_the_exit_codes() -> None:
 @pytest.mark.parametrize(
     "verb",
     [
-        *("agent", "stats", "tiers", "namespaces", "sessions", "evict", "invalidate"),
-        *("pin", "unpin", "pins"),
-        *("flush", "scrub", "drain", "resume", "demo", "version"),
+        *("agent", "stats", "tiers", "namespaces", "sessions", "explain", "record", "evict"),
+        *("invalidate", "pin", "unpin", "pins", "flush", "scrub", "drain", "resume", "plan"),
+        *("simulate", "demo", "version"),
     ],
 )
 def test_every_verb_has_help(verb: str) -> None:

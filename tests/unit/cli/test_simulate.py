@@ -83,9 +83,11 @@ def test_two_tiers_with_costs(trace: str) -> None:
 
 def test_people_get_a_table(trace: str) -> None:
     done = kvtier("simulate", trace, "--capacity", "50%", "--block-bytes", "1MiB")
-    lines = done.stdout.splitlines()
-    assert [word in lines[1] for word in ("policy", "block hits", "written a day")] == [True] * 3
-    assert [line.split()[1] for line in lines if "trace.jsonl" in line] == ["hd", "lru", "belady"]
+    lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    assert lines[0] == "trace.jsonl.gz:"
+    assert all(word in lines[1] for word in ("policy", "block hits", "written", "a day"))
+    assert [line.split()[0] for line in lines[3:]] == ["hd", "lru", "belady"]
+    assert max(map(len, lines)) <= 80
     assert done.stderr == ""
 
 

@@ -57,6 +57,13 @@ def test_regrouping_to_the_same_size_changes_nothing(tmp_path: Path) -> None:
     )
 
 
+def test_a_partial_block_makes_no_larger_one(tmp_path: Path) -> None:
+    lines = [mooncake(0, 4 * 512, [1, 2, 3, 4]), mooncake(1, 3 * 512 + 9, [1, 2, 3, 9])]
+    trace = read_trace(write(tmp_path / "a", lines), 1024)
+    assert chains_of(trace) == [[0, 1], [0]]
+    assert (trace.requested_blocks, trace.unique_blocks) == (3, 2)
+
+
 def test_a_block_is_what_it_says_after_those_before_it(tmp_path: Path) -> None:
     lines = [mooncake(each, 1024, ids) for each, ids in enumerate([[1, 5], [2, 5], [1, 5]])]
     assert chains_of(read_trace(write(tmp_path / "a", lines))) == [[0, 1], [2, 3], [0, 1]]

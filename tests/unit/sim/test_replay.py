@@ -121,6 +121,11 @@ def test_a_prefix_may_begin_in_host_and_go_on_in_disk() -> None:
     assert [each.hit_blocks for each in tally.tiers] == [2, 1]
 
 
+def test_what_host_does_not_take_is_not_written_to_disk() -> None:
+    tally = both(trace_of([[1, 2, 3, 4], [1, 2, 3, 4]]), host=2, disk=9)
+    assert [each.written_blocks for each in tally.tiers] == [2, 2]
+
+
 def test_tokens_count_partial_blocks_and_blocks_their_own_length() -> None:
     trace = trace_of([[1, 2], [1, 2], [1]], block_tokens=16)
     trace.tokens[1] += 5
