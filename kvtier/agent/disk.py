@@ -95,9 +95,7 @@ class Disk:
             for volume in volumes:
                 volume.close()
             raise
-        self.tier = DiskTier(
-            volumes, policy=settings.policy, admission=settings.admission
-        )
+        self.tier = DiskTier(volumes, policy=settings.policy, admission=settings.admission)
         self.movers = [
             StorageMover(
                 volume,

@@ -120,8 +120,7 @@ class ColdFirstTurn(Admission):
         super().__init__(policy, blocks, context)
         if not isinstance(policy, CanChill):
             raise ValueError(
-                f"cold_first_turn needs a policy with insert_cold; "
-                f"{type(policy).__name__} has none"
+                f"cold_first_turn needs a policy with insert_cold; {type(policy).__name__} has none"
             )
         self._insert_cold = policy.insert_cold
         self._ends = Recent()  # 1: asked for, and nothing became of it yet

@@ -47,9 +47,7 @@ def find_policy(name: str, admission: str = "always") -> NewPolicy:
     if admission == "always":
         return new_policy
     if new_policy is Hd:
-        raise ValueError(
-            f"hd admits by what blocks are worth to it; write always, not {admission}"
-        )
+        raise ValueError(f"hd admits by what blocks are worth to it; write always, not {admission}")
     if admission == "cold_first_turn" and not hasattr(new_policy, "insert_cold"):
         raise ValueError(f"cold_first_turn needs a policy with insert_cold; {name} has none")
     rule = ADMISSIONS[admission]

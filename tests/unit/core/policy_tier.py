@@ -101,9 +101,7 @@ class PolicyTier:
         while len(self.residency) >= self.capacity:
             if self.evict(worth) == NONE:
                 return NONE
-        row = self.residency.insert(
-            keys.lane, keys.hashes[index], before, keys.position + index, 1
-        )
+        row = self.residency.insert(keys.lane, keys.hashes[index], before, keys.position + index, 1)
         self.policy.insert(row)
         self.lease([row])
         return row
