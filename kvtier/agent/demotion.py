@@ -86,6 +86,10 @@ class Demotion:
 
     def used(self, host: SizeClass, rows: Iterable[int]) -> None:
         """Blocks were loaded."""
+        rows = list(rows)
+        refused = [row for row in rows if self._writer.forget_refusal(host, row)]
+        if self._policy is WritePolicy.THROUGH and refused:
+            self._add(host, refused)
         if self._policy is not WritePolicy.AFTER_HITS:
             return
         if len(self._hits) > _MOST_WAITING:
@@ -111,7 +115,14 @@ class Demotion:
             while row != NONE and row not in rows and len(rows) < ahead:
                 rows[row] = None
                 row = host.residency.parent(row)
-        self._add(host, [row for row in rows if not self._is_chosen(host, row)])
+        self._add(
+            host,
+            [
+                row
+                for row in rows
+                if not self._is_chosen(host, row) and not self._writer.was_refused(host, row)
+            ],
+        )
 
     def _is_chosen(self, host: SizeClass, row: int) -> bool:
         return self._writer.is_writing(host, row) or self._writer.has(host, row)
@@ -222,7 +233,8 @@ class Demotion:
         return list(blocks.values()), seen
 
     async def flush(self) -> int:
-        """Returns when every block that HOST has now is there and synced: bytes written.
+        """Returns when every block that HOST has now, and that is admitted, is there and synced:
+        bytes written.
 
         Raises OSError if that cannot be.
         """

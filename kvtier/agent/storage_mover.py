@@ -14,6 +14,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
+from kvtier.agent.last_day import LastDay
 from kvtier.tiers.health import Health
 
 log = logging.getLogger(__name__)
@@ -106,6 +107,7 @@ class StorageMover(Generic[S]):
         self.error_count = 0
         self.read_bytes = 0
         self.written_bytes = 0
+        self.written_last_day = LastDay(time.monotonic)
         self._timeout_seconds = timeout_seconds
         self._probe_seconds = probe_seconds
         self._is_closed = False
@@ -237,6 +239,7 @@ class StorageMover(Generic[S]):
     def _measure(self, job: _Job, ended_at: float) -> None:
         if job.kind is Kind.WRITE:
             self.written_bytes += job.size_bytes
+            self.written_last_day.add(job.size_bytes)
         if job.kind is not Kind.READ or not job.size_bytes:
             return
         self.read_bytes += job.size_bytes

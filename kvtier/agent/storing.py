@@ -114,12 +114,17 @@ class Storing:
         self._grants.leases.extend(granted.lease, reserved)
         async for part in slices(len(keys.hashes), WRITE_SLICE):
             rows = size_class.find_many(keys.lane, keys.hashes[part])
-            missing = rows.count(-1)
+            absent = [part.start + place for place, row in enumerate(rows) if row < 0]
+            missing, admitted = len(absent), size_class.admitted(keys, absent)
             self._grants.require_active(granted.lease)
-            worth = size_class.worth(keys, part.start + rows.index(-1)) if missing else NEVER
-            slots = size_class.take(min(missing, room), worth)
+            worth = size_class.worth(keys, absent[0]) if missing else NEVER
+            wanted = min(admitted, room)
+            slots = size_class.take(wanted, worth)
             room = room - len(slots) if len(slots) == missing else 0
-            size_class.counters.refused += missing - len(slots)
+            is_worth_less = len(slots) < wanted and size_class.policy.victim() != NONE
+            unadmitted = missing - (len(slots) if is_worth_less else admitted)
+            size_class.counters.unadmitted += unadmitted
+            size_class.counters.refused += missing - unadmitted - len(slots)
             self._grants.leases.add_slots(
                 granted.lease, reserved, _describe(size_class, granted, rows, slots)
             )
