@@ -15,11 +15,14 @@ from kvtier.agent.grants import Granted, Grants, Guards, release_guards
 from kvtier.agent.mover import Mover
 from kvtier.agent.namespaces import Namespace
 from kvtier.agent.placement import Placement
+from kvtier.agent.promotion import Promotion
 from kvtier.agent.sessions import Session
 from kvtier.agent.turns import READ_SLICE, WRITE_SLICE, slices
-from kvtier.core.block import BlockKeys, BlockStatus
+from kvtier.core.block import BlockKeys, BlockStatus, Lane, Tier
 from kvtier.core.lease import Lease, LeaseKind, LeasePart
 from kvtier.core.policies.base import NEVER
+from kvtier.core.policies.ghosts import name_of
+from kvtier.core.policies.recent import Recent
 from kvtier.core.residency import NONE
 from kvtier.errors import InvalidRequestError
 from kvtier.memory import ByteArray
@@ -37,11 +40,20 @@ _Reserved = tuple[LeasePart, int]
 class Storing:
     """The writing verbs, in slices as in `loading`. A slot becomes a block only at commit."""
 
-    def __init__(self, grants: Grants, placement: Placement, mover: Mover) -> None:
+    def __init__(
+        self,
+        grants: Grants,
+        placement: Placement,
+        mover: Mover,
+        promotion: Promotion | None = None,
+    ) -> None:
         self.on_stored: list[Callable[[SizeClass, Sequence[int]], None]] = []
         self._grants = grants
         self._placement = placement
         self._mover = mover
+        self._promotion = promotion
+        #: Ends of what was reserved lately and is not here yet: it may be continued already.
+        self._reserved = Recent()
 
     async def reserve(
         self,
@@ -55,22 +67,52 @@ class Storing:
 
         It waits for room to be made for at most `patience_seconds` (None: as long as that takes),
         never for a lease to end. What is here already of a sequence is not evicted to make room for
-        the rest of it.
+        the rest of it. What continues a block that is nowhere is refused (see `needs_parents`).
         """
         guards: Guards = []
+        orphans = self._orphans(session.namespace, entries)
         try:
-            wanted = await self._guard(session, entries, guards)
+            rooted = [keys for index, keys in enumerate(entries) if index not in orphans]
+            wanted = await self._guard(session, rooted, guards)
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience_seconds):
                     for size_class, (count, worth) in wanted.items():
                         await self._make_room(session, size_class, count, worth)
             with self._grants.granting(LeaseKind.RESERVATION, session, ttl_seconds) as lease:
                 granted = Granted(lease)
-                for keys in entries:
-                    await self._reserve_entry(session, keys, granted)
+                for index, keys in enumerate(entries):
+                    await self._reserve_entry(session, keys, granted, is_orphan=index in orphans)
         finally:
             release_guards(guards)
         return granted
+
+    def _orphans(self, namespace: Namespace, entries: Sequence[BlockKeys]) -> set[int]:
+        """Which of these continue a block that is in no tier, nor among those before them."""
+        ends: set[tuple[Lane, bytes]] = set()
+        orphans = set()
+        for index, keys in enumerate(entries):
+            if (keys.lane, keys.parent) in ends or self._has_parent(namespace, keys):
+                ends.update((keys.lane, each) for each in keys.hashes[-1:])
+            else:
+                orphans.add(index)
+        return orphans
+
+    def _has_parent(self, namespace: Namespace, keys: BlockKeys) -> bool:
+        """Whether the block before these is somewhere, as far as is known, if they need it."""
+        lane, parent = keys.lane, keys.parent
+        if not parent or not namespace.spec.needs_parents(lane.group):
+            return True
+        tiers = [classes[lane.group] for classes in namespace.tiers.values()]
+        if any(each.residency.find(lane, parent) != NONE for each in tiers):
+            return True
+        if self._reserved.get(_reserved_name(namespace, lane, parent)) != NONE:
+            return True
+        promotion = self._promotion
+        if promotion is None:
+            return False
+        if promotion.flight(namespace.groups[lane.group], lane, parent) is not None:
+            return True
+        return promotion.find(namespace, lane, [parent], frozenset(Tier)) != [None]
 
     async def _guard(
         self, session: Session, entries: Sequence[BlockKeys], guards: Guards
@@ -107,7 +149,9 @@ class Storing:
                 break
             await self._placement.make_room(size_class, wanted, worth)
 
-    async def _reserve_entry(self, session: Session, keys: BlockKeys, granted: Granted) -> None:
+    async def _reserve_entry(
+        self, session: Session, keys: BlockKeys, granted: Granted, *, is_orphan: bool
+    ) -> None:
         size_class = session.namespace.groups[keys.lane.group]
         reserved = LeasePart(keys.lane, array("q"), size_class.slot_bytes, keys)
         room = self._grants.room(session, size_class)
@@ -115,11 +159,15 @@ class Storing:
         async for part in slices(len(keys.hashes), WRITE_SLICE):
             rows = size_class.find_many(keys.lane, keys.hashes[part])
             absent = [part.start + place for place, row in enumerate(rows) if row < 0]
-            missing, admitted = len(absent), size_class.admitted(keys, absent)
+            missing = len(absent)
+            admitted = 0 if is_orphan else size_class.admitted(keys, absent)
             self._grants.require_active(granted.lease)
             worth = size_class.worth(keys, absent[0]) if missing else NEVER
             wanted = min(admitted, room)
             slots = size_class.take(wanted, worth)
+            if slots:
+                end = keys.hashes[absent[len(slots) - 1]]
+                self._reserved.put(_reserved_name(session.namespace, keys.lane, end), 0)
             room = room - len(slots) if len(slots) == missing else 0
             is_worth_less = len(slots) < wanted and size_class.policy.victim() != NONE
             unadmitted = missing - (len(slots) if is_worth_less else admitted)
@@ -168,6 +216,7 @@ class Storing:
                         else BlockStatus.DIGEST_MISMATCH
                     )
                     if status is BlockStatus.OK:
+                        self._arrived(session.namespace, part, index)
                         size_class.counters.stored += 1
                         stored[size_class].append(slot)
                     statuses.append(status)
@@ -180,6 +229,11 @@ class Storing:
         if not lease.size_bytes:
             leases.drop(lease)
         return statuses
+
+    def _arrived(self, namespace: Namespace, part: LeasePart, index: int) -> None:
+        """From now on the block itself tells that it is here."""
+        assert part.keys is not None
+        self._reserved.discard(_reserved_name(namespace, part.lane, part.keys.hashes[index]))
 
     async def _verify(
         self, namespace: Namespace, chosen: list[_Reserved], digests: Sequence[bytes]
@@ -198,6 +252,10 @@ class Storing:
             cell = cell_of(size_class.table, slot) if slot >= 0 else _NOTHING
             cells.append(cell[: namespace.spec.block_bytes[part.lane.group]])
         return await self._mover.run(_match_digests, cells, list(digests))
+
+
+def _reserved_name(namespace: Namespace, lane: Lane, block_hash: bytes) -> bytes:
+    return name_of(lane, block_hash) + namespace.generation_id
 
 
 def _describe(

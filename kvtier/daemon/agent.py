@@ -106,7 +106,7 @@ class Agent:
         )
         self.promotion = Promotion(self.placement, [each.reader for each in slower])
         self.loading = Loading(self.grants, self.promotion)
-        self.storing = Storing(self.grants, self.placement, self.mover)
+        self.storing = Storing(self.grants, self.placement, self.mover, self.promotion)
         for each in slower:
             self.loading.on_used.append(each.demotion.used)
             self.storing.on_stored.append(each.demotion.stored)
