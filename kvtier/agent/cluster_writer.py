@@ -11,7 +11,7 @@ from kvtier.agent.existence import Existence
 from kvtier.agent.storage_mover import Kind, StorageMover
 from kvtier.agent.tenures import Tenure, Tenures
 from kvtier.agent.writer import Taken, Writer, spawn
-from kvtier.core.block import Lane, Tier
+from kvtier.core.block import BlockKeys, Lane, Tier
 from kvtier.memory import ByteArray
 from kvtier.tiers.arena import cell_of
 from kvtier.tiers.cluster.codec import Codec
@@ -61,6 +61,9 @@ class ClusterWriter(Writer):
     @property
     def written_bytes(self) -> int:
         return self._mover.written_bytes
+
+    def would_take(self, host: SizeClass, keys: BlockKeys, index: int) -> bool:
+        return True  # its servers evict as they like
 
     def has(self, host: SizeClass, row: int) -> bool:
         lane, block_hash = host.residency.describe(row)

@@ -10,6 +10,7 @@ from enum import Enum
 
 from kvtier.agent.turns import READ_SLICE, WRITE_SLICE, slices
 from kvtier.agent.writer import Candidate, Writer
+from kvtier.core.block import BlockKeys
 from kvtier.core.residency import NONE
 from kvtier.tiers.host import HostTier
 from kvtier.tiers.size_class import SizeClass
@@ -78,6 +79,11 @@ class Demotion:
         """What is chosen and not written yet; blocks that have left HOST since are still in it."""
         return self._waiting_bytes + self._writer.in_flight_bytes
 
+    def would_take(self, host: SizeClass, keys: BlockKeys, index: int) -> bool:
+        """Whether a block of HOST that is to be stored would be written as well, without a hit."""
+        is_asked = self._policy is not WritePolicy.AFTER_HITS and self.is_writable
+        return is_asked and self._writer.would_take(host, keys, index)
+
     # Choosing.
 
     def stored(self, host: SizeClass, slots: Iterable[int]) -> None:
@@ -90,6 +96,10 @@ class Demotion:
 
     def used(self, host: SizeClass, rows: Iterable[int]) -> None:
         """Blocks were loaded."""
+        rows = list(rows)
+        refused = [row for row in rows if self._writer.forget_refusal(host, row)]
+        if self._policy is WritePolicy.THROUGH and refused:
+            self._add(host, refused)
         if self._policy is not WritePolicy.AFTER_HITS:
             return
         if len(self._hits) > _MOST_WAITING:
@@ -115,7 +125,14 @@ class Demotion:
             while row != NONE and row not in rows and len(rows) < ahead:
                 rows[row] = None
                 row = host.residency.parent(row)
-        self._add(host, [row for row in rows if not self._is_chosen(host, row)])
+        self._add(
+            host,
+            [
+                row
+                for row in rows
+                if not self._is_chosen(host, row) and not self._writer.was_refused(host, row)
+            ],
+        )
 
     def _is_chosen(self, host: SizeClass, row: int) -> bool:
         return self._writer.is_writing(host, row) or self._writer.has(host, row)
@@ -243,7 +260,8 @@ class Demotion:
         await self._flushed.wait()
 
     async def flush(self) -> int:
-        """Returns when every block that HOST has now is there and synced: bytes written.
+        """Returns when every block that HOST has now, and that is admitted, is there and synced:
+        bytes written.
 
         Raises OSError if that cannot be.
         """

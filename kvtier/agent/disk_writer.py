@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from kvtier.agent.placement import Placement
 from kvtier.agent.storage_mover import Kind, StorageMover
 from kvtier.agent.writer import Taken, Writer, spawn
-from kvtier.core.block import BlockStatus, Tier
+from kvtier.core.block import BlockKeys, BlockStatus, Lane, Tier
 from kvtier.core.cause import Cause
+from kvtier.core.policies.base import NEVER
 from kvtier.core.residency import NONE
 from kvtier.tiers.arena import cell_of
 from kvtier.tiers.disk.slab import Filling, Slab
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 
 _Target = tuple[Taken, int]
+_Name = tuple[Lane, bytes]
 
 
 class DiskWriter(Writer):
@@ -64,6 +66,14 @@ class DiskWriter(Writer):
         """The size class of DISK for the blocks of one of HOST."""
         return self._disk.size_class(host.table.namespace_id, host.slot_bytes)
 
+    def would_take(self, host: SizeClass, keys: BlockKeys, index: int) -> bool:
+        disk = self._class(host)
+        worth = disk.worth(keys, index)
+        if worth <= NEVER:
+            return False
+        has_room = disk.free_slots > 0 or self._disk.can_grow(disk)
+        return has_room or disk.policy.victim(worth) != NONE
+
     def has(self, host: SizeClass, row: int) -> bool:
         return self._class(host).residency.find(*host.residency.describe(row)) != NONE
 
@@ -71,10 +81,13 @@ class DiskWriter(Writer):
         disk, left = self._class(host), blocks
         try:
             await self._prepare(host.table.namespace_id)
-            await self._placement.make_room(disk, len(left))
+            left, worths = self._admit(disk, left)
+            if left:
+                await self._placement.make_room(disk, len(left), max(worths.values()))
             by_slab: defaultdict[Slab, list[_Target]] = defaultdict(list)
-            for target in disk.take(len(left)) if self.is_writable else []:
-                by_slab[slab_of(disk, target)].append((left.pop(0), target))
+            targets, left = self._take(disk, left, worths) if self.is_writable else ([], left)
+            for block, target in targets:
+                by_slab[slab_of(disk, target)].append((block, target))
             writes = [self._store(host, slab, targets) for slab, targets in by_slab.items()]
             await asyncio.gather(*writes, return_exceptions=True)
         except OSError as error:
@@ -82,6 +95,52 @@ class DiskWriter(Writer):
         finally:
             self.failed_count += len(left)
             self._end(left)
+
+    def _admit(
+        self, disk: SizeClass, blocks: list[Taken]
+    ) -> tuple[list[Taken], dict[_Name, float]]:
+        """Those that DISK may take, beginnings first, and what each is worth; what
+        continues another one is worth as much. The others have ended."""
+        admitted: list[Taken] = []
+        refused: dict[_Name, Taken] = {}
+        worths: dict[_Name, float] = {}
+        for block in sorted(blocks, key=lambda each: each.key.position):
+            lane, block_hash, parent_hash, _ = block.key
+            parent = disk.residency.find(lane, parent_hash) if parent_hash else NONE
+            worth = disk.policy.worth(lane, block_hash, parent)
+            if worth <= NEVER or (lane, parent_hash) in refused:
+                refused[lane, block_hash] = block
+                continue
+            worths[lane, block_hash] = worths.get((lane, parent_hash), worth)
+            admitted.append(block)
+        self._turn_away(disk, list(refused.values()))
+        return admitted, worths
+
+    def _take(
+        self, disk: SizeClass, blocks: list[Taken], worths: dict[_Name, float]
+    ) -> tuple[list[_Target], list[Taken]]:
+        """Slots for the leading blocks, and those for which there is no room. What is worth less
+        than all that is there has ended."""
+        targets: list[_Target] = []
+        left: list[Taken] = []
+        refused: dict[_Name, Taken] = {}
+        for block in blocks:
+            lane, block_hash, parent_hash, _ = block.key
+            is_refused = (lane, parent_hash) in refused
+            slots = [] if left or is_refused else disk.take(1, worths[lane, block_hash])
+            if slots:
+                targets.append((block, slots[0]))
+            elif is_refused or (not left and disk.policy.victim() != NONE):
+                refused[lane, block_hash] = block
+            else:
+                left.append(block)
+        self._turn_away(disk, list(refused.values()))
+        return targets, left
+
+    def _turn_away(self, disk: SizeClass, refused: list[Taken]) -> None:
+        disk.counters.unadmitted += len(refused)
+        if refused:
+            self._refuse(refused)
 
     async def _store(self, host: SizeClass, slab: Slab, targets: list[_Target]) -> None:
         disk = self._class(host)

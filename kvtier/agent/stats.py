@@ -58,6 +58,8 @@ class TierStats:
     policy: str = ""
     admission: str = ""
     pinned_bytes: int = 0
+    unadmitted_count: int = 0
+    written_last_day_bytes: int = 0
 
 
 def host_stats(
@@ -88,6 +90,7 @@ def disk_stats(disk: Disk, namespaces: Collection[Namespace]) -> TierStats:
     stats.pending_bytes = disk.demotion.waiting_bytes
     stats.read_bytes = sum(mover.read_bytes for mover in disk.movers)
     stats.written_bytes = disk.writer.written_bytes
+    stats.written_last_day_bytes = sum(mover.written_last_day.total_bytes for mover in disk.movers)
     return stats
 
 
@@ -143,6 +146,7 @@ def cluster_stats(cluster: Cluster, namespaces: Collection[Namespace]) -> TierSt
         pending_bytes=cluster.demotion.waiting_bytes,
         read_bytes=cluster.moving.read_bytes,
         written_bytes=cluster.moving.written_bytes,
+        written_last_day_bytes=cluster.moving.written_last_day.total_bytes,
     )
 
 
@@ -162,6 +166,7 @@ def _stats(tier: SlotTier, namespaces: Collection[Namespace]) -> TierStats:
         stored_count=sum(each.counters.stored for each in classes),
         evicted_count=sum(each.counters.evicted for each in classes),
         refused_count=sum(each.counters.refused for each in classes),
+        unadmitted_count=sum(each.counters.unadmitted for each in classes),
         promoted_count=sum(each.counters.promoted for each in classes),
         policy=tier.policy_name,
         pinned_bytes=sum(each.pinned.size_bytes for each in classes),

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 from kvtier.agent.job_queue import Job, JobQueue, Kind, Ticket
+from kvtier.agent.last_day import LastDay
 from kvtier.tiers.health import Health
 
 __all__ = ["Kind", "Storage", "StorageDownError", "StorageMover", "Ticket"]
@@ -86,6 +87,7 @@ class StorageMover(Generic[S]):
         self.error_count = 0
         self.read_bytes = 0
         self.written_bytes = 0
+        self.written_last_day = LastDay(time.monotonic)
         self._timeout_seconds = timeout_seconds
         self._probe_seconds = probe_seconds
         self._is_closed = False
@@ -244,6 +246,7 @@ class StorageMover(Generic[S]):
     def _measure(self, job: Job, ended_at: float) -> None:
         if job.kind is Kind.WRITE:
             self.written_bytes += job.size_bytes
+            self.written_last_day.add(job.size_bytes)
         if not job.kind.is_read or not job.size_bytes:
             return
         self.read_bytes += job.size_bytes

@@ -15,12 +15,15 @@ from kvtier.agent.grants import Granted, Grants, Guards, release_guards
 from kvtier.agent.mover import Mover
 from kvtier.agent.namespaces import Namespace
 from kvtier.agent.placement import Placement
+from kvtier.agent.promotion import Promotion
 from kvtier.agent.sessions import Session
 from kvtier.agent.turns import READ_SLICE, WRITE_SLICE, slices
-from kvtier.core.block import BlockKeys, BlockStatus, Lane
+from kvtier.core.block import BlockKeys, BlockStatus, Lane, Tier
 from kvtier.core.cause import Cause
 from kvtier.core.lease import Lease, LeaseKind, LeasePart
-from kvtier.core.policies.base import NEVER
+from kvtier.core.policies.base import ALWAYS, NEVER
+from kvtier.core.policies.ghosts import name_of
+from kvtier.core.policies.recent import Recent
 from kvtier.core.residency import NONE
 from kvtier.errors import InvalidRequestError
 from kvtier.memory import ByteArray
@@ -40,13 +43,24 @@ OnRefused = Callable[[SizeClass, Lane, Sequence[bytes], Cause], None]
 class Storing:
     """The writing verbs, in slices as in `loading`. A slot becomes a block only at commit."""
 
-    def __init__(self, grants: Grants, placement: Placement, mover: Mover) -> None:
+    def __init__(
+        self,
+        grants: Grants,
+        placement: Placement,
+        mover: Mover,
+        promotion: Promotion | None = None,
+    ) -> None:
         self.on_stored: list[Callable[[SizeClass, Sequence[int]], None]] = []
+        #: Whether a slower tier would take a block of HOST that is to be stored.
+        self.takers: list[Callable[[SizeClass, BlockKeys, int], bool]] = []
         #: Is told of blocks that got no slot, and why.
         self.on_refused: OnRefused | None = None
         self._grants = grants
         self._placement = placement
         self._mover = mover
+        self._promotion = promotion
+        #: Ends of what was reserved lately and is not here yet: it may be continued already.
+        self._reserved = Recent()
 
     async def reserve(
         self,
@@ -60,22 +74,52 @@ class Storing:
 
         It waits for room to be made for at most `patience_seconds` (None: as long as that takes),
         never for a lease to end. What is here already of a sequence is not evicted to make room for
-        the rest of it.
+        the rest of it. What continues a block that is nowhere is refused (see `needs_parents`).
         """
         guards: Guards = []
+        orphans = self._orphans(session.namespace, entries)
         try:
-            wanted = await self._guard(session, entries, guards)
+            rooted = [keys for index, keys in enumerate(entries) if index not in orphans]
+            wanted = await self._guard(session, rooted, guards)
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience_seconds):
                     for size_class, (count, worth) in wanted.items():
                         await self._make_room(session, size_class, count, worth)
             with self._grants.granting(LeaseKind.RESERVATION, session, ttl_seconds) as lease:
                 granted = Granted(lease)
-                for keys in entries:
-                    await self._reserve_entry(session, keys, granted)
+                for index, keys in enumerate(entries):
+                    await self._reserve_entry(session, keys, granted, is_orphan=index in orphans)
         finally:
             release_guards(guards)
         return granted
+
+    def _orphans(self, namespace: Namespace, entries: Sequence[BlockKeys]) -> set[int]:
+        """Which of these continue a block that is in no tier, nor among those before them."""
+        ends: set[tuple[Lane, bytes]] = set()
+        orphans = set()
+        for index, keys in enumerate(entries):
+            if (keys.lane, keys.parent) in ends or self._has_parent(namespace, keys):
+                ends.update((keys.lane, each) for each in keys.hashes[-1:])
+            else:
+                orphans.add(index)
+        return orphans
+
+    def _has_parent(self, namespace: Namespace, keys: BlockKeys) -> bool:
+        """Whether the block before these is somewhere, as far as is known, if they need it."""
+        lane, parent = keys.lane, keys.parent
+        if not parent or not namespace.spec.needs_parents(lane.group):
+            return True
+        tiers = [classes[lane.group] for classes in namespace.tiers.values()]
+        if any(each.residency.find(lane, parent) != NONE for each in tiers):
+            return True
+        if self._reserved.get(_reserved_name(namespace, lane, parent)) != NONE:
+            return True
+        promotion = self._promotion
+        if promotion is None:
+            return False
+        if promotion.flight(namespace.groups[lane.group], lane, parent) is not None:
+            return True
+        return promotion.find(namespace, lane, [parent], frozenset(Tier)) != [None]
 
     async def _guard(
         self, session: Session, entries: Sequence[BlockKeys], guards: Guards
@@ -89,7 +133,7 @@ class Storing:
                 rows = size_class.find_many(keys.lane, keys.hashes[part])
                 if missing := rows.count(-1):
                     count, worth = wanted.get(size_class, (0, NEVER))
-                    own = size_class.worth(keys, part.start + rows.index(-1))
+                    own = self._worth(size_class, keys, part.start + rows.index(-1))
                     wanted[size_class] = count + missing, max(worth, own)
                 if part.start == 0 and keys.parent:
                     rows.insert(0, size_class.residency.find(keys.lane, keys.parent))
@@ -97,6 +141,14 @@ class Storing:
                 size_class.policy.keep(present)
                 guards.append((size_class, size_class.acquire(present)))
         return wanted
+
+    def _worth(self, size_class: SizeClass, keys: BlockKeys, index: int) -> float:
+        """What may make way for a block. HOST is the only way to the slower tiers: what one of them
+        would keep comes in, whatever it is worth here; it is the first to go again."""
+        worth = size_class.worth(keys, index)
+        if NEVER < worth < ALWAYS and any(each(size_class, keys, index) for each in self.takers):
+            return ALWAYS
+        return worth
 
     async def _make_room(
         self, session: Session, size_class: SizeClass, wanted: int, worth: float
@@ -112,7 +164,9 @@ class Storing:
                 break
             await self._placement.make_room(size_class, wanted, worth)
 
-    async def _reserve_entry(self, session: Session, keys: BlockKeys, granted: Granted) -> None:
+    async def _reserve_entry(
+        self, session: Session, keys: BlockKeys, granted: Granted, *, is_orphan: bool
+    ) -> None:
         size_class = session.namespace.groups[keys.lane.group]
         reserved = LeasePart(keys.lane, array("q"), size_class.slot_bytes, keys)
         room = self._grants.room(session, size_class)
@@ -120,18 +174,25 @@ class Storing:
         cause: Cause | None = None
         async for part in slices(len(keys.hashes), WRITE_SLICE):
             rows = size_class.find_many(keys.lane, keys.hashes[part])
-            missing = rows.count(-1)
+            absent = [part.start + place for place, row in enumerate(rows) if row < 0]
+            missing = len(absent)
+            admitted = 0 if is_orphan else size_class.admitted(keys, absent)
             self._grants.require_active(granted.lease)
-            worth = size_class.worth(keys, part.start + rows.index(-1)) if missing else NEVER
-            slots = size_class.take(min(missing, room), worth)
+            worth = self._worth(size_class, keys, absent[0]) if missing else NEVER
+            wanted = min(admitted, room)
+            slots = size_class.take(wanted, worth)
+            if slots:
+                end = keys.hashes[absent[len(slots) - 1]]
+                self._reserved.put(_reserved_name(session.namespace, keys.lane, end), 0)
             if len(slots) < missing and self.on_refused is not None:
-                cause = cause or _why_refused(size_class, len(slots), room, worth)
-                away = [
-                    each for each, row in zip(keys.hashes[part], rows, strict=True) if row == NONE
-                ]
-                self.on_refused(size_class, keys.lane, away[len(slots) :], cause)
+                cause = cause or _why_refused(size_class, len(slots), admitted, room)
+                away = [keys.hashes[index] for index in absent[len(slots) :]]
+                self.on_refused(size_class, keys.lane, away, cause)
             room = room - len(slots) if len(slots) == missing else 0
-            size_class.counters.refused += missing - len(slots)
+            is_worth_less = len(slots) < wanted and size_class.policy.victim() != NONE
+            unadmitted = missing - (len(slots) if is_worth_less else admitted)
+            size_class.counters.unadmitted += unadmitted
+            size_class.counters.refused += missing - unadmitted - len(slots)
             self._grants.leases.add_slots(
                 granted.lease, reserved, _describe(size_class, granted, rows, slots)
             )
@@ -175,6 +236,7 @@ class Storing:
                         else BlockStatus.DIGEST_MISMATCH
                     )
                     if status is BlockStatus.OK:
+                        self._arrived(session.namespace, part, index)
                         size_class.counters.stored += 1
                         stored[size_class].append(slot)
                     statuses.append(status)
@@ -187,6 +249,11 @@ class Storing:
         if not lease.size_bytes:
             leases.drop(lease)
         return statuses
+
+    def _arrived(self, namespace: Namespace, part: LeasePart, index: int) -> None:
+        """From now on the block itself tells that it is here."""
+        assert part.keys is not None
+        self._reserved.discard(_reserved_name(namespace, part.lane, part.keys.hashes[index]))
 
     async def _verify(
         self, namespace: Namespace, chosen: list[_Reserved], digests: Sequence[bytes]
@@ -207,11 +274,17 @@ class Storing:
         return await self._mover.run(_match_digests, cells, list(digests))
 
 
-def _why_refused(size_class: SizeClass, taken: int, room: int, worth: float) -> Cause:
+def _why_refused(size_class: SizeClass, taken: int, admitted: int, room: int) -> Cause:
+    """Why no more than so many were taken."""
+    if taken == admitted:
+        return Cause.ADMISSION
     if taken == room:
         return Cause.SESSION_SHARE
-    has_victims = size_class.policy.victim() != NONE
-    return Cause.WORTH_LESS if has_victims or worth <= NEVER else Cause.NO_ROOM
+    return Cause.NO_ROOM if size_class.policy.victim() == NONE else Cause.WORTH_LESS
+
+
+def _reserved_name(namespace: Namespace, lane: Lane, block_hash: bytes) -> bytes:
+    return name_of(lane, block_hash) + namespace.generation_id
 
 
 def _describe(

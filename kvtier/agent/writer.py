@@ -8,8 +8,10 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from kvtier.core.block import BlockKey, Tier
+from kvtier.core.block import BlockKey, BlockKeys, Tier
 from kvtier.tiers.size_class import SizeClass
+
+_MOST_REFUSED = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ class Writer(ABC):
         self._overdue: set[tuple[SizeClass, int]] = set()
         self._batches: set[asyncio.Task[None]] = set()
         self._erasing: set[asyncio.Task[None]] = set()
+        #: Blocks that the tier did not admit, with their hashes.
+        self._refused: dict[tuple[SizeClass, int], bytes] = {}
         self.in_flight_bytes = 0
         #: Blocks, whatever became of them.
         self.ended_count = 0
@@ -76,6 +80,10 @@ class Writer(ABC):
     def written_bytes(self) -> int: ...
 
     @abstractmethod
+    def would_take(self, host: SizeClass, keys: BlockKeys, index: int) -> bool:
+        """Whether the tier would keep a block that HOST is to store, for what it is worth there."""
+
+    @abstractmethod
     def has(self, host: SizeClass, row: int) -> bool:
         """Whether the tier has a block of HOST."""
 
@@ -90,6 +98,26 @@ class Writer(ABC):
     def has_overdue(self) -> bool:
         """Whether writes hang of which nobody knows how they will end."""
         return bool(self._overdue)
+
+    def was_refused(self, host: SizeClass, row: int) -> bool:
+        """Whether the tier did not admit a block of HOST; it may when the block is used again."""
+        refused = self._refused.get((host, row))
+        return refused is not None and host.residency.describe(row)[1] is refused
+
+    def forget_refusal(self, host: SizeClass, row: int) -> bool:
+        """Whether there was one."""
+        if not self._refused:
+            return False
+        was_refused = self.was_refused(host, row)
+        self._refused.pop((host, row), None)
+        return was_refused
+
+    def _refuse(self, blocks: Sequence[Taken]) -> None:
+        """They are not written, and that is no failure."""
+        if len(self._refused) > _MOST_REFUSED:
+            self._refused.clear()  # they are offered once more
+        self._refused.update({(each.host, each.row): each.key.block_hash for each in blocks})
+        self._end(blocks)
 
     def is_writing(self, host: SizeClass, row: int) -> bool:
         return (host, row) in self._writing

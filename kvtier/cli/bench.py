@@ -1,4 +1,4 @@
-"""`kvtier bench`: how fast the data path, the metadata, DISK and CLUSTER are on this machine."""
+"""`kvtier bench`: how fast data, metadata, policies, DISK and CLUSTER are on this machine."""
 
 from __future__ import annotations
 
@@ -56,6 +56,38 @@ def metadata(
 
     exit_on_sigterm()
     _print(run(blocks=blocks, seconds=seconds), as_json)
+
+
+@app.command("policies")
+def policies(
+    blocks: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--blocks",
+            min=1000,
+            metavar="COUNT",
+            help="Blocks in the tier, may be repeated; else 10000, 100000 and 1000000.",
+        ),
+    ] = None,
+    seconds: SecondsOption = 2.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure eviction policies: blocks asked for, used, stored, evicted.
+
+    Example: kvtier bench policies --blocks 100000 --json
+    """
+    from kvtier.bench.policies import SIZES, run
+
+    exit_on_sigterm()
+    measured = run(blocks or SIZES, seconds=seconds)
+    if as_json:
+        print_json(measured)
+        return
+    rows = [
+        (each["policy"], number(each["blocks"]), number(each["operations_per_second"]))
+        for each in measured["results"]
+    ]
+    console().print(table(("policy", "blocks", "operations a second"), rows))
 
 
 @app.command("disk")

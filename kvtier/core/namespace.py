@@ -122,6 +122,13 @@ class NamespaceSpec:
         """`tenant/name@digest`, the digest cut to 8 hexadecimal digits."""
         return f"{self.tenant}/{self.name}@{self.layout_digest.hex()[:8]}"
 
+    def needs_parents(self, group: int) -> bool:
+        """Whether a block of this KV group is of no use without all that come before it.
+
+        Only groups with a sliding window do without: their `extra["group.N"]` begins with `window`.
+        """
+        return not self.extra.get(f"group.{group}", "").startswith("window")
+
     def matches(self, selector: str) -> bool:
         """Whether `tenant/name` or `tenant/name@digest-prefix` names this namespace."""
         path, _, digest = selector.partition("@")

@@ -127,12 +127,13 @@ class Agent:
         self.promotion = Promotion(self.placement, [each.reader for each in slower])
         self.pins = Pins(tiers, self.promotion, pin_limits(config), time.monotonic)
         self.loading = Loading(self.grants, self.promotion)
-        self.storing = Storing(self.grants, self.placement, self.mover)
+        self.storing = Storing(self.grants, self.placement, self.mover, self.promotion)
         if self.history is not None:
             self.storing.on_refused = self.history.note_refusals
         for each in slower:
             self.loading.on_used.append(each.demotion.used)
             self.storing.on_stored.append(each.demotion.stored)
+            self.storing.takers.append(each.demotion.would_take)
         self.lifecycle = Lifecycle()
         self.upkeep = Upkeep(
             self.host,

@@ -32,6 +32,7 @@ class Counters:
     misses: int = 0
     evicted: int = 0
     refused: int = 0
+    unadmitted: int = 0
     promoted: int = 0
 
 
@@ -130,6 +131,14 @@ class SizeClass:
         before = keys.hashes[index - 1] if index else keys.parent
         parent = self.residency.find(keys.lane, before) if before else NONE
         return self.policy.worth(keys.lane, keys.hashes[index], parent)
+
+    def admitted(self, keys: BlockKeys, indexes: Sequence[int]) -> int:
+        """How many of the leading ones of blocks that are not here may be stored at all."""
+        worth, lane, hashes = self.policy.worth, keys.lane, keys.hashes
+        for count, index in enumerate(indexes):
+            if worth(lane, hashes[index], NONE) <= NEVER:
+                return count
+        return len(indexes)
 
     def take(self, count: int, worth: float = ALWAYS) -> list[int]:
         """Up to `count` slots, each with a reference and a new generation; evicts what it must of

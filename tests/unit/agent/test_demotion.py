@@ -10,7 +10,7 @@ import pytest
 
 from kvtier.agent.demotion import WritePolicy
 from kvtier.agent.evicting import evict
-from kvtier.core.block import Lane, Tier
+from kvtier.core.block import BlockKeys, Lane, Tier
 from kvtier.core.namespace import NamespaceSpec
 from kvtier.errors import AgentUnavailableError
 from kvtier.tiers.slot_table import Extent
@@ -570,3 +570,64 @@ async def test_a_slab_is_not_made_twice_at_a_time(tmp_path: Path) -> None:
         io.let_pass()
         await until(lambda: not agent.volume.queue_depth)
         assert populating == [True]
+
+
+# Admission.
+
+
+async def _ask(agent: DiskAgent, keys: BlockKeys) -> None:
+    """Another request looks for these blocks, and loads what is here."""
+    agent.session().namespace.ask(keys)
+    await agent.load_and_release(keys)
+
+
+@on_loop
+async def test_what_is_not_admitted_is_no_failure_of_a_flush(tmp_path: Path) -> None:
+    async with DiskAgent(tmp_path, admission="second_hit") as agent:
+        await agent.store(KEYS)
+        await agent.quiet()
+        assert not any(agent.on_disk(KEYS))
+        before = agent.disk_class().counters.unadmitted
+        assert before == 8
+        assert await in_time(agent.disk.demotion.flush()) == 0
+        assert agent.disk_class().counters.unadmitted == 16
+        assert agent.disk.writer.failed_count == 0
+        agent.audit()
+
+
+@on_loop
+async def test_what_was_asked_for_twice_is_written_when_it_is_used(tmp_path: Path) -> None:
+    async with DiskAgent(tmp_path, admission="second_hit") as agent:
+        await _ask(agent, KEYS)
+        await agent.store(KEYS)
+        await agent.quiet()
+        assert not any(agent.on_disk(KEYS))
+        await _ask(agent, sequence("a", 6))
+        await until(lambda: agent.on_disk(KEYS) == [True] * 6 + [False] * 2)
+        agent.audit()
+
+
+@on_loop
+async def test_what_continues_a_refused_block_is_refused(tmp_path: Path) -> None:
+    async with DiskAgent(tmp_path, admission="second_hit") as agent:
+        policy = agent.disk_class().policy
+        session = agent.session()
+        for count in (8, 7):
+            keys = sequence("a", count)
+            session.namespace.ask(BlockKeys(keys.lane, keys.hashes[3:], keys.hashes[2], 3))
+        assert policy.worth(KEYS.lane, KEYS.hashes[4], -1) > 0
+        await agent.store(KEYS)
+        await agent.quiet()
+        assert not any(agent.on_disk(KEYS))
+        assert agent.disk_class().counters.unadmitted == 8
+        agent.audit()
+
+
+@on_loop
+async def test_bytes_written_count_for_the_day(tmp_path: Path) -> None:
+    async with DiskAgent(tmp_path) as agent:
+        await agent.store(KEYS)
+        await until(lambda: all(agent.on_disk(KEYS)))
+        await agent.quiet()
+        stats = agent.upkeep.stats("")[1]
+        assert stats.written_last_day_bytes == stats.written_bytes > 0
