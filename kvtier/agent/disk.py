@@ -94,7 +94,7 @@ class Disk:
             for volume in volumes:
                 volume.close()
             raise
-        self.tier = DiskTier(volumes, policy=settings.policy)
+        self.tier = DiskTier(volumes, policy=settings.policy, ages=host.ages)
         self.movers = [
             StorageMover(
                 volume,

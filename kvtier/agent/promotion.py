@@ -47,6 +47,8 @@ class Flight:
     answer: asyncio.Future[bool]
     users: int = 0
     landed: bool = False
+    #: Set by the source, as `Lifetimes` counts; None: now.
+    stored_at: int | None = None
 
     @property
     def has_arrived(self) -> bool:
@@ -211,7 +213,7 @@ class Promotion:
                 existing = self.flight(host, lane, block_hash)
                 if existing is not None:
                     flights.append(self._join(existing))
-                elif host.residency.find(lane, block_hash) == NONE and origin.is_current:
+                elif host.find(lane, block_hash) == NONE and origin.is_current:
                     taken = host.take(1)
                     if not taken:
                         break
@@ -250,7 +252,9 @@ class Promotion:
         """
         if not flight.origin.is_current:
             key = None
-        if key is not None and flight.host.commit(*key, flight.slot) is BlockStatus.OK:
+        if key is not None and (
+            flight.host.commit(*key, flight.slot, stored_at=flight.stored_at) is BlockStatus.OK
+        ):
             flight.source.counters(flight.namespace, flight.lane.group).promoted += 1
         flight.landed = True
         self._answer(flight, arrived=key is not None)

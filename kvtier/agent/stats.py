@@ -56,6 +56,7 @@ class TierStats:
     read_bytes: int = 0
     written_bytes: int = 0
     pinned_bytes: int = 0
+    expired_count: int = 0
 
 
 def host_stats(
@@ -162,4 +163,5 @@ def _stats(tier: SlotTier, namespaces: Collection[Namespace]) -> TierStats:
         refused_count=sum(each.counters.refused for each in classes),
         promoted_count=sum(each.counters.promoted for each in classes),
         pinned_bytes=sum(each.pinned.size_bytes for each in classes),
+        expired_count=sum(each.counters.expired for each in classes),
     )

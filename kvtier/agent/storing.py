@@ -232,7 +232,7 @@ def _commit_slot(size_class: SizeClass, part: LeasePart, index: int, slot: int) 
 def _without_slot(size_class: SizeClass, part: LeasePart, index: int) -> BlockStatus:
     """A key whose slot is no longer the worker's: committed earlier, by it or another, or not."""
     assert part.keys is not None
-    row = size_class.residency.find(part.lane, part.keys.hashes[index])
+    row = size_class.find(part.lane, part.keys.hashes[index])
     return BlockStatus.EXPIRED if row < 0 else BlockStatus.PRESENT
 
 

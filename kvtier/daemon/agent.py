@@ -15,6 +15,7 @@ from kvtier import memory
 from kvtier.agent.attach import AttachServer
 from kvtier.agent.cluster import Cluster
 from kvtier.agent.disk import Disk
+from kvtier.agent.expiry import Expiry
 from kvtier.agent.grants import Grants
 from kvtier.agent.lifecycle import Lifecycle
 from kvtier.agent.loading import Loading
@@ -97,12 +98,13 @@ class Agent:
         slower = [each for each in (self.disk, self.cluster) if each is not None]
         tiers = [self.host, *([self.disk.tier] if self.disk else [])]
         self.leases = LeaseTable(time.monotonic)
+        rules = namespace_rules(config)
         self.grants = Grants(tiers, self.leases, lease_limits(config))
         self.namespaces = Namespaces(
             tiers,
             limit=config.limits.max_namespaces,
             layout_conflict=LayoutConflict(config.layout_conflict),
-            rules=namespace_rules(config),
+            rules=rules,
         )
         self.sessions = Sessions(
             self.namespaces,
@@ -119,6 +121,7 @@ class Agent:
         for each in slower:
             self.loading.on_used.append(each.demotion.used)
             self.storing.on_stored.append(each.demotion.stored)
+        self.expiry = Expiry(tiers, rules)
         self.lifecycle = Lifecycle()
         self.upkeep = Upkeep(
             self.host,
@@ -203,6 +206,7 @@ class Agent:
         if self.cluster:
             self.cluster.start()
         self._spawn(self._recover())
+        self._spawn(self.expiry.run())
 
     def _describe(self) -> NodeRecord:
         """What this node says of itself to the others."""
