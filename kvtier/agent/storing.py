@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from array import array
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -50,13 +51,17 @@ class Storing:
         *,
         ttl_seconds: float = 0.0,
         patience_seconds: float | None = None,
+        breakpoints: Sequence[int] = (),
     ) -> Granted:
         """Slots for what is not cached yet, as many as there is room for, from the first key on.
 
         It waits for room to be made for at most `patience_seconds` (None: as long as that takes),
         never for a lease to end. What is here already of a sequence is not evicted to make room for
-        the rest of it.
+        the rest of it. `breakpoints` are indexes of keys, counted over all entries, whose blocks
+        end a part that many sequences share: policies hear of those that are here now, and of the
+        others when they are committed.
         """
+        ends, first = sorted(set(breakpoints)), 0
         guards: Guards = []
         try:
             wanted = await self._guard(session, entries, guards)
@@ -67,7 +72,11 @@ class Storing:
             with self._grants.granting(LeaseKind.RESERVATION, session, ttl_seconds) as lease:
                 granted = Granted(lease)
                 for keys in entries:
-                    await self._reserve_entry(session, keys, granted)
+                    after = first + len(keys.hashes)
+                    mine = ends[bisect_left(ends, first) : bisect_left(ends, after)]
+                    marked = frozenset(each - first for each in mine)
+                    await self._reserve_entry(session, keys, granted, marked)
+                    first = after
         finally:
             release_guards(guards)
         return granted
@@ -107,14 +116,20 @@ class Storing:
                 break
             await self._placement.make_room(size_class, wanted, worth)
 
-    async def _reserve_entry(self, session: Session, keys: BlockKeys, granted: Granted) -> None:
+    async def _reserve_entry(
+        self, session: Session, keys: BlockKeys, granted: Granted, breakpoints: frozenset[int]
+    ) -> None:
         size_class = session.namespace.groups[keys.lane.group]
-        reserved = LeasePart(keys.lane, array("q"), size_class.slot_bytes, keys)
+        reserved = LeasePart(
+            keys.lane, array("q"), size_class.slot_bytes, keys, breakpoints=breakpoints
+        )
         room = self._grants.room(session, size_class)
         self._grants.leases.extend(granted.lease, reserved)
         async for part in slices(len(keys.hashes), WRITE_SLICE):
             rows = size_class.find_many(keys.lane, keys.hashes[part])
             missing = rows.count(-1)
+            for index in breakpoints.intersection(range(part.start, part.stop)):
+                _mark(session.namespace, keys, index)
             self._grants.require_active(granted.lease)
             worth = size_class.worth(keys, part.start + rows.index(-1)) if missing else NEVER
             slots = size_class.take(min(missing, room), worth)
@@ -158,7 +173,7 @@ class Storing:
                     slot = leases.take_slot(lease, part, index)
                     done[size_class].append(slot)
                     status = (
-                        _commit_slot(size_class, part, index, slot)
+                        _commit_slot(session.namespace, part, index, slot)
                         if is_genuine
                         else BlockStatus.DIGEST_MISMATCH
                     )
@@ -195,6 +210,15 @@ class Storing:
         return await self._mover.run(_match_digests, cells, list(digests))
 
 
+def _mark(namespace: Namespace, keys: BlockKeys, index: int) -> None:
+    """Tells the policies of all tiers that have the block."""
+    for size_classes in namespace.tiers.values():
+        size_class = size_classes[keys.lane.group]
+        row = size_class.find(keys.lane, keys.hashes[index])
+        if row != NONE:
+            size_class.mark(row)
+
+
 def _describe(
     size_class: SizeClass, granted: Granted, rows: list[int], slots: list[int]
 ) -> list[int]:
@@ -222,11 +246,15 @@ def _chosen(lease: Lease, indexes: Sequence[int]) -> list[_Reserved]:
     return [keys[index] for index in indexes]
 
 
-def _commit_slot(size_class: SizeClass, part: LeasePart, index: int, slot: int) -> BlockStatus:
+def _commit_slot(namespace: Namespace, part: LeasePart, index: int, slot: int) -> BlockStatus:
     keys = part.keys
     assert keys is not None
+    size_class = namespace.groups[keys.lane.group]
     parent = keys.hashes[index - 1] if index else keys.parent
-    return size_class.commit(keys.lane, keys.hashes[index], parent, keys.position + index, slot)
+    status = size_class.commit(keys.lane, keys.hashes[index], parent, keys.position + index, slot)
+    if index in part.breakpoints:
+        _mark(namespace, keys, index)
+    return status
 
 
 def _without_slot(size_class: SizeClass, part: LeasePart, index: int) -> BlockStatus:

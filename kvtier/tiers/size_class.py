@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kvtier.core.block import BlockKey, BlockKeys, BlockStatus, Lane
-from kvtier.core.policies.base import ALWAYS, NEVER, Blocks, Policy
+from kvtier.core.policies.base import ALWAYS, NEVER, Blocks, Marking, Policy
 from kvtier.core.residency import NONE, Residency
 from kvtier.tiers.lifetimes import Lifetimes
 from kvtier.tiers.pinned import PinnedRows
@@ -54,6 +54,7 @@ class SizeClass:
         self.slot_bytes = slot_bytes
         self.residency = Residency()
         self.policy = new_policy(self)
+        self._marking = self.policy if isinstance(self.policy, Marking) else None
         self.extents: list[Extent] = []
         self.lifetimes = lifetimes
         self.counters = Counters()
@@ -117,6 +118,11 @@ class SizeClass:
     def touch(self, rows: Sequence[int]) -> None:
         """Marks blocks as used; the beginning of a prefix comes first in `rows`."""
         self.policy.touch(rows)
+
+    def mark(self, row: int) -> None:
+        """The block ends a part that many share; for policies that want to know."""
+        if self._marking is not None:
+            self._marking.mark(row)
 
     # Writing.
 
