@@ -165,7 +165,14 @@ class ClusterReader:
             for flight in flights
         ]
 
+        is_mortal = flights[0].host.lifetimes.ttl_seconds is not None
+        remaining: list[float | None] = []
+
         def fetch() -> list[FetchedBlock]:
+            if is_mortal:  # before the values, which may be replaced by longer-lived ones
+                remaining.extend(
+                    storage.blocks.remaining_seconds(tenure.identity, wanted, storage.deadline())
+                )
             return storage.blocks.fetch(tenure.identity, wanted, storage.deadline())
 
         try:
@@ -173,7 +180,7 @@ class ClusterReader:
                 fetch,
                 size_bytes=sum(each.length for each in wanted),
                 ticket=reading.ticket,
-                on_end=lambda results: self._landed(promotion, tenure, flights, results),
+                on_end=lambda results: self._landed(promotion, tenure, flights, results, remaining),
             )
         except OSError:
             for flight in flights:
@@ -185,7 +192,10 @@ class ClusterReader:
         tenure: Tenure,
         flights: Sequence[Flight],
         results: list[FetchedBlock] | None,
+        remaining: Sequence[float | None],
     ) -> None:
+        if results is not None and remaining:
+            results = _aged(flights, results, remaining)
         for flight, result in zip(flights, results or [None] * len(flights), strict=True):
             promotion.land(flight, result if isinstance(result, BlockKey) else None)
         if results is None or not tenure.is_current:
@@ -235,6 +245,21 @@ class ClusterReader:
         for task in self._removing:
             task.cancel()
         await asyncio.gather(*self._removing, return_exceptions=True)
+
+
+def _aged(
+    flights: Sequence[Flight],
+    results: Sequence[FetchedBlock],
+    remaining: Sequence[float | None],
+) -> list[FetchedBlock]:
+    """Lets blocks live on for as long as in the cluster; one without an end is not believed."""
+    aged: list[FetchedBlock] = []
+    for flight, result, seconds in zip(flights, results, remaining, strict=True):
+        if isinstance(result, BlockKey):
+            result = None if seconds is None else result
+            flight.stored_at = flight.host.lifetimes.stored_at_with(seconds or 0.0)
+        aged.append(result)
+    return aged
 
 
 def _tenure(flight: Flight) -> Tenure:

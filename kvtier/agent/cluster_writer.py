@@ -102,6 +102,7 @@ class ClusterWriter(Writer):
             tenure,
             blocks,
             cells,
+            [host.lifetimes.remaining_seconds(block.stored_at) for block in blocks],
             size_bytes=len(blocks) * host.slot_bytes,
             kind=Kind.WRITE,
             on_end=lambda stored: self._landed(tenure, blocks, stored),
@@ -109,9 +110,13 @@ class ClusterWriter(Writer):
         return len(stored)
 
     def _push(
-        self, tenure: Tenure, blocks: Sequence[Taken], cells: Sequence[ByteArray]
+        self,
+        tenure: Tenure,
+        blocks: Sequence[Taken],
+        cells: Sequence[ByteArray],
+        ttls: Sequence[float | None],
     ) -> list[bool]:
-        """Whether each of the leading ones was stored, rather than there already.
+        """Whether each of the leading ones was stored, rather than there already, or too old.
 
         Begins with no further one after a while: a call of many exchanges on a slow network is
         not to be taken for one without an answer. Called by movers.
@@ -121,13 +126,14 @@ class ClusterWriter(Writer):
         begin_until = (time.monotonic() + storage.deadline()) / 2
         stored: list[bool] = []
         there = self._exist(tenure, blocks)
-        for block, cell, is_there in zip(blocks, cells, there, strict=True):
-            if not is_there:
+        for block, cell, ttl, is_there in zip(blocks, cells, ttls, there, strict=True):
+            is_wanted = not is_there and (ttl is None or ttl >= 1)
+            if is_wanted:
                 if any(stored) and time.monotonic() > begin_until:
                     break
                 payload = cell[: tenure.block_bytes[block.key.lane.group]]
-                storage.blocks.store(identity, block.key, payload, codec, storage.deadline())
-            stored.append(not is_there)
+                storage.blocks.store(identity, block.key, payload, codec, storage.deadline(), ttl)
+            stored.append(is_wanted)
         return stored
 
     def _exist(self, tenure: Tenure, blocks: Sequence[Taken]) -> list[bool]:

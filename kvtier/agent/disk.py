@@ -96,7 +96,9 @@ class Disk:
             for volume in volumes:
                 volume.close()
             raise
-        self.tier = DiskTier(volumes, policy=settings.policy, admission=settings.admission)
+        self.tier = DiskTier(
+            volumes, policy=settings.policy, admission=settings.admission, ages=host.ages
+        )
         self.movers = [
             StorageMover(
                 volume,

@@ -87,7 +87,7 @@ class DiskReader:
 
     def claim(self, namespace: Namespace, lane: Lane, block_hash: bytes) -> _Place | None:
         disk = namespace.tiers[Tier.DISK][lane.group]
-        row = disk.residency.find(lane, block_hash)
+        row = disk.find(lane, block_hash)
         if row == NONE:
             return None
         [slot] = disk.acquire([row])
@@ -142,6 +142,8 @@ class DiskReader:
             place = _place(flight)
             is_whole = outcome is Fetched.WHOLE and place.is_current
             is_bad = outcome is not Fetched.WHOLE and results is not None and place.is_current
+            if is_whole:
+                flight.stored_at = place.disk.lifetimes.stored_at(place.row)
             promotion.land(flight, place.key if is_whole else None)
             if is_bad:
                 self.note_damage(place.disk, slab, place.row, place.slot, outcome)

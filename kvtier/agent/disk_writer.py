@@ -75,7 +75,7 @@ class DiskWriter(Writer):
         return has_room or disk.policy.victim(worth) != NONE
 
     def has(self, host: SizeClass, row: int) -> bool:
-        return self._class(host).residency.find(*host.residency.describe(row)) != NONE
+        return self._class(host).find(*host.residency.describe(row)) != NONE
 
     async def _write(self, host: SizeClass, blocks: list[Taken]) -> None:
         disk, left = self._class(host), blocks
@@ -152,6 +152,7 @@ class DiskWriter(Writer):
                 cell_of(host.table, block.slot),
                 tenancy.block_bytes[block.key.lane.group],
                 block.key,
+                host.lifetimes.unix_seconds(block.stored_at),
             )
             for block, target in targets
         ]
@@ -183,7 +184,7 @@ class DiskWriter(Writer):
                 continue
             if not block.is_current:
                 unwanted.append(target)
-            elif disk.commit(*block.key, target) is BlockStatus.OK:
+            elif disk.commit(*block.key, target, stored_at=block.stored_at) is BlockStatus.OK:
                 disk.counters.stored += 1
         if unwanted:
             spawn(self._erase(disk, slab, unwanted), self._erasing)

@@ -83,7 +83,8 @@ class Pins:
         self._creating = asyncio.Lock()
 
     def __iter__(self) -> Iterator[Pin]:
-        return iter(self._pins.values())
+        """Those that are made, the oldest first."""
+        return (pin for pin in self._pins.values() if pin.deadline < math.inf)
 
     def __len__(self) -> int:
         return len(self._pins)

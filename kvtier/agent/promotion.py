@@ -55,6 +55,8 @@ class Flight:
     is_ahead: bool = False
     wishes: int = 0
     reading: Reading | None = None
+    #: Set by the source, as `Lifetimes` counts; None: now.
+    stored_at: int | None = None
 
     @property
     def is_wanted(self) -> bool:
@@ -267,7 +269,7 @@ class Promotion:
                 existing = self.flight(host, lane, block_hash)
                 if existing is not None:
                     flights.append(self._join(existing, kind))
-                elif host.residency.find(lane, block_hash) == NONE and origin.is_current:
+                elif host.find(lane, block_hash) == NONE and origin.is_current:
                     taken = host.take(1, worth)
                     if not taken:
                         break
@@ -309,7 +311,9 @@ class Promotion:
         """
         if not flight.origin.is_current:
             key = None
-        if key is not None and flight.host.commit(*key, flight.slot) is BlockStatus.OK:
+        if key is not None and (
+            flight.host.commit(*key, flight.slot, stored_at=flight.stored_at) is BlockStatus.OK
+        ):
             flight.source.counters(flight.namespace, flight.lane.group).promoted += 1
             if flight.is_ahead:
                 flight.host.unused.bring(flight.host.table.owner[flight.slot])

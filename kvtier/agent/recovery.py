@@ -119,7 +119,9 @@ class Recovery:
         order = np.argsort(records.sequences, kind="stable").tolist()
         for first in range(0, len(order), _ADOPT_SLICE):
             part = order[first : first + _ADOPT_SLICE]
-            size_class.adopt(slab, _blocks(records, part, slab.base, lengths))
+            since = self._disk.ages.from_unix
+            stored = {slab.base + records.slots[at]: since(records.stored_at[at]) for at in part}
+            size_class.adopt(slab, _blocks(records, part, slab.base, lengths), stored)
             await asyncio.sleep(0)
 
     async def _admit(self, size_class: SizeClass) -> None:

@@ -60,6 +60,7 @@ class TierStats:
     pinned_bytes: int = 0
     unadmitted_count: int = 0
     written_last_day_bytes: int = 0
+    expired_count: int = 0
 
 
 def host_stats(
@@ -170,4 +171,5 @@ def _stats(tier: SlotTier, namespaces: Collection[Namespace]) -> TierStats:
         promoted_count=sum(each.counters.promoted for each in classes),
         policy=tier.policy_name,
         pinned_bytes=sum(each.pinned.size_bytes for each in classes),
+        expired_count=sum(each.counters.expired for each in classes),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from array import array
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -69,13 +70,18 @@ class Storing:
         *,
         ttl_seconds: float = 0.0,
         patience_seconds: float | None = None,
+        breakpoints: Sequence[int] = (),
     ) -> Granted:
         """Slots for what is not cached yet, as many as there is room for, from the first key on.
 
         It waits for room to be made for at most `patience_seconds` (None: as long as that takes),
         never for a lease to end. What is here already of a sequence is not evicted to make room for
         the rest of it. What continues a block that is nowhere is refused (see `needs_parents`).
+        `breakpoints` are indexes of keys, counted over all entries, whose blocks end a part that
+        many sequences share: policies hear of those that are here now, and of the others when they
+        are committed.
         """
+        ends, first = sorted(set(breakpoints)), 0
         guards: Guards = []
         orphans = self._orphans(session.namespace, entries)
         try:
@@ -88,7 +94,13 @@ class Storing:
             with self._grants.granting(LeaseKind.RESERVATION, session, ttl_seconds) as lease:
                 granted = Granted(lease)
                 for index, keys in enumerate(entries):
-                    await self._reserve_entry(session, keys, granted, is_orphan=index in orphans)
+                    after = first + len(keys.hashes)
+                    mine = ends[bisect_left(ends, first) : bisect_left(ends, after)]
+                    marked = frozenset(each - first for each in mine)
+                    await self._reserve_entry(
+                        session, keys, granted, marked, is_orphan=index in orphans
+                    )
+                    first = after
         finally:
             release_guards(guards)
         return granted
@@ -165,10 +177,18 @@ class Storing:
             await self._placement.make_room(size_class, wanted, worth)
 
     async def _reserve_entry(
-        self, session: Session, keys: BlockKeys, granted: Granted, *, is_orphan: bool
+        self,
+        session: Session,
+        keys: BlockKeys,
+        granted: Granted,
+        breakpoints: frozenset[int],
+        *,
+        is_orphan: bool,
     ) -> None:
         size_class = session.namespace.groups[keys.lane.group]
-        reserved = LeasePart(keys.lane, array("q"), size_class.slot_bytes, keys)
+        reserved = LeasePart(
+            keys.lane, array("q"), size_class.slot_bytes, keys, breakpoints=breakpoints
+        )
         room = self._grants.room(session, size_class)
         self._grants.leases.extend(granted.lease, reserved)
         cause: Cause | None = None
@@ -177,6 +197,8 @@ class Storing:
             absent = [part.start + place for place, row in enumerate(rows) if row < 0]
             missing = len(absent)
             admitted = 0 if is_orphan else size_class.admitted(keys, absent)
+            for index in breakpoints.intersection(range(part.start, part.stop)):
+                _mark(session.namespace, keys, index)
             self._grants.require_active(granted.lease)
             worth = self._worth(size_class, keys, absent[0]) if missing else NEVER
             wanted = min(admitted, room)
@@ -231,7 +253,7 @@ class Storing:
                     slot = leases.take_slot(lease, part, index)
                     done[size_class].append(slot)
                     status = (
-                        _commit_slot(size_class, part, index, slot)
+                        _commit_slot(session.namespace, part, index, slot)
                         if is_genuine
                         else BlockStatus.DIGEST_MISMATCH
                     )
@@ -287,6 +309,15 @@ def _reserved_name(namespace: Namespace, lane: Lane, block_hash: bytes) -> bytes
     return name_of(lane, block_hash) + namespace.generation_id
 
 
+def _mark(namespace: Namespace, keys: BlockKeys, index: int) -> None:
+    """Tells the policies of all tiers that have the block."""
+    for size_classes in namespace.tiers.values():
+        size_class = size_classes[keys.lane.group]
+        row = size_class.find(keys.lane, keys.hashes[index])
+        if row != NONE:
+            size_class.mark(row)
+
+
 def _describe(
     size_class: SizeClass, granted: Granted, rows: list[int], slots: list[int]
 ) -> list[int]:
@@ -314,17 +345,21 @@ def _chosen(lease: Lease, indexes: Sequence[int]) -> list[_Reserved]:
     return [keys[index] for index in indexes]
 
 
-def _commit_slot(size_class: SizeClass, part: LeasePart, index: int, slot: int) -> BlockStatus:
+def _commit_slot(namespace: Namespace, part: LeasePart, index: int, slot: int) -> BlockStatus:
     keys = part.keys
     assert keys is not None
+    size_class = namespace.groups[keys.lane.group]
     parent = keys.hashes[index - 1] if index else keys.parent
-    return size_class.commit(keys.lane, keys.hashes[index], parent, keys.position + index, slot)
+    status = size_class.commit(keys.lane, keys.hashes[index], parent, keys.position + index, slot)
+    if index in part.breakpoints:
+        _mark(namespace, keys, index)
+    return status
 
 
 def _without_slot(size_class: SizeClass, part: LeasePart, index: int) -> BlockStatus:
     """A key whose slot is no longer the worker's: committed earlier, by it or another, or not."""
     assert part.keys is not None
-    row = size_class.residency.find(part.lane, part.keys.hashes[index])
+    row = size_class.find(part.lane, part.keys.hashes[index])
     return BlockStatus.EXPIRED if row < 0 else BlockStatus.PRESENT
 
 

@@ -35,6 +35,8 @@ class Taken:
     row: int
     key: BlockKey
     slot: int
+    #: As `Lifetimes` counts.
+    stored_at: int
 
     @property
     def is_current(self) -> bool:
@@ -133,7 +135,13 @@ class Writer(ABC):
         self._writing.update((host, block.row) for block in blocks)
         self.in_flight_bytes += len(blocks) * host.slot_bytes
         taken = [
-            Taken(host, block.row, host.residency.key(block.row), slot)
+            Taken(
+                host,
+                block.row,
+                host.residency.key(block.row),
+                slot,
+                host.lifetimes.stored_at(block.row),
+            )
             for block, slot in zip(blocks, slots, strict=True)
         ]
         spawn(self._write(host, taken), self._batches)

@@ -35,6 +35,7 @@ _NOT_OF_CLUSTER = (
     "blocks",
     "refused",
     "evicted",
+    "expired",
     "lost before load",
 )
 
@@ -176,6 +177,7 @@ def _of_every_tier(tier: TierStats) -> dict[str, str]:
         "stored": f"{tier.stored_count:,}",
         "refused": f"{tier.refused_count:,}",
         "evicted": f"{tier.evicted_count:,}",
+        "expired": f"{tier.expired_count:,}",
         "looked up": f"{tier.lookup_count:,}",
         "found": f"{tier.lookup_hit_count:,}",
         "found rate": percent(tier.lookup_hit_count, tier.lookup_count),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -209,17 +209,29 @@ class Namespace:
             connection.release_later(token, lease.lease_id)
         return slots.statuses
 
-    def store(self, hashes: Sequence[bytes], blocks: Any, *, place: Place = START) -> list[int]:
+    def store(
+        self,
+        hashes: Sequence[bytes],
+        blocks: Any,
+        *,
+        place: Place = START,
+        breakpoints: Collection[int] = (),
+    ) -> list[int]:
         """Copies blocks in, as `load_into` copies out; one BlockStatus per key.
 
         OK was stored, PRESENT was there already, REFUSED found no room. What follows a refused
-        block is not stored.
+        block is not stored. `breakpoints` are as of `reserve`.
         """
+        _check_breakpoints(breakpoints, hashes)
         rows = rows_of(blocks, len(hashes), self._block_bytes(place))
         statuses = [int(BlockStatus.REFUSED)] * len(hashes)
         for part in self._parts(0, len(hashes), place, _PART_BYTES):
             with self.reserve(
-                hashes[part], place=_shifted(place, hashes, part.start)
+                hashes[part],
+                place=_shifted(place, hashes, part.start),
+                breakpoints=[
+                    each - part.start for each in breakpoints if part.start <= each < part.stop
+                ],
             ) as reservation:
                 reservation.write(rows[part])
                 statuses[part] = reservation.commit()
@@ -228,14 +240,27 @@ class Namespace:
         return statuses
 
     def reserve(
-        self, hashes: Sequence[bytes], *, place: Place = START, ttl_seconds: float = 0.0
+        self,
+        hashes: Sequence[bytes],
+        *,
+        place: Place = START,
+        ttl_seconds: float = 0.0,
+        breakpoints: Collection[int] = (),
     ) -> Reservation:
-        """Slots for the blocks that are not cached yet, to be written in place."""
+        """Slots for the blocks that are not cached yet, to be written in place.
+
+        `breakpoints` are indexes of hashes whose blocks end a part that many sequences share, as a
+        system prompt or a document: worth more to the agent than what follows.
+        """
+        _check_breakpoints(breakpoints, hashes)
         with self._client.connected() as connection:
             token = self._session(connection)
             with connection.releases(token) as ended:
                 request = pb.ReserveBlocksRequest(
-                    keys=[_keys(hashes, place)], release=ended, ttl=_duration(ttl_seconds)
+                    keys=[_keys(hashes, place)],
+                    release=ended,
+                    ttl=_duration(ttl_seconds),
+                    breakpoints=breakpoints,
                 )
                 answer = connection.call(
                     "ReserveBlocks", token, request, self._client.timeout_seconds
@@ -359,6 +384,13 @@ def _keys(hashes: Sequence[bytes], place: Place) -> block_pb2.BlockKeys:
         parent_hash=place.parent,
         position=place.position,
     )
+
+
+def _check_breakpoints(breakpoints: Collection[int], hashes: Sequence[bytes]) -> None:
+    if wrong := [each for each in breakpoints if not 0 <= each < len(hashes)]:
+        raise InvalidRequestError(
+            f"breakpoints: {wrong[0]} is no index of the {len(hashes)} hashes"
+        )
 
 
 def _duration(seconds: float) -> Duration:

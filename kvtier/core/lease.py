@@ -27,7 +27,8 @@ class LeaseKind(Enum):
 class LeasePart:
     """Slots of one lane, in the order of the prefix.
 
-    A reservation's part keeps its keys, and lists -1 for a key without a slot.
+    A reservation's part keeps its keys, and lists -1 for a key without a slot. `breakpoints` are
+    the indexes of keys that end a part which many share.
     """
 
     lane: Lane
@@ -35,6 +36,7 @@ class LeasePart:
     slot_bytes: int
     keys: BlockKeys | None = None
     tier: Tier = Tier.HOST
+    breakpoints: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True)

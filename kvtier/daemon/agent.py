@@ -15,6 +15,7 @@ from kvtier import memory
 from kvtier.agent.attach import AttachServer
 from kvtier.agent.cluster import Cluster
 from kvtier.agent.disk import Disk
+from kvtier.agent.expiry import Expiry
 from kvtier.agent.explaining import Explaining
 from kvtier.agent.grants import Grants
 from kvtier.agent.history import History
@@ -109,12 +110,13 @@ class Agent:
             if self.cluster:
                 self.cluster.reader.on_damaged = self.history.note_damaged_value
         self.leases = LeaseTable(time.monotonic)
+        rules = namespace_rules(config)
         self.grants = Grants(tiers, self.leases, lease_limits(config))
         self.namespaces = Namespaces(
             tiers,
             limit=config.limits.max_namespaces,
             layout_conflict=LayoutConflict(config.layout_conflict),
-            rules=namespace_rules(config),
+            rules=rules,
         )
         self.sessions = Sessions(
             self.namespaces,
@@ -134,6 +136,7 @@ class Agent:
             self.loading.on_used.append(each.demotion.used)
             self.storing.on_stored.append(each.demotion.stored)
             self.storing.takers.append(each.demotion.would_take)
+        self.expiry = Expiry(tiers, rules)
         self.lifecycle = Lifecycle()
         self.upkeep = Upkeep(
             self.host,
@@ -233,6 +236,7 @@ class Agent:
         if self.cluster:
             self.cluster.start()
         self._spawn(self._recover())
+        self._spawn(self.expiry.run())
 
     def _describe(self) -> NodeRecord:
         """What this node says of itself to the others."""

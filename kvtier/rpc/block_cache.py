@@ -148,6 +148,7 @@ class BlockCacheService:
             entries,
             ttl_seconds=convert.seconds_from(request.ttl, "ttl"),
             patience_seconds=_patience_seconds(call),
+            breakpoints=request.breakpoints,
         )
         return pb.ReserveBlocksResponse(
             reservation=self._granted_lease(granted),

@@ -59,7 +59,7 @@ class SimulatedTier:
     def would_take(self, hashes: Sequence[bytes], position: int) -> bool:
         """Whether `store` would take in one block at least."""
         worth = self._worth(hashes, position)
-        has_room = len(self.residency) < self.capacity_blocks
+        has_room = self._room_blocks > 0
         return worth > NEVER and (has_room or self.policy.victim(worth) != NONE)
 
     def _worth(self, hashes: Sequence[bytes], position: int) -> float:

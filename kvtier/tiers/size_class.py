@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from kvtier.core.block import BlockKey, BlockKeys, BlockStatus, Lane
 from kvtier.core.cause import Cause
-from kvtier.core.policies.base import ALWAYS, NEVER, Blocks, Policy
+from kvtier.core.policies.base import ALWAYS, NEVER, Blocks, Marking, Policy
 from kvtier.core.residency import NONE, Residency
+from kvtier.tiers.lifetimes import Lifetimes
 from kvtier.tiers.pinned import PinnedRows
 from kvtier.tiers.slot_table import NO_OWNER, Extent, FreeSlots, SlotTable
 from kvtier.tiers.unused import Unused
@@ -34,6 +35,7 @@ class Counters:
     refused: int = 0
     unadmitted: int = 0
     promoted: int = 0
+    expired: int = 0
 
 
 class SizeClass:
@@ -53,12 +55,15 @@ class SizeClass:
         new_policy: PolicyFactory,
         next_generation: Callable[[], int],
         on_idle: Callable[[SizeClass, Extent], None],
+        lifetimes: Lifetimes,
     ) -> None:
         self.table = table
         self.slot_bytes = slot_bytes
         self.residency = Residency()
         self.policy = new_policy(self)
+        self._marking = self.policy if isinstance(self.policy, Marking) else None
         self.extents: list[Extent] = []
+        self.lifetimes = lifetimes
         self.counters = Counters()
         self.unused = Unused()
         self.pinned = PinnedRows(self)
@@ -86,8 +91,13 @@ class SizeClass:
     # Finding and reading.
 
     def find_many(self, lane: Lane, hashes: Iterable[bytes]) -> list[int]:
-        """Rows, -1 where absent."""
-        return self.residency.find_many(lane, hashes)
+        """Rows, -1 where absent, or where a block's time to live is over."""
+        return self.lifetimes.alive(self.residency.find_many(lane, hashes))
+
+    def find(self, lane: Lane, block_hash: bytes) -> int:
+        """As `find_many`."""
+        row = self.residency.find(lane, block_hash)
+        return NONE if row != NONE and self.lifetimes.is_over(row) else row
 
     def slots_of(self, rows: Iterable[int]) -> list[int]:
         slot = self.residency.slot
@@ -123,6 +133,11 @@ class SizeClass:
     def touch(self, rows: Sequence[int]) -> None:
         """Marks blocks as used; the beginning of a prefix comes first in `rows`."""
         self.policy.touch(rows)
+
+    def mark(self, row: int) -> None:
+        """The block ends a part that many share; for policies that want to know."""
+        if self._marking is not None:
+            self._marking.mark(row)
 
     # Writing.
 
@@ -184,20 +199,40 @@ class SizeClass:
         self.referenced_slots += len(slots)
 
     def commit(
-        self, lane: Lane, block_hash: bytes, parent_hash: bytes, position: int, slot: int
+        self,
+        lane: Lane,
+        block_hash: bytes,
+        parent_hash: bytes,
+        position: int,
+        slot: int,
+        *,
+        stored_at: int | None = None,
     ) -> BlockStatus:
-        """Makes a taken slot a block; the reference on it stays. PRESENT if somebody was first."""
-        if self.residency.find(lane, block_hash) != NONE:
-            return BlockStatus.PRESENT
+        """Makes a taken slot a block; the reference on it stays. PRESENT if somebody was first.
+
+        `stored_at` is for a block that was stored elsewhere before, as `Lifetimes` counts.
+        """
+        row = self.residency.find(lane, block_hash)
+        if row != NONE:
+            if not self.lifetimes.is_over(row):
+                return BlockStatus.PRESENT
+            self.expire(row)
         row = self.residency.insert(lane, block_hash, parent_hash, position, slot)
         self.table.owner[slot] = row
+        self.lifetimes.begin(row, stored_at)
         self.policy.insert(row)
         self._last_row = row
         return BlockStatus.OK
 
-    def adopt(self, extent: Extent, found: Iterable[tuple[BlockKey, int, int]]) -> None:
+    def adopt(
+        self,
+        extent: Extent,
+        found: Iterable[tuple[BlockKey, int, int]],
+        stored_at: Mapping[int, int] | None = None,
+    ) -> None:
         """Populated slots of an extent, not yet handed out, that hold blocks from before the
-        agent's start: key, slot, generation. They may be evicted after `admit`.
+        agent's start: key, slot, generation. They may be evicted after `admit`. `stored_at` has
+        the times of stores by slot; without it they count as stored now.
 
         Of two that hold one block, that with the greater generation counts.
         """
@@ -212,6 +247,7 @@ class SizeClass:
                 self.forget(row, Cause.SUPERSEDED)
             row = residency.insert(*key, slot)
             owner[slot] = row
+            self.lifetimes.begin(row, None if stored_at is None else stored_at[slot])
             used += 1
             insert(row)
         extent.used_slots += used
@@ -256,6 +292,12 @@ class SizeClass:
             self._put_back(slot)
         if parent != NONE:
             self.policy.release(parent)
+
+    def expire(self, row: int) -> None:
+        """Removes a block whose time to live is over, whoever keeps it."""
+        self.forget(row)
+        self.counters.evicted -= 1
+        self.counters.expired += 1
 
     def coldest_rank(self) -> int | None:
         """The rank of what would go next; None if nothing may go."""

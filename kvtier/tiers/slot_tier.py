@@ -9,11 +9,13 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from kvtier.core import slots as layout
+from kvtier.core.ages import Ages
 from kvtier.core.block import Tier
 from kvtier.core.policies.base import Context
 from kvtier.core.policies.named import find_policy
 from kvtier.core.rules import NO_RULE, NamespaceRule
 from kvtier.tiers.holding import Holding
+from kvtier.tiers.lifetimes import Lifetimes
 from kvtier.tiers.size_class import OnForget, SizeClass
 from kvtier.tiers.slot_table import Extent, SlotTable
 
@@ -83,14 +85,22 @@ class SlotTier:
 
     It decides and keeps the books, at once and without waiting; populating, moving and discarding,
     which take time, are left to its caller (`agent.placement`) between two calls. The event loop
-    owns it. `on_idle` is told of an extent that is being retired and is empty now.
+    owns it. `ages` counts the lives of blocks, the same in all tiers. `on_idle` is told of an
+    extent that is being retired and is empty now.
     """
 
     def __init__(
-        self, tier: Tier, space: Space, *, policy: str = "lru", admission: str = "always"
+        self,
+        tier: Tier,
+        space: Space,
+        *,
+        policy: str = "lru",
+        admission: str = "always",
+        ages: Ages | None = None,
     ) -> None:
         self.tier = tier
         self.space = space
+        self.ages = ages or Ages()
         self.on_idle: Callable[[SizeClass, Extent], None] = lambda size_class, extent: None
         #: Of size classes made from now on.
         self.on_forget: OnForget | None = None
@@ -136,6 +146,7 @@ class SlotTier:
                 lambda blocks: self._new_policy(blocks, self._context),
                 self.next_generation,
                 lambda size_class, extent: self.on_idle(size_class, extent),
+                Lifetimes(self.ages, self._rules.get(namespace_id, NO_RULE).ttl_seconds),
             )
             self._classes[key].on_forget = self.on_forget
             self.holding(namespace_id).classes.append(self._classes[key])

@@ -45,11 +45,12 @@ class Node:
         limits: LeaseLimits | None = None,
         pin_limits: PinLimits | None = None,
         rules: Sequence[NamespaceRule] = (),
+        policy: str = "lru",
     ) -> None:
         self.clock = ManualClock()
         self.loop = SteppedLoop(self.clock)
         self.mover = SteppedMover()
-        self.host = HostTier(capacity_bytes)
+        self.host = HostTier(capacity_bytes, policy=policy)
         self.placement = Placement(
             self.host,
             lambda extent, call, *args: self.mover.run(call, *args),

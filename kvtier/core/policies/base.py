@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from kvtier.core.block import BlockKeys, Lane
 from kvtier.core.residency import Residency
@@ -89,4 +89,14 @@ class Policy(Protocol):
 
     def rank(self, row: int) -> int:
         """When it was last used; comparable between the size classes of a tier."""
+        ...
+
+
+@runtime_checkable
+class Marking(Protocol):
+    """A policy may have this method too."""
+
+    def mark(self, row: int) -> None:
+        """The block ends a part that many sequences share, as a worker says: a system prompt, a
+        document. It may be said again."""
         ...

@@ -82,9 +82,17 @@ class ClusterBlocks:
         return self._store.exist(self._names(identity, lane, hashes), deadline)
 
     def store(
-        self, identity: bytes, key: BlockKey, payload: ByteArray, codec: Codec, deadline: float
+        self,
+        identity: bytes,
+        key: BlockKey,
+        payload: ByteArray,
+        codec: Codec,
+        deadline: float,
+        ttl_seconds: float | None = None,
     ) -> None:
         """Replaces what is there of this block. Raises ClusterDownError; ValueError for no block.
+
+        It lives for `ttl_seconds`, of at least 1, if that is less than for all blocks.
 
         `payload` is the whole block, contiguous; it is sent from where it is, with Codec.NONE, and
         must not change until this returns.
@@ -92,13 +100,22 @@ class ClusterBlocks:
         sealed = self._sealer.seal(identity, key, payload, codec)
         header, (first, *others) = sealed.header, sealed.parts
         name = self._name(identity, key.lane, key.block_hash)
+        ttl = min(self._ttl_seconds, int(ttl_seconds or self._ttl_seconds))
         # The head last: a reader that finds it finds all parts.
         for part, stored in enumerate(others, start=1):
-            ttl_seconds = self._ttl_seconds + _PART_TTL_SECONDS
             buffers = [np.frombuffer(stored, np.uint8)]
-            self._store.store(part_name(name, header, part), buffers, ttl_seconds, deadline)
+            self._store.store(
+                part_name(name, header, part), buffers, ttl + _PART_TTL_SECONDS, deadline
+            )
         buffers = [np.frombuffer(sealed.head, np.uint8), np.frombuffer(first, np.uint8)]
-        self._store.store(name, buffers, self._ttl_seconds, deadline)
+        self._store.store(name, buffers, ttl, deadline)
+
+    def remaining_seconds(
+        self, identity: bytes, wanted: Sequence[Wanted], deadline: float
+    ) -> list[float | None]:
+        """How long blocks live on; None where nobody knows. Raises nothing."""
+        names = [self._name(identity, each.lane, each.block_hash) for each in wanted]
+        return self._store.remaining_seconds(names, deadline)
 
     def fetch(
         self, identity: bytes, wanted: Sequence[Wanted], deadline: float

@@ -151,6 +151,17 @@ class ClusterStore:
             sizes += [_size(reply) for reply in exchange.replies]
         return sizes
 
+    def remaining_seconds(self, names: Sequence[bytes], deadline: float) -> list[float | None]:
+        """How long each value lives on, likewise; None also if there is none, or without end."""
+        remaining: list[float | None] = []
+        for start in range(0, len(names), _MAX_BATCH):
+            batch = names[start : start + _MAX_BATCH]
+            exchange = LineExchange([(command(b"PTTL", name),) for name in batch])
+            self._run(exchange, batch, deadline)
+            milliseconds = [_size(reply) for reply in exchange.replies]
+            remaining += [None if each is None else each / 1000 for each in milliseconds]
+        return remaining
+
     def put(self, name: bytes, value: bytes, ttl_seconds: int, deadline: float) -> None:
         """For small values: a heartbeat, a generation id."""
         self.store(name, [value], ttl_seconds, deadline)

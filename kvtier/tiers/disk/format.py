@@ -34,7 +34,7 @@ _U64 = struct.Struct("<Q")
 _HEADER = struct.Struct(f"<8sIIQQ{SLAB_ID_BYTES}s{IDENTITY_BYTES}s")
 _HEADER_CHECKSUM = HEADER_BYTES - _U64.size
 # A record is described twice: structs write one, NumPy reads many. The golden file holds both.
-_RECORD_BODY = struct.Struct("<Q16s32s16sIIIHHBB30x64s64s")
+_RECORD_BODY = struct.Struct("<Q16s32s16sIIIHHBB2xI24x64s64s")
 _RECORD = np.dtype(
     [
         ("checksum", "<u8"),
@@ -49,7 +49,9 @@ _RECORD = np.dtype(
         ("shard", "<u2"),
         ("hash_bytes", "u1"),
         ("parent_hash_bytes", "u1"),
-        ("reserved", "u1", 30),
+        ("reserved", "u1", 2),
+        ("stored_at", "<u4"),
+        ("reserved_too", "u1", 24),
         ("hash", "u1", MAX_HASH_BYTES),
         ("parent_hash", "u1", MAX_HASH_BYTES),
     ]
@@ -143,7 +145,7 @@ class Record:
     """One block in one slot.
 
     `digest` is the XXH3-128 of the block's `length` bytes, `identity` an `identity_digest`;
-    `parent_hash` is empty at the start of a sequence.
+    `parent_hash` is empty at the start of a sequence; `stored_at` is in Unix seconds, or 0.
     """
 
     slot: int
@@ -155,6 +157,7 @@ class Record:
     block_hash: bytes
     parent_hash: bytes
     position: int
+    stored_at: int = 0
 
 
 def encode_records(slab_id: bytes, records: Sequence[Record]) -> list[bytes]:
@@ -177,6 +180,7 @@ def encode_records(slab_id: bytes, records: Sequence[Record]) -> list[bytes]:
             *record.lane,
             len(record.block_hash),
             len(record.parent_hash),
+            record.stored_at,
             record.block_hash,
             record.parent_hash,
         )
@@ -200,6 +204,7 @@ class Records:
     parents: list[bytes]
     positions: list[int]
     lengths: list[int]
+    stored_at: list[int]
     digests: npt.NDArray[np.uint8]
     damaged: int
     foreign: int
@@ -246,7 +251,7 @@ def _is_plausible(rows: _Rows, header: SlabHeader, first_slot: int) -> _Mask:
     mask &= (rows["length"] >= 1) & (rows["length"] <= header.slot_bytes)
     mask &= (hash_bytes >= MIN_HASH_BYTES) & (hash_bytes <= MAX_HASH_BYTES)
     mask &= (parent_bytes == 0) | (parent_bytes == hash_bytes)
-    mask &= ~rows["reserved"].any(axis=1)
+    mask &= ~rows["reserved"].any(axis=1) & ~rows["reserved_too"].any(axis=1)
     mask &= ~(rows["hash"].astype(np.bool_) & _PADDING[hash_bytes]).any(axis=1)
     mask &= ~(rows["parent_hash"].astype(np.bool_) & _PADDING[parent_bytes]).any(axis=1)
     return mask
@@ -268,6 +273,7 @@ def _columns(rows: _Rows, damaged: int, foreign: int) -> Records:
         parents=_cut(rows["parent_hash"], rows["parent_hash_bytes"]),
         positions=rows["position"].tolist(),
         lengths=rows["length"].tolist(),
+        stored_at=rows["stored_at"].tolist(),
         digests=rows["digest"].copy(),
         damaged=damaged,
         foreign=foreign,
@@ -286,6 +292,7 @@ def _check_record(record: Record) -> None:
     _check_range("sequence", record.sequence, 1, MAX_SEQUENCE)
     _check_range("length", record.length, 1, MAX_BLOCK_BYTES)
     _check_range("position", record.position, 0, 0xFFFFFFFF)
+    _check_range("stored_at", record.stored_at, 0, 0xFFFFFFFF)
     _check_range("group", record.lane.group, 0, 0xFFFF)
     _check_range("shard", record.lane.shard, 0, 0xFFFF)
     _check_size("digest", record.digest, DIGEST_BYTES)

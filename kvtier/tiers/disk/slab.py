@@ -49,13 +49,15 @@ class Fetched(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Filling:
-    """A block to be written: where to, from which memory (a whole slot), and its key."""
+    """A block to be written: where to, from which memory (a whole slot), its key, and when it was
+    stored (Unix seconds, 0 if unknown)."""
 
     slot: int
     sequence: int
     cell: ByteArray
     length: int
     key: BlockKey
+    stored_at: int = 0
 
 
 class NoRoomError(OSError):
@@ -173,6 +175,7 @@ class Slab(Extent):
                 each.key.block_hash,
                 each.key.parent_hash,
                 each.key.position,
+                each.stored_at,
             )
             for each in fillings
         ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kvtier.core.ages import Ages
 from kvtier.core.block import Tier
 from kvtier.core.namespace import NamespaceSpec, identity_digest, namespace_digest
 from kvtier.memory import ByteArray
@@ -137,6 +138,7 @@ class Slabs:
                 _aligned(size_class.slot_bytes),
                 tenancy.block_bytes[key.lane.group],
                 key,
+                size_class.lifetimes.unix_seconds(size_class.lifetimes.stored_at(row)),
             )
             jobs.append((from_slab, source - from_slab.base, to_slab, filling))
 
@@ -166,10 +168,15 @@ class DiskTier(SlotTier):
     """Blocks in slab files."""
 
     def __init__(
-        self, volumes: Sequence[Volume], *, policy: str = "lru", admission: str = "always"
+        self,
+        volumes: Sequence[Volume],
+        *,
+        policy: str = "lru",
+        admission: str = "always",
+        ages: Ages | None = None,
     ) -> None:
         self.slabs = Slabs(volumes)
-        super().__init__(Tier.DISK, self.slabs, policy=policy, admission=admission)
+        super().__init__(Tier.DISK, self.slabs, policy=policy, admission=admission, ages=ages)
 
     def all_slabs(self) -> list[tuple[SizeClass, Slab]]:
         return [

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -20,9 +21,11 @@ from kvtier.agent.resizing import Resizing
 from kvtier.agent.sessions import Access, Session, Sessions
 from kvtier.agent.storing import Storing
 from kvtier.agent.upkeep import Upkeep
+from kvtier.core.ages import Ages
 from kvtier.core.block import BlockKeys, Match, Tier
 from kvtier.core.lease import LeaseTable
 from kvtier.core.namespace import NamespaceSpec
+from kvtier.core.rules import NamespaceRule
 from kvtier.testing import ManualClock, is_payload_for
 from kvtier.tiers.arena import cell_of
 from kvtier.tiers.cluster.codec import Codec
@@ -55,12 +58,14 @@ class ClusterAgent:
         timeout_seconds: float = 5.0,
         host_pages: int = 256,
         is_started: bool = True,
+        rules: Sequence[NamespaceRule] = (),
+        ages: Ages | None = None,
         **options: Any,
     ) -> None:
         options = {"lookup_seconds": 5.0, "heartbeat_seconds": 0.1, **options}
         self.gate = Gate()
         self.mover = Mover(1)
-        self.host = HostTier(host_pages * PAGE)
+        self.host = HostTier(host_pages * PAGE, ages=ages)
         self.placement = Placement(
             self.host,
             lambda extent, call, *args: self.mover.run(call, *args),
@@ -89,7 +94,7 @@ class ClusterAgent:
         )
         self.leases = LeaseTable(ManualClock())
         self.grants = Grants([self.host], self.leases, LeaseLimits(max_share=1.0))
-        self.namespaces = Namespaces([self.host], limit=64)
+        self.namespaces = Namespaces([self.host], limit=64, rules=rules)
         self.sessions = Sessions(
             self.namespaces,
             self.leases,

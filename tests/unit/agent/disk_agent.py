@@ -20,6 +20,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 
 from kvtier.agent.disk import Disk, DiskSettings
+from kvtier.agent.expiry import Expiry
 from kvtier.agent.grants import Granted, Grants, LeaseLimits
 from kvtier.agent.lifecycle import Lifecycle
 from kvtier.agent.loading import Loading
@@ -33,6 +34,7 @@ from kvtier.agent.sessions import Access, Session, Sessions
 from kvtier.agent.storage_mover import StorageMover
 from kvtier.agent.storing import Storing
 from kvtier.agent.upkeep import Upkeep
+from kvtier.core.ages import Ages
 from kvtier.core.block import BlockKeys, BlockStatus, Lane, Tier
 from kvtier.core.lease import LeaseTable
 from kvtier.core.namespace import NamespaceSpec
@@ -216,12 +218,13 @@ class DiskAgent:
         is_started: bool = True,
         pin_limits: PinLimits | None = None,
         rules: Sequence[NamespaceRule] = (),
+        ages: Ages | None = None,
         **settings: Any,
     ) -> None:
         settings.setdefault("depth", 4)
         self.clock = ManualClock()
         self.mover = Mover(1)
-        self.host = HostTier(host_pages * PAGE, policy=host_policy)
+        self.host = HostTier(host_pages * PAGE, policy=host_policy, ages=ages)
         self.placement = Placement(
             self.host,
             lambda extent, call, *args: self.mover.run(call, *args),
@@ -234,6 +237,7 @@ class DiskAgent:
             io,
         )
         tiers = [self.host, self.disk.tier]
+        self.expiry = Expiry(tiers, rules)
         self.leases = LeaseTable(self.clock)
         self.grants = Grants(tiers, self.leases, LeaseLimits(max_share=max_share))
         self.namespaces = Namespaces(tiers, limit=64, rules=rules)

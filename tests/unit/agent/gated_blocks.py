@@ -65,10 +65,16 @@ class GatedBlocks(ClusterBlocks):
         return found
 
     def store(
-        self, identity: bytes, key: BlockKey, payload: ByteArray, codec: Codec, deadline: float
+        self,
+        identity: bytes,
+        key: BlockKey,
+        payload: ByteArray,
+        codec: Codec,
+        deadline: float,
+        ttl_seconds: float | None = None,
     ) -> None:
         waited = self.gate.reach("store")
-        super().store(identity, key, payload, codec, deadline + waited)
+        super().store(identity, key, payload, codec, deadline + waited, ttl_seconds)
         self.gate.reach("stored")
 
     def fetch(

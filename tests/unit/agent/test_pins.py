@@ -208,6 +208,31 @@ def test_times_that_are_not_allowed_are_refused(node: Node, ttl: float) -> None:
         pin(node, worker, KEYS, ttl)
 
 
+def test_a_pin_that_is_being_made_is_not_listed_yet(node: Node) -> None:
+    worker, keys = Worker(node), sequence("long", 120)
+    node.run(worker.store(keys))
+    making = node.loop.create_task(node.pins.create(worker.session.namespace, keys, ttl_seconds=60))
+    seen = set()
+    while not making.done():
+        node.loop.turn()
+        seen.add((worker.size_class.pinned.block_count, len(list(node.pins))))
+    assert {(64, 0), (120, 1)} <= seen
+    with pytest.raises(NotFoundError):
+        node.pins.delete("")
+
+
+def test_a_call_that_is_given_up_pins_nothing(node: Node) -> None:
+    worker, keys = Worker(node), sequence("long", 120)
+    node.run(worker.store(keys))
+    making = node.loop.create_task(node.pins.create(worker.session.namespace, keys, ttl_seconds=60))
+    while worker.size_class.pinned.block_count < 64:
+        node.loop.turn()
+    making.cancel()
+    node.settle()
+    assert worker.size_class.pinned.block_count == len(node.pins) == 0
+    node.audit_at_rest()
+
+
 def test_an_unknown_pin_is_said_to_be_none(node: Node) -> None:
     with pytest.raises(NotFoundError, match="no pin 'abc'"):
         node.pins.delete("abc")

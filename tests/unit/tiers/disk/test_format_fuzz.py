@@ -132,6 +132,7 @@ def check_bytes(found: Records, data: bytes) -> None:
             found.hashes[row],
             found.parents[row],
             found.positions[row],
+            found.stored_at[row],
         )
         for row, slot in enumerate(found.slots)
     ]
