@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _Target = tuple[Taken, int]
 _Name = tuple[Lane, bytes]
+OnRefused = Callable[[SizeClass, Lane, Sequence[bytes]], object]
 
 
 class DiskWriter(Writer):
@@ -47,6 +48,8 @@ class DiskWriter(Writer):
         self._placement = placement
         self._movers = movers
         self._prepare = prepare
+        #: Is told of blocks that the policy did not admit.
+        self.on_refused: OnRefused = lambda disk, lane, hashes: None
         self._syncing: set[asyncio.Task[None]] = set()
 
     @property
@@ -141,6 +144,8 @@ class DiskWriter(Writer):
         disk.counters.unadmitted += len(refused)
         if refused:
             self._refuse(refused)
+            for block in refused:
+                self.on_refused(disk, block.key.lane, [block.key.block_hash])
 
     async def _store(self, host: SizeClass, slab: Slab, targets: list[_Target]) -> None:
         disk = self._class(host)

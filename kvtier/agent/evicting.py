@@ -63,7 +63,7 @@ async def evict(
             and (row := (size_class := size_classes[lane.group]).residency.find(lane, block_hash))
             != NONE
         ]
-        if spare_pinned and _is_pinned(namespace, lane, block_hash):
+        if spare_pinned and is_pinned(namespace, lane, block_hash):
             evicted.pinned += len(here)
             continue
         for size_class, row in here:
@@ -75,7 +75,8 @@ async def evict(
     return evicted
 
 
-def _is_pinned(namespace: Namespace, lane: Lane, block_hash: bytes) -> bool:
+def is_pinned(namespace: Namespace, lane: Lane, block_hash: bytes) -> bool:
+    """Whether it is, in some tier."""
     classes = (each[lane.group] for each in namespace.tiers.values())
     return any(
         each.pinned.block_count and each.residency.find(lane, block_hash) in each.pinned
@@ -95,7 +96,7 @@ async def _every(
                 for row in range(part.start, part.stop):
                     if residency.slot[row] != NONE:
                         lane, block_hash = residency.describe(row)
-                        stays = spare_pinned and _is_pinned(namespace, lane, block_hash)
+                        stays = spare_pinned and is_pinned(namespace, lane, block_hash)
                         is_first = _first_tier(namespace, lane, block_hash) is tier
                         if is_first or not (once or stays):
                             yield lane, block_hash

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
 
 from kvtier.agent.cluster import Cluster
 from kvtier.agent.disk import Disk
+from kvtier.agent.evicting import is_pinned
 from kvtier.agent.history import Fact, History
 from kvtier.agent.namespaces import Namespace, Namespaces
 from kvtier.agent.promotion import Promotion
@@ -87,7 +88,7 @@ class Explaining:
     """Answers from the books, from what CLUSTER is heard to have, and from the history.
 
     It changes nothing but for what CLUSTER is known to have: no block is used or moved by it.
-    `policies` names each tier's policy. `is_pinned` says whether a block is under a pin.
+    `policies` names each tier's policy.
     """
 
     def __init__(
@@ -101,7 +102,6 @@ class Explaining:
         disk: Disk | None = None,
         cluster: Cluster | None = None,
     ) -> None:
-        self.is_pinned: Callable[[Namespace, Lane, bytes], bool] = lambda *_: False
         self.history = history
         self._namespaces = namespaces
         self._promotion = promotion
@@ -129,7 +129,7 @@ class Explaining:
                 hashes, self._cached(namespace, lane, hashes), strict=True
             ):
                 each = cached if cached.tiers else self._missing(question, block_hash)
-                each.is_pinned = self.is_pinned(namespace, lane, block_hash)
+                each.is_pinned = is_pinned(namespace, lane, block_hash)
                 found.append(each)
         return found
 

@@ -241,7 +241,7 @@ class Placement:
             await self._evict(
                 donor,
                 lambda: donor.free_slots >= extent.used_slots,
-                cause=Cause.TRADED,
+                cause=Cause.OVER_QUOTA if taker is donor else Cause.TRADED,
                 taker=taker.table.namespace_id,
             )
             batch = max(1, _MOVE_BYTES // donor.slot_bytes)

@@ -207,7 +207,7 @@ class Storing:
                 end = keys.hashes[absent[len(slots) - 1]]
                 self._reserved.put(_reserved_name(session.namespace, keys.lane, end), 0)
             if len(slots) < missing and self.on_refused is not None:
-                cause = cause or _why_refused(size_class, len(slots), admitted, room)
+                cause = cause or self._why_refused(size_class, len(slots), admitted, room)
                 away = [keys.hashes[index] for index in absent[len(slots) :]]
                 self.on_refused(size_class, keys.lane, away, cause)
             room = room - len(slots) if len(slots) == missing else 0
@@ -219,6 +219,17 @@ class Storing:
                 granted.lease, reserved, _describe(size_class, granted, rows, slots)
             )
         self._placement.grow_ahead(size_class)
+
+    def _why_refused(self, size_class: SizeClass, taken: int, admitted: int, room: int) -> Cause:
+        """Why no more than so many were taken."""
+        if taken == admitted:
+            return Cause.ADMISSION
+        if taken == room:
+            return Cause.SESSION_SHARE
+        if size_class.policy.victim() != NONE:
+            return Cause.WORTH_LESS
+        holding = self._placement.tier.holding(size_class.table.namespace_id)
+        return Cause.NO_ROOM if holding.growth_bytes else Cause.QUOTA
 
     async def commit(
         self,
@@ -294,15 +305,6 @@ class Storing:
             cell = cell_of(size_class.table, slot) if slot >= 0 else _NOTHING
             cells.append(cell[: namespace.spec.block_bytes[part.lane.group]])
         return await self._mover.run(_match_digests, cells, list(digests))
-
-
-def _why_refused(size_class: SizeClass, taken: int, admitted: int, room: int) -> Cause:
-    """Why no more than so many were taken."""
-    if taken == admitted:
-        return Cause.ADMISSION
-    if taken == room:
-        return Cause.SESSION_SHARE
-    return Cause.NO_ROOM if size_class.policy.victim() == NONE else Cause.WORTH_LESS
 
 
 def _reserved_name(namespace: Namespace, lane: Lane, block_hash: bytes) -> bytes:

@@ -8,6 +8,7 @@ import os
 import secrets
 import time
 from collections.abc import Coroutine
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -33,6 +34,7 @@ from kvtier.agent.storing import Storing
 from kvtier.agent.upkeep import Upkeep
 from kvtier.config import AgentConfig
 from kvtier.core.block import Tier
+from kvtier.core.cause import Cause
 from kvtier.core.lease import LeaseTable
 from kvtier.daemon.cluster import (
     cluster_options,
@@ -107,6 +109,10 @@ class Agent:
             self.history = History(config.history.blocks, time.time)
             for tier in tiers:
                 self.history.listen(tier)
+            if self.disk:
+                self.disk.writer.on_refused = partial(
+                    self.history.note_refusals, cause=Cause.ADMISSION, tier=Tier.DISK
+                )
             if self.cluster:
                 self.cluster.reader.on_damaged = self.history.note_damaged_value
         self.leases = LeaseTable(time.monotonic)

@@ -295,7 +295,7 @@ class SizeClass:
 
     def expire(self, row: int) -> None:
         """Removes a block whose time to live is over, whoever keeps it."""
-        self.forget(row)
+        self.forget(row, Cause.EXPIRED)
         self.counters.evicted -= 1
         self.counters.expired += 1
 
