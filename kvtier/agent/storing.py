@@ -15,16 +15,15 @@ import xxhash
 from kvtier.agent.grants import Granted, Grants, Guards, release_guards
 from kvtier.agent.mover import Mover
 from kvtier.agent.namespaces import Namespace
+from kvtier.agent.parents import Parents
 from kvtier.agent.placement import Placement
 from kvtier.agent.promotion import Promotion
 from kvtier.agent.sessions import Session
 from kvtier.agent.turns import READ_SLICE, WRITE_SLICE, slices
-from kvtier.core.block import BlockKeys, BlockStatus, Lane, Tier
+from kvtier.core.block import BlockKeys, BlockStatus, Lane
 from kvtier.core.cause import Cause
 from kvtier.core.lease import Lease, LeaseKind, LeasePart
 from kvtier.core.policies.base import ALWAYS, NEVER
-from kvtier.core.policies.ghosts import name_of
-from kvtier.core.policies.recent import Recent
 from kvtier.core.residency import NONE
 from kvtier.errors import InvalidRequestError
 from kvtier.memory import ByteArray
@@ -59,9 +58,7 @@ class Storing:
         self._grants = grants
         self._placement = placement
         self._mover = mover
-        self._promotion = promotion
-        #: Ends of what was reserved lately and is not here yet: it may be continued already.
-        self._reserved = Recent()
+        self._parents = Parents(promotion)
 
     async def reserve(
         self,
@@ -83,7 +80,7 @@ class Storing:
         """
         ends, first = sorted(set(breakpoints)), 0
         guards: Guards = []
-        orphans = self._orphans(session.namespace, entries)
+        orphans = self._parents.orphans(session.namespace, entries)
         try:
             rooted = [keys for index, keys in enumerate(entries) if index not in orphans]
             wanted = await self._guard(session, rooted, guards)
@@ -104,34 +101,6 @@ class Storing:
         finally:
             release_guards(guards)
         return granted
-
-    def _orphans(self, namespace: Namespace, entries: Sequence[BlockKeys]) -> set[int]:
-        """Which of these continue a block that is in no tier, nor among those before them."""
-        ends: set[tuple[Lane, bytes]] = set()
-        orphans = set()
-        for index, keys in enumerate(entries):
-            if (keys.lane, keys.parent) in ends or self._has_parent(namespace, keys):
-                ends.update((keys.lane, each) for each in keys.hashes[-1:])
-            else:
-                orphans.add(index)
-        return orphans
-
-    def _has_parent(self, namespace: Namespace, keys: BlockKeys) -> bool:
-        """Whether the block before these is somewhere, as far as is known, if they need it."""
-        lane, parent = keys.lane, keys.parent
-        if not parent or not namespace.spec.needs_parents(lane.group):
-            return True
-        tiers = [classes[lane.group] for classes in namespace.tiers.values()]
-        if any(each.residency.find(lane, parent) != NONE for each in tiers):
-            return True
-        if self._reserved.get(_reserved_name(namespace, lane, parent)) != NONE:
-            return True
-        promotion = self._promotion
-        if promotion is None:
-            return False
-        if promotion.flight(namespace.groups[lane.group], lane, parent) is not None:
-            return True
-        return promotion.find(namespace, lane, [parent], frozenset(Tier)) != [None]
 
     async def _guard(
         self, session: Session, entries: Sequence[BlockKeys], guards: Guards
@@ -205,7 +174,7 @@ class Storing:
             slots = size_class.take(wanted, worth)
             if slots:
                 end = keys.hashes[absent[len(slots) - 1]]
-                self._reserved.put(_reserved_name(session.namespace, keys.lane, end), 0)
+                self._parents.reserved(session.namespace, keys.lane, end)
             if len(slots) < missing and self.on_refused is not None:
                 cause = cause or self._why_refused(size_class, len(slots), admitted, room)
                 away = [keys.hashes[index] for index in absent[len(slots) :]]
@@ -269,7 +238,9 @@ class Storing:
                         else BlockStatus.DIGEST_MISMATCH
                     )
                     if status is BlockStatus.OK:
-                        self._arrived(session.namespace, part, index)
+                        assert part.keys is not None
+                        arrived = part.keys.hashes[index]
+                        self._parents.arrived(session.namespace, part.lane, arrived)
                         size_class.counters.stored += 1
                         stored[size_class].append(slot)
                     statuses.append(status)
@@ -282,11 +253,6 @@ class Storing:
         if not lease.size_bytes:
             leases.drop(lease)
         return statuses
-
-    def _arrived(self, namespace: Namespace, part: LeasePart, index: int) -> None:
-        """From now on the block itself tells that it is here."""
-        assert part.keys is not None
-        self._reserved.discard(_reserved_name(namespace, part.lane, part.keys.hashes[index]))
 
     async def _verify(
         self, namespace: Namespace, chosen: list[_Reserved], digests: Sequence[bytes]
@@ -305,10 +271,6 @@ class Storing:
             cell = cell_of(size_class.table, slot) if slot >= 0 else _NOTHING
             cells.append(cell[: namespace.spec.block_bytes[part.lane.group]])
         return await self._mover.run(_match_digests, cells, list(digests))
-
-
-def _reserved_name(namespace: Namespace, lane: Lane, block_hash: bytes) -> bytes:
-    return name_of(lane, block_hash) + namespace.generation_id
 
 
 def _mark(namespace: Namespace, keys: BlockKeys, index: int) -> None:

@@ -100,7 +100,6 @@ class PolicyMachine(RuleBasedStateMachine):
             assert key not in self.here.values(), "a child is still here"
             self.tier.evict()
             del self.here[key]
-            self._orphan(key)
 
     @rule(keys=chains, index=st.integers(0, 11))
     def remove(self, keys: BlockKeys, index: int) -> None:
@@ -111,10 +110,6 @@ class PolicyMachine(RuleBasedStateMachine):
         if row != NONE and not self.tier.leases.get(row) and row not in self.tier.pins:
             self.tier.forget(row)
             del self.here[key]
-            self._orphan(key)
-
-    def _orphan(self, gone: tuple[Lane, bytes]) -> None:
-        """Residency links children again when their parent comes back; so does the model."""
 
     def _forget_missing(self) -> None:
         find = self.tier.residency.find
