@@ -25,8 +25,6 @@ _MOST_WISHES = 1024
 _MOST_WAITERS = 16
 #: How often it is looked whether anybody waits still.
 _WATCH_SECONDS = 0.25
-#: A worker that has not come for a block by then has forgotten it.
-_PATIENCE_SECONDS = 60.0
 
 _Name = tuple[SizeClass, Lane, bytes, bytes]
 
@@ -37,11 +35,13 @@ Waiter = Callable[[], bool]
 @dataclass(frozen=True)
 class PrefetchOptions:
     """`max_in_flight_bytes` are under way at one time; blocks that came and were not used yet are
-    at most `max_share` of HOST; `read_ahead_blocks` follow what is asked for (0: none)."""
+    at most `max_share` of HOST; `read_ahead_blocks` follow what is asked for (0: none). A worker
+    that has not come within `patience_seconds` has forgotten what it asked for."""
 
     max_in_flight_bytes: int = 64 << 20
     max_share: float = 0.25
     read_ahead_blocks: int = 0
+    patience_seconds: float = 60.0
 
 
 class Purpose(IntEnum):
@@ -131,9 +131,9 @@ class Prefetching:
         return accepted
 
     def patience(self) -> Waiter:
-        """Waits for as long as a worker may take to come for what it asked for."""
+        """Waits for as long as a worker may take to come."""
         now = asyncio.get_running_loop().time
-        until = now() + _PATIENCE_SECONDS
+        until = now() + self.options.patience_seconds
         return lambda: now() < until
 
     async def _accept(

@@ -55,6 +55,9 @@ class TierStats:
     pending_bytes: int = 0
     read_bytes: int = 0
     written_bytes: int = 0
+    prefetched_count: int = 0
+    prefetch_used_count: int = 0
+    prefetch_wasted_count: int = 0
 
 
 def host_stats(
@@ -160,4 +163,7 @@ def _stats(tier: SlotTier, namespaces: Collection[Namespace]) -> TierStats:
         evicted_count=sum(each.counters.evicted for each in classes),
         refused_count=sum(each.counters.refused for each in classes),
         promoted_count=sum(each.counters.promoted for each in classes),
+        prefetched_count=sum(each.unused.brought_count for each in classes),
+        prefetch_used_count=sum(each.unused.used_count for each in classes),
+        prefetch_wasted_count=sum(each.unused.wasted_count for each in classes),
     )

@@ -22,6 +22,7 @@ from kvtier.cli import (
     sessions,
     stats,
     version,
+    warm,
 )
 
 HELP = """A KV-cache agent for LLM inference workers.
@@ -63,6 +64,7 @@ app.command("namespaces")(namespaces.namespaces)
 app.command("sessions")(sessions.sessions)
 app.command("evict")(evict.evict)
 app.command("invalidate")(invalidate.invalidate)
+app.command("warm")(warm.warm)
 app.command("flush")(flush.flush)
 app.command("scrub")(scrub.scrub)
 app.command("drain")(drain.drain)

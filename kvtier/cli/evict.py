@@ -80,27 +80,27 @@ def evict(
         typer.echo("nothing to evict")
 
 
-def parsed(hashes: Sequence[str]) -> list[bytes]:
-    """Hashes of one length from hexadecimal, with or without 0x."""
-    keys = [_hash(text) for text in hashes]
+def parsed(hashes: Sequence[str], name: str = "--hash") -> list[bytes]:
+    """Hashes of one length from hexadecimal, with or without 0x; `name` is what errors name."""
+    keys = [_hash(text, name) for text in hashes]
     if len({len(key) for key in keys}) > 1:
-        raise InvalidRequestError("--hash: all hashes must have one length")
+        raise InvalidRequestError(f"{name}: all hashes must have one length")
     return keys
 
 
-def _hash(text: str) -> bytes:
+def _hash(text: str, name: str) -> bytes:
     digits = text.strip().lower().removeprefix("0x")
     if len(digits) % 2:
         raise InvalidRequestError(
-            f"--hash {text}: {plural(len(digits), 'digit')}; a byte has two, one may be missing"
+            f"{name} {text}: {plural(len(digits), 'digit')}; a byte has two, one may be missing"
         )
     try:
         key = bytes.fromhex(digits)
     except ValueError as error:
-        raise InvalidRequestError(f"--hash {text}: write it in hexadecimal") from error
+        raise InvalidRequestError(f"{name} {text}: write it in hexadecimal") from error
     if not MIN_HASH_BYTES <= len(key) <= MAX_HASH_BYTES:
         raise InvalidRequestError(
-            f"--hash {text}: {plural(len(key), 'byte')}; "
+            f"{name} {text}: {plural(len(key), 'byte')}; "
             f"a hash has {MIN_HASH_BYTES} to {MAX_HASH_BYTES}"
         )
     return key

@@ -75,6 +75,21 @@ class AdminClient:
         answer: pb.EvictBlocksResponse = self._call("EvictBlocks", request)
         return answer
 
+    def warm(
+        self, namespace: str, hashes: Sequence[bytes], group: int = 0, shard: int = 0
+    ) -> pb.WarmPrefixResponse:
+        """Begins to bring a prefix to HOST: how much of it is accepted, and how much is there.
+
+        Asking again says how far it is. All hashes have the same length.
+        """
+        size = len(hashes[0]) if hashes else 0
+        keys = block_pb2.BlockKeys(
+            hash_bytes=size, hashes=b"".join(hashes), group=group, shard=shard
+        )
+        request = pb.WarmPrefixRequest(namespace=namespace, keys=keys)
+        answer: pb.WarmPrefixResponse = self._call("WarmPrefix", request)
+        return answer
+
     def invalidate(
         self, namespace: str, timeout_seconds: float = _LONG_TIMEOUT_SECONDS
     ) -> pb.InvalidateNamespaceResponse:

@@ -21,10 +21,12 @@ from kvtier.agent.loading import Loading
 from kvtier.agent.mover import Mover
 from kvtier.agent.namespaces import LayoutConflict, Namespaces
 from kvtier.agent.placement import Placement
+from kvtier.agent.prefetching import Prefetching
 from kvtier.agent.promotion import Promotion
 from kvtier.agent.sessions import Sessions
 from kvtier.agent.storing import Storing
 from kvtier.agent.upkeep import Upkeep
+from kvtier.agent.warming import Warming
 from kvtier.config import AgentConfig
 from kvtier.core.block import Tier
 from kvtier.core.lease import LeaseTable
@@ -36,7 +38,13 @@ from kvtier.daemon.cluster import (
     is_embedded,
     node_name,
 )
-from kvtier.daemon.settings import access_rules, disk_settings, lease_limits
+from kvtier.daemon.settings import (
+    access_rules,
+    disk_settings,
+    lease_limits,
+    prefetch_options,
+    warming_options,
+)
 from kvtier.daemon.socket_directory import SocketDirectory
 from kvtier.rpc.block_cache import BlockCacheService, Identity
 from kvtier.rpc.cache_admin import CacheAdminService
@@ -105,7 +113,15 @@ class Agent:
             on_gone=lambda attachment: self.attach.forget(attachment),
         )
         self.promotion = Promotion(self.placement, [each.reader for each in slower])
-        self.loading = Loading(self.grants, self.promotion)
+        self.prefetching = Prefetching(self.promotion, prefetch_options(config))
+        self.warming = Warming(
+            self.namespaces,
+            self.promotion,
+            self.prefetching,
+            warming_options(config),
+            clock=time.monotonic,
+        )
+        self.loading = Loading(self.grants, self.promotion, self.prefetching)
         self.storing = Storing(self.grants, self.placement, self.mover)
         for each in slower:
             self.loading.on_used.append(each.demotion.used)
@@ -155,6 +171,7 @@ class Agent:
             self.namespaces,
             self.sessions,
             self.leases,
+            warming=self.warming,
         )
         if is_embedded(self.config):
             self._valkey = await asyncio.to_thread(
@@ -193,6 +210,8 @@ class Agent:
         if self.cluster:
             self.cluster.start()
         self._spawn(self._recover())
+        if self.warming.options.is_predictive:
+            self._spawn(self.warming.run())
 
     def _describe(self) -> NodeRecord:
         """What this node says of itself to the others."""

@@ -7,7 +7,9 @@ import os
 from kvtier.agent.demotion import WritePolicy
 from kvtier.agent.disk import DiskSettings
 from kvtier.agent.grants import LeaseLimits
+from kvtier.agent.prefetching import PrefetchOptions
 from kvtier.agent.sessions import AccessRule
+from kvtier.agent.warming import WarmingOptions
 from kvtier.config import AgentConfig
 
 
@@ -33,6 +35,24 @@ def lease_limits(config: AgentConfig) -> LeaseLimits:
         max_seconds=config.leases.max_seconds,
         max_hold_seconds=config.leases.max_hold_seconds,
         max_share=config.leases.max_share,
+    )
+
+
+def prefetch_options(config: AgentConfig) -> PrefetchOptions:
+    prefetch = config.prefetch
+    return PrefetchOptions(
+        max_in_flight_bytes=prefetch.max_in_flight,
+        max_share=prefetch.max_share,
+        read_ahead_blocks=prefetch.read_ahead,
+    )
+
+
+def warming_options(config: AgentConfig) -> WarmingOptions:
+    prefetch = config.prefetch
+    return WarmingOptions(
+        is_predictive=prefetch.predictive,
+        within_seconds=prefetch.predict_seconds,
+        least_chance=prefetch.predict_chance,
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.lease import LeaseKind, LeaseTable
-from kvtier.errors import InvalidRequestError
+from kvtier.errors import InvalidRequestError, NotFoundError
 from kvtier.rpc import conversion as convert
 from kvtier.rpc.server import Call, Gate
 from kvtier.v1 import cache_admin_pb2 as pb
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kvtier.agent.namespaces import Namespace, Namespaces
     from kvtier.agent.sessions import Session, Sessions
     from kvtier.agent.upkeep import Upkeep
+    from kvtier.agent.warming import Warming
     from kvtier.rpc.block_cache import Identity
     from kvtier.tiers.cluster.nodes import NodeRecord
 
@@ -43,6 +44,8 @@ class CacheAdminService:
         namespaces: Namespaces,
         sessions: Sessions,
         leases: LeaseTable,
+        *,
+        warming: Warming | None = None,
     ) -> None:
         self._identity = identity
         self._gate = gate
@@ -50,6 +53,7 @@ class CacheAdminService:
         self._namespaces = namespaces
         self._sessions = sessions
         self._leases = leases
+        self._warming = warming
         self._started = time.monotonic()
 
     async def GetStats(self, request: pb.GetStatsRequest, call: Call) -> pb.Stats:
@@ -86,6 +90,18 @@ class CacheAdminService:
         if not request.validate_only:
             log.info("evicted %d blocks of %s", evicted.gone + evicted.deferred, request.namespace)
         return pb.EvictBlocksResponse(evicted_count=evicted.gone, deferred_count=evicted.deferred)
+
+    async def WarmPrefix(self, request: pb.WarmPrefixRequest, call: Call) -> pb.WarmPrefixResponse:
+        _check_named(request.namespace)
+        if self._warming is None:
+            raise NotFoundError("this agent has no tier below HOST")
+        accepted, ready = await self._warming.warm(
+            request.namespace,
+            lambda namespace: convert.keys_from(
+                request.keys, namespace, self._identity.max_batch_blocks
+            ),
+        )
+        return pb.WarmPrefixResponse(accepted_count=accepted, ready_count=ready)
 
     async def InvalidateNamespace(
         self, request: pb.InvalidateNamespaceRequest, call: Call

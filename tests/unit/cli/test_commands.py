@@ -40,7 +40,7 @@ def test_help_documents_the_exit_codes() -> None:
     "verb",
     [
         *("agent", "stats", "namespaces", "sessions", "evict", "invalidate"),
-        *("flush", "scrub", "drain", "resume", "demo", "version"),
+        *("flush", "scrub", "drain", "resume", "demo", "version", "warm"),
     ],
 )
 def test_every_verb_has_help(verb: str) -> None:
