@@ -119,14 +119,16 @@ class Prefetching:
         name = (host, keys.lane, keys.hashes[0], keys.hashes[-1])
         known = self._wishes.get(name)
         coming = {known.keys.hashes[index] for index in known.waiting} if known else set()
-        accepted, missing = await self._accept(namespace, keys, coming)
-        if not missing:
+        accepted, missing, under_way = await self._accept(namespace, keys, coming)
+        if not missing and not under_way:
             return accepted
         if namespace.is_renewing or len(self._wishes) >= _MOST_WISHES:
-            return missing[0]
+            return min([accepted, *missing])
         keys = BlockKeys(keys.lane, keys.hashes[:accepted], keys.parent, keys.position)
         wish = _Wish(namespace, keys, purpose, namespace.generation_id, [is_waiting or _always])
         wish.waiting.extend(missing)
+        wish.flights += under_way
+        self._promotion.wish(under_way)
         self._add(name, wish)
         return accepted
 
@@ -138,24 +140,29 @@ class Prefetching:
 
     async def _accept(
         self, namespace: Namespace, keys: BlockKeys, coming: set[bytes]
-    ) -> tuple[int, list[int]]:
-        """The leading blocks that are here or may come, and which of them are to be brought."""
+    ) -> tuple[int, list[int], list[Flight]]:
+        """The leading blocks that are here or may come, which of them are to be brought, and those
+        that are being prefetched for others."""
         host, lane = namespace.groups[keys.lane.group], keys.lane
         room = (self._share_bytes() - self._waiting_bytes) // host.slot_bytes
         missing: list[int] = []
+        under_way: list[Flight] = []
         async for part in slices(len(keys.hashes), READ_SLICE):
             hashes = keys.hashes[part]
             rows = host.find_many(lane, hashes)
             found = self._promotion.find(namespace, lane, hashes, _EVERYTHING)
             for index, (row, block_hash) in enumerate(zip(rows, hashes, strict=True), part.start):
-                if row != NONE or self._promotion.flight(host, lane, block_hash) is not None:
+                flight = self._promotion.flight(host, lane, block_hash)
+                if flight is not None and flight.kind is Kind.PREFETCH:
+                    under_way.append(flight)
+                if row != NONE or flight is not None:
                     continue
                 is_charged = block_hash in coming
                 if found[index - part.start] is None or (not is_charged and room <= 0):
-                    return index, missing
+                    return index, missing, under_way
                 room -= not is_charged
                 missing.append(index)
-        return len(keys.hashes), missing
+        return len(keys.hashes), missing, under_way
 
     def _share_bytes(self) -> int:
         """What of HOST may still be filled ahead of use."""
@@ -196,7 +203,7 @@ class Prefetching:
         known = self._wishes.pop(name, None)
         if known is not None:
             self._give_up(known)
-            wish.flights = known.flights
+            wish.flights += known.flights
             wish.purpose = min(known.purpose, wish.purpose)
             if known.is_wanted:
                 wish.waiters = [*known.waiters, *wish.waiters][-_MOST_WAITERS:]

@@ -224,8 +224,7 @@ async def test_a_wish_goes_on_while_one_of_two_waits(tmp_path: Path) -> None:
         assert await ask(agent, sequence("a", 4), worker="third") == 4
         for worker in ("first", "third"):
             agent.sessions.disconnect(agent.session(worker=worker).attachment)
-        for _ in range(5):
-            await asyncio.sleep(0.1)  # longer than it takes to look
+        await until(lambda: wishes(agent) == 2)  # it has been looked who waits
         io.let_pass()
         await settled(agent)
         assert all(agent.in_host(KEYS))
@@ -288,43 +287,40 @@ async def test_beyond_its_share_of_host_a_prefetch_is_refused(tmp_path: Path) ->
 
 
 class Precious(Lru):
-    """Nothing makes way for what does not have to come."""
+    """Once it says so, nothing makes way for what does not have to come."""
+
+    newcomer = ALWAYS
 
     def worth(self, lane: Lane, block_hash: bytes, parent: int) -> float:
-        return 1.0
+        return self.newcomer
 
     def victim(self, worth: float = ALWAYS) -> int:
         return super().victim(worth) if worth == ALWAYS else NONE
 
 
-async def fill_host(agent: DiskAgent) -> None:
-    number = 0
-    while not agent.host_class().counters.evicted:
-        await agent.store(sequence(f"full {number}", 1))
-        number += 1
-    await agent.quiet()
-
-
-@pytest.mark.parametrize("policy", [Lru, Precious])
+@pytest.mark.parametrize("newcomer", [ALWAYS, 1.0])
 @on_loop
-async def test_what_is_worth_more_does_not_make_way(tmp_path: Path, policy: type[Lru]) -> None:
+async def test_what_is_worth_more_does_not_make_way(tmp_path: Path, newcomer: float) -> None:
     async with DiskAgent(tmp_path, host_pages=24) as agent:
         host = agent.host_class()
-        host.policy = policy(host, agent.host._context)
+        policy = host.policy = Precious(host, agent.host._context)
         await agent.store_on_disk(KEYS)
-        host.counters.evicted = 0
-        host.policy.worth = lambda *_: ALWAYS  # type: ignore[method-assign]
-        await fill_host(agent)
-        del host.policy.worth  # type: ignore[method-assign]
-        before = host.counters.evicted
+        before, number = host.counters.evicted, 0
+        while host.counters.evicted == before:
+            await agent.store(sequence(f"full {number}", 1))
+            await agent.quiet()
+            number += 1
+            assert number < 100
+        before, policy.newcomer = host.counters.evicted, newcomer
+        set_budget(agent, max_share=1.0)
         await ask(agent, KEYS)
         await settled(agent)
-        if policy is Precious:
-            assert host.counters.evicted == before
-            assert not any(agent.in_host(KEYS)[1:])
+        if newcomer == ALWAYS:
+            assert all(agent.in_host(KEYS))
         else:
-            assert any(agent.in_host(KEYS)[1:])
-        assert OK in await agent.load_and_release(KEYS)
+            assert not any(agent.in_host(KEYS))
+            assert host.counters.evicted == before
+        assert await agent.load_and_release(KEYS) == [OK] * 8, "a load has room"
         agent.audit()
 
 
