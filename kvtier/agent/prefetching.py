@@ -22,6 +22,7 @@ _EVERYTHING = frozenset(Tier)
 #: Blocks of a wish that set out together.
 _STEP_BLOCKS = 32
 _MOST_WISHES = 1024
+_MOST_HASHES = 1 << 18
 _MOST_WAITERS = 16
 #: How often it is looked whether anybody waits still.
 _WATCH_SECONDS = 0.25
@@ -81,6 +82,15 @@ class _Wish:
     def is_done(self) -> bool:
         return not self.waiting and all(flight.landed for flight in self.flights)
 
+    def take_over(self, other: _Wish) -> None:
+        """Becomes a later one for the same blocks, of which other ones may be missing now."""
+        waiters = self.waiters if self.is_wanted else []
+        self.waiters = [*waiters, *other.waiters][-_MOST_WAITERS:]
+        self.keys, self.generation_id = other.keys, other.generation_id
+        self.purpose = min(self.purpose, other.purpose)
+        self.waiting = other.waiting
+        self.flights += other.flights
+
 
 class Prefetching:
     """Brings what is wished, as fast as the budget allows: requests first, then what follows them,
@@ -122,7 +132,7 @@ class Prefetching:
         accepted, missing, under_way = await self._accept(namespace, keys, coming)
         if not missing and not under_way:
             return accepted
-        if namespace.is_renewing or len(self._wishes) >= _MOST_WISHES:
+        if namespace.is_renewing or self._is_full:
             return min([accepted, *missing])
         keys = BlockKeys(keys.lane, keys.hashes[:accepted], keys.parent, keys.position)
         wish = _Wish(namespace, keys, purpose, namespace.generation_id, [is_waiting or _always])
@@ -131,6 +141,12 @@ class Prefetching:
         self._promotion.wish(under_way)
         self._add(name, wish)
         return accepted
+
+    @property
+    def _is_full(self) -> bool:
+        wishes = self._wishes.values()
+        hashes = sum(len(wish.keys.hashes) for wish in wishes)
+        return len(wishes) >= _MOST_WISHES or hashes >= _MOST_HASHES
 
     def patience(self) -> Waiter:
         """Waits for as long as a worker may take to come."""
@@ -199,16 +215,12 @@ class Prefetching:
     # Bringing.
 
     def _add(self, name: _Name, wish: _Wish) -> None:
-        """It takes the place of an earlier one for the same blocks, and whoever waits for that."""
-        known = self._wishes.pop(name, None)
-        if known is not None:
+        """One for the same blocks takes it over."""
+        known = self._wishes.setdefault(name, wish)
+        if known is not wish:
             self._give_up(known)
-            wish.flights += known.flights
-            wish.purpose = min(known.purpose, wish.purpose)
-            if known.is_wanted:
-                wish.waiters = [*known.waiters, *wish.waiters][-_MOST_WAITERS:]
-        self._waiting_bytes += len(wish.waiting) * wish.host.slot_bytes
-        self._wishes[name] = wish
+            known.take_over(wish)
+        self._waiting_bytes += len(known.waiting) * known.host.slot_bytes
         self._changed.set()
         if not self._is_running:
             self._is_running = True
