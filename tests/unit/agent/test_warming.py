@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +19,15 @@ from kvtier.core.namespace import NamespaceSpec
 from kvtier.core.policies.expecting import chance_of_return, expected
 from kvtier.core.policies.lru import Lru
 from kvtier.errors import InvalidRequestError, NotFoundError
-from tests.unit.agent.disk_agent import PAGE, SPEC, DiskAgent, on_loop, sequence, until
+from tests.unit.agent.disk_agent import (
+    PAGE,
+    SPEC,
+    DiskAgent,
+    on_hurried_loop,
+    on_loop,
+    sequence,
+    until,
+)
 
 KEYS = sequence("a", 8)
 EDGES = [0.0, 0.5, 2.0, 10.0]
@@ -132,6 +141,20 @@ async def test_what_is_expected_stays_within_the_budget(tmp_path: Path) -> None:
         await warming(agent).warm_expected()
         await settled(agent)
         assert [sum(agent.in_host(keys)) for keys in chains] == [4, 4, 2, 0, 0, 0]
+        agent.audit()
+
+
+@on_hurried_loop
+async def test_it_looks_for_what_is_expected_by_itself(tmp_path: Path) -> None:
+    async with DiskAgent(tmp_path) as agent:
+        prophet(agent)
+        await agent.store_on_disk(KEYS)
+        running = asyncio.create_task(warming(agent).run())
+        foretell(agent, KEYS)
+        await until(lambda: all(agent.in_host(KEYS)))
+        running.cancel()
+        await asyncio.wait([running])
+        await settled(agent)
         agent.audit()
 
 
