@@ -47,7 +47,9 @@ def test_every_verb_has_help(verb: str) -> None:
     assert f"Usage: kvtier {verb}" in kvtier(verb, "--help").stdout
 
 
-@pytest.mark.parametrize("verb", ["evict", "invalidate", "flush", "scrub", "drain", "resume"])
+@pytest.mark.parametrize(
+    "verb", ["evict", "invalidate", "flush", "scrub", "drain", "resume", "warm"]
+)
 def test_what_changes_an_agent_has_an_example(verb: str) -> None:
     assert f"Example: kvtier {verb}" in kvtier(verb, "--help").stdout
 
@@ -90,7 +92,7 @@ def test_output_into_a_pipe_has_no_colours() -> None:
     "verb",
     [
         *(["stats"], ["namespaces"], ["sessions"], ["flush"], ["scrub"], ["drain"], ["resume"]),
-        *(["evict", "a/b", "--yes"], ["invalidate", "a/b", "--yes"]),
+        *(["evict", "a/b", "--yes"], ["invalidate", "a/b", "--yes"], ["warm", "a/b", "ab" * 16]),
     ],
 )
 def test_without_an_agent_verbs_say_how_to_start_one(verb: list[str], tmp_path: Path) -> None:
