@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from kvtier.agent.namespaces import Namespace, Namespaces
 from kvtier.agent.prefetching import Prefetching, Purpose
 from kvtier.agent.promotion import Promotion
-from kvtier.core.block import BlockKeys, Tier
+from kvtier.agent.turns import READ_SLICE
+from kvtier.core.block import BlockKeys, Lane, Tier
 from kvtier.core.policies.expecting import expected
 from kvtier.core.residency import NONE
 from kvtier.errors import InvalidRequestError
@@ -90,13 +91,18 @@ class Warming:
             for disk in namespace.classes_of(Tier.DISK):
                 options = self.options
                 rows = expected(disk.policy, options.within_seconds, options.least_chance, _CHAINS)
-                for keys in [_chain(disk, row) for row in rows]:
-                    await self._warm_chain(namespace, disk, keys)
+                for lane, end in [disk.residency.describe(row) for row in rows]:
+                    await self._warm_chain(namespace, disk, lane, end)
                 await asyncio.sleep(0)
 
-    async def _warm_chain(self, namespace: Namespace, disk: SizeClass, keys: BlockKeys) -> None:
-        host, end = namespace.groups[keys.lane.group], keys.hashes[-1]
-        if host.residency.find(keys.lane, end) != NONE or self._has_tried(disk, end):
+    async def _warm_chain(
+        self, namespace: Namespace, disk: SizeClass, lane: Lane, end: bytes
+    ) -> None:
+        host = namespace.groups[lane.group]
+        if host.residency.find(lane, end) != NONE or self._has_tried(disk, end):
+            return
+        keys = await _chain(disk, lane, end)
+        if keys is None:
             return
         until = self._clock() + self.options.within_seconds
         self._tried[disk, end] = until
@@ -111,13 +117,19 @@ class Warming:
         return (disk, end) in tried
 
 
-def _chain(disk: SizeClass, row: int) -> BlockKeys:
-    """The blocks of DISK up to one, the last 8,192 of them."""
+async def _chain(disk: SizeClass, lane: Lane, end: bytes) -> BlockKeys | None:
+    """The blocks of DISK up to one, the last 8,192 of them; None if they change meanwhile."""
     residency, hashes = disk.residency, list[bytes]()
-    lane = residency.describe(row)[0]
+    row = residency.find(lane, end)
     while row != NONE and len(hashes) < _LONGEST_CHAIN:
-        first = row
-        hashes.append(residency.describe(row)[1])
+        first, key_hash = row, residency.describe(row)[1]
+        hashes.append(key_hash)
+        if len(hashes) % READ_SLICE == 0:
+            await asyncio.sleep(0)
+            if residency.describe(row)[1] is not key_hash:
+                return None
         row = residency.parent(row)
+    if not hashes:
+        return None
     key = residency.key(first)
     return BlockKeys(lane, tuple(reversed(hashes)), key.parent_hash, key.position)

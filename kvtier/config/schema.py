@@ -257,7 +257,7 @@ class PrefetchConfig(Section):
     """Being read at one time."""
     max_share: Share = 0.25
     """Of HOST's capacity: blocks that came ahead of use and were not used yet."""
-    read_ahead: Annotated[int, Strict(), Field(ge=0, le=65536)] = 0
+    read_ahead: Annotated[int, Strict(), Field(ge=0, le=512)] = 0
     """Blocks that come after what is loaded or prefetched, if they were written with it."""
     predictive: Annotated[bool, Strict()] = False
     """Bring chains that the policy of DISK expects back."""

@@ -20,6 +20,7 @@ from kvtier.core.policies.expecting import chance_of_return, expected
 from kvtier.core.policies.lru import Lru
 from kvtier.errors import InvalidRequestError, NotFoundError
 from tests.unit.agent.disk_agent import (
+    MIB,
     PAGE,
     SPEC,
     DiskAgent,
@@ -174,14 +175,17 @@ async def test_a_policy_that_says_nothing_expects_nothing(tmp_path: Path) -> Non
 def test_a_chance_is_what_is_left_of_the_survivors(
     age: float, within: float, rates: list[float]
 ) -> None:
-    steps = 2000
-    survivors = 1.0
-    for step in range(steps):
-        at = age + within * (step + 0.5) / steps
-        place = max(index for index, edge in enumerate(EDGES) if edge <= at)
-        survivors *= math.exp(-rates[place] * within / steps)
+    def events(until: float) -> float:
+        """To be expected from age 0 on."""
+        ends = [*EDGES[1:], math.inf]
+        return sum(
+            rate * max(0.0, min(until, end) - edge)
+            for rate, edge, end in zip(rates, EDGES, ends, strict=True)
+        )
+
     chance = chance_of_return(rates, EDGES, age, within)
-    assert chance == pytest.approx(1 - survivors, abs=0.02)
+    survivors = math.exp(events(age) - events(age + within))
+    assert chance == pytest.approx(1 - survivors, abs=1e-9)
     assert 0 <= chance <= 1
 
 
@@ -190,3 +194,17 @@ def test_a_longer_time_is_a_greater_chance() -> None:
     chances = [chance_of_return(rates, EDGES, 1.0, within) for within in (0, 0.5, 1, 5, 20, 100)]
     assert chances[0] == 0
     assert all(before < after for before, after in pairwise(chances))
+
+
+@on_loop
+async def test_a_long_chain_is_warmed_from_its_beginning(tmp_path: Path) -> None:
+    """It takes more than one turn of the loop to follow."""
+    async with DiskAgent(tmp_path, host_pages=2048, disk_bytes=16 * MIB) as agent:
+        prophet(agent)
+        agent.loading.prefetching.options = PrefetchOptions(max_share=1.0)
+        for start in range(0, 700, 100):
+            await agent.store_on_disk(sequence("long", 100, start=start))
+        foretell(agent, sequence("long", 700))
+        await warming(agent).warm_expected()
+        await settled(agent)
+        assert all(agent.in_host(sequence("long", 700)))
