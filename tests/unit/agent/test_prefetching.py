@@ -9,8 +9,10 @@ from random import Random
 
 import pytest
 
+from kvtier.agent.job_queue import Kind
 from kvtier.agent.loading import Wait
 from kvtier.agent.prefetching import PrefetchOptions, Purpose
+from kvtier.agent.promotion import Flight
 from kvtier.core.block import BlockKeys, Lane, Tier
 from kvtier.core.policies.base import ALWAYS
 from kvtier.core.policies.lru import Lru
@@ -208,8 +210,11 @@ async def test_what_nobody_waits_for_gives_its_slots_back(tmp_path: Path, reason
         agent.audit()
 
 
+@pytest.mark.parametrize(("patient", "count"), [("second", 8), ("third", 4)])
 @on_loop
-async def test_a_wish_goes_on_while_one_of_two_waits(tmp_path: Path) -> None:
+async def test_a_prefetch_goes_on_while_one_of_several_waits(
+    tmp_path: Path, patient: str, count: int
+) -> None:
     io = GatedIO()
     async with DiskAgent(tmp_path, io=io, depth=1) as agent:
         await agent.store_on_disk(sequence("b", 1))
@@ -222,12 +227,12 @@ async def test_a_wish_goes_on_while_one_of_two_waits(tmp_path: Path) -> None:
             await under_way(agent, KEYS)
         # Another that wants only a part, for a wish of its own.
         assert await ask(agent, sequence("a", 4), worker="third") == 4
-        for worker in ("first", "third"):
+        for worker in {"first", "second", "third"} - {patient}:
             agent.sessions.disconnect(agent.session(worker=worker).attachment)
         await until(lambda: wishes(agent) == 2)  # it has been looked who waits
         io.let_pass()
         await settled(agent)
-        assert all(agent.in_host(KEYS))
+        assert all(agent.in_host(KEYS)[:count])
         agent.audit()
 
 
@@ -463,4 +468,28 @@ async def test_what_is_prefetched_is_used_or_wasted_or_waits(tmp_path: Path) -> 
         assert host.tier is Tier.HOST
         told = (host.prefetched_count, host.prefetch_used_count, host.prefetch_wasted_count)
         assert told == (brought, used, wasted)
+        agent.audit()
+
+
+@pytest.mark.parametrize("is_joined", [False, True])
+@on_loop
+async def test_what_is_dropped_before_it_is_submitted_never_begins_unless_a_load_joins_it(
+    tmp_path: Path, is_joined: bool
+) -> None:
+    async with DiskAgent(tmp_path) as agent:
+        await agent.store_on_disk(KEYS)
+        flights: list[Flight] = []
+        promotion, namespace = agent.promotion, agent.session().namespace
+        await promotion.start(namespace, KEYS, 8, flights, kind=Kind.PREFETCH)
+        promotion.wish(flights)
+        promotion.leave(flights)
+        promotion.unwish(flights)
+        loads: list[Flight] = []
+        if is_joined:  # in the same turn of the loop
+            await promotion.start(namespace, KEYS, 8, loads)
+        await until(lambda: all(flight.landed for flight in flights))
+        promotion.leave(loads)
+        await agent.quiet()
+        assert agent.in_host(KEYS) == [is_joined] * 8
+        assert promotion.prefetch_bytes == promotion.ahead_bytes == 0
         agent.audit()
