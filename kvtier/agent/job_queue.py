@@ -124,7 +124,7 @@ class Ticket:
     def hurry(self) -> None:
         """A load waits for it now."""
         if self.kind is not Kind.READ:
-            self.kind = Kind.READ
+            self.kind, self.is_dropped = Kind.READ, False
             self._on_hurry()
 
     def drop(self) -> None:

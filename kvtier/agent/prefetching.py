@@ -22,11 +22,10 @@ _EVERYTHING = frozenset(Tier)
 #: Blocks of a wish that set out together.
 _STEP_BLOCKS = 32
 _MOST_WISHES = 1024
+_MOST_HASHES = 1 << 18
 _MOST_WAITERS = 16
 #: How often it is looked whether anybody waits still.
 _WATCH_SECONDS = 0.25
-#: A worker that has not come for a block by then has forgotten it.
-_PATIENCE_SECONDS = 60.0
 
 _Name = tuple[SizeClass, Lane, bytes, bytes]
 
@@ -37,11 +36,13 @@ Waiter = Callable[[], bool]
 @dataclass(frozen=True)
 class PrefetchOptions:
     """`max_in_flight_bytes` are under way at one time; blocks that came and were not used yet are
-    at most `max_share` of HOST; `read_ahead_blocks` follow what is asked for (0: none)."""
+    at most `max_share` of HOST; `read_ahead_blocks` follow what is asked for (0: none). A worker
+    that has not come within `patience_seconds` has forgotten what it asked for."""
 
     max_in_flight_bytes: int = 64 << 20
     max_share: float = 0.25
     read_ahead_blocks: int = 0
+    patience_seconds: float = 60.0
 
 
 class Purpose(IntEnum):
@@ -81,6 +82,15 @@ class _Wish:
     def is_done(self) -> bool:
         return not self.waiting and all(flight.landed for flight in self.flights)
 
+    def take_over(self, other: _Wish) -> None:
+        """Becomes a later one for the same blocks, of which other ones may be missing now."""
+        waiters = self.waiters if self.is_wanted else []
+        self.waiters = [*waiters, *other.waiters][-_MOST_WAITERS:]
+        self.keys, self.generation_id = other.keys, other.generation_id
+        self.purpose = min(self.purpose, other.purpose)
+        self.waiting = other.waiting
+        self.flights += other.flights
+
 
 class Prefetching:
     """Brings what is wished, as fast as the budget allows: requests first, then what follows them,
@@ -119,43 +129,56 @@ class Prefetching:
         name = (host, keys.lane, keys.hashes[0], keys.hashes[-1])
         known = self._wishes.get(name)
         coming = {known.keys.hashes[index] for index in known.waiting} if known else set()
-        accepted, missing = await self._accept(namespace, keys, coming)
-        if not missing:
+        accepted, missing, under_way = await self._accept(namespace, keys, coming)
+        if not missing and not under_way:
             return accepted
-        if namespace.is_renewing or len(self._wishes) >= _MOST_WISHES:
-            return missing[0]
+        if namespace.is_renewing or self._is_full:
+            return min([accepted, *missing])
         keys = BlockKeys(keys.lane, keys.hashes[:accepted], keys.parent, keys.position)
         wish = _Wish(namespace, keys, purpose, namespace.generation_id, [is_waiting or _always])
         wish.waiting.extend(missing)
+        wish.flights += under_way
+        self._promotion.wish(under_way)
         self._add(name, wish)
         return accepted
 
+    @property
+    def _is_full(self) -> bool:
+        wishes = self._wishes.values()
+        hashes = sum(len(wish.keys.hashes) for wish in wishes)
+        return len(wishes) >= _MOST_WISHES or hashes >= _MOST_HASHES
+
     def patience(self) -> Waiter:
-        """Waits for as long as a worker may take to come for what it asked for."""
+        """Waits for as long as a worker may take to come."""
         now = asyncio.get_running_loop().time
-        until = now() + _PATIENCE_SECONDS
+        until = now() + self.options.patience_seconds
         return lambda: now() < until
 
     async def _accept(
         self, namespace: Namespace, keys: BlockKeys, coming: set[bytes]
-    ) -> tuple[int, list[int]]:
-        """The leading blocks that are here or may come, and which of them are to be brought."""
+    ) -> tuple[int, list[int], list[Flight]]:
+        """The leading blocks that are here or may come, which of them are to be brought, and those
+        that are being prefetched for others."""
         host, lane = namespace.groups[keys.lane.group], keys.lane
         room = (self._share_bytes() - self._waiting_bytes) // host.slot_bytes
         missing: list[int] = []
+        under_way: list[Flight] = []
         async for part in slices(len(keys.hashes), READ_SLICE):
             hashes = keys.hashes[part]
             rows = host.find_many(lane, hashes)
             found = self._promotion.find(namespace, lane, hashes, _EVERYTHING)
             for index, (row, block_hash) in enumerate(zip(rows, hashes, strict=True), part.start):
-                if row != NONE or self._promotion.flight(host, lane, block_hash) is not None:
+                flight = self._promotion.flight(host, lane, block_hash)
+                if flight is not None and flight.kind is Kind.PREFETCH:
+                    under_way.append(flight)
+                if row != NONE or flight is not None:
                     continue
                 is_charged = block_hash in coming
                 if found[index - part.start] is None or (not is_charged and room <= 0):
-                    return index, missing
+                    return index, missing, under_way
                 room -= not is_charged
                 missing.append(index)
-        return len(keys.hashes), missing
+        return len(keys.hashes), missing, under_way
 
     def _share_bytes(self) -> int:
         """What of HOST may still be filled ahead of use."""
@@ -192,16 +215,12 @@ class Prefetching:
     # Bringing.
 
     def _add(self, name: _Name, wish: _Wish) -> None:
-        """It takes the place of an earlier one for the same blocks, and whoever waits for that."""
-        known = self._wishes.pop(name, None)
-        if known is not None:
+        """One for the same blocks takes it over."""
+        known = self._wishes.setdefault(name, wish)
+        if known is not wish:
             self._give_up(known)
-            wish.flights = known.flights
-            wish.purpose = min(known.purpose, wish.purpose)
-            if known.is_wanted:
-                wish.waiters = [*known.waiters, *wish.waiters][-_MOST_WAITERS:]
-        self._waiting_bytes += len(wish.waiting) * wish.host.slot_bytes
-        self._wishes[name] = wish
+            known.take_over(wish)
+        self._waiting_bytes += len(known.waiting) * known.host.slot_bytes
         self._changed.set()
         if not self._is_running:
             self._is_running = True

@@ -61,6 +61,9 @@ class TierStats:
     unadmitted_count: int = 0
     written_last_day_bytes: int = 0
     expired_count: int = 0
+    prefetched_count: int = 0
+    prefetch_used_count: int = 0
+    prefetch_wasted_count: int = 0
 
 
 def host_stats(
@@ -172,4 +175,7 @@ def _stats(tier: SlotTier, namespaces: Collection[Namespace]) -> TierStats:
         policy=tier.policy_name,
         pinned_bytes=sum(each.pinned.size_bytes for each in classes),
         expired_count=sum(each.counters.expired for each in classes),
+        prefetched_count=sum(each.unused.brought_count for each in classes),
+        prefetch_used_count=sum(each.unused.used_count for each in classes),
+        prefetch_wasted_count=sum(each.unused.wasted_count for each in classes),
     )

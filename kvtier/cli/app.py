@@ -31,6 +31,7 @@ from kvtier.cli import (
     tiers,
     unpin,
     version,
+    warm,
 )
 
 HELP = """A KV-cache agent for LLM inference workers.
@@ -78,6 +79,7 @@ app.command("invalidate")(invalidate.invalidate)
 app.command("pin")(pin.pin)
 app.command("unpin")(unpin.unpin)
 app.command("pins")(pins.pins)
+app.command("warm")(warm.warm)
 app.command("flush")(flush.flush)
 app.command("scrub")(scrub.scrub)
 app.command("drain")(drain.drain)

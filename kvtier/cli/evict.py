@@ -95,7 +95,7 @@ def _left(answer: EvictBlocksResponse) -> str:
 
 
 def parsed(hashes: Sequence[str], name: str = "--hash") -> list[bytes]:
-    """Hashes of one length from hexadecimal, with or without 0x."""
+    """Hashes of one length from hexadecimal, with or without 0x; `name` is what errors name."""
     keys = [_hash(text, name) for text in hashes]
     if len({len(key) for key in keys}) > 1:
         raise InvalidRequestError(f"{name}: all hashes must have one length")

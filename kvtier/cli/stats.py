@@ -40,6 +40,9 @@ _NOT_OF_CLUSTER = (
 )
 
 
+_OF_HOST = ("prefetched", "prefetch used", "prefetch wasted")
+
+
 def stats(
     as_json: JsonOption = False,
     watch: Annotated[
@@ -69,6 +72,9 @@ def stats(
 
     Looked up and found are blocks that workers asked for; lost before load are those that were
     gone when a worker came to load them.
+
+    Prefetched are blocks that were brought to HOST ahead of use: of those, used ones were loaded
+    later, wasted ones evicted before.
 
     Of a tier below HOST: promoted are blocks that were copied up into HOST, demoted those that were
     written here, left unwritten those that left HOST before they were. To be written are the bytes
@@ -146,7 +152,7 @@ def _state(tier: TierStats) -> str:
 def _rows(tier: TierStats) -> dict[str, str]:
     rows = _of_every_tier(tier)
     if tier.tier > block_pb2.TIER_HOST:
-        rows |= _of_a_lower_tier(tier)
+        rows |= _of_a_lower_tier(tier) | dict.fromkeys(_OF_HOST, "-")
     if tier.tier == block_pb2.TIER_CLUSTER:
         rows |= dict.fromkeys(_NOT_OF_CLUSTER, "-")
     return rows
@@ -183,6 +189,9 @@ def _of_every_tier(tier: TierStats) -> dict[str, str]:
         "found rate": percent(tier.lookup_hit_count, tier.lookup_count),
         "loaded": f"{tier.hit_count:,}",
         "lost before load": f"{tier.miss_count:,}",
+        "prefetched": f"{tier.prefetched_count:,}",
+        "prefetch used": f"{tier.prefetch_used_count:,}",
+        "prefetch wasted": f"{tier.prefetch_wasted_count:,}",
         "corrupt": f"{tier.corrupt_count:,}",
         "queue": f"{tier.queue_depth:,}",
     }

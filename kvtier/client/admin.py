@@ -142,6 +142,21 @@ class AdminClient:
         request = pb.ListPinsRequest(namespace=namespace, page_size=_PAGE)
         return self._pages("ListPins", request, "pins")
 
+    def warm(
+        self, namespace: str, hashes: Sequence[bytes], group: int = 0, shard: int = 0
+    ) -> pb.WarmPrefixResponse:
+        """Begins to bring a prefix to HOST: how much of it is accepted, and how much is there.
+
+        Asking again says how far it is. All hashes have the same length.
+        """
+        size = len(hashes[0]) if hashes else 0
+        keys = block_pb2.BlockKeys(
+            hash_bytes=size, hashes=b"".join(hashes), group=group, shard=shard
+        )
+        request = pb.WarmPrefixRequest(namespace=namespace, keys=keys)
+        answer: pb.WarmPrefixResponse = self._call("WarmPrefix", request)
+        return answer
+
     def invalidate(
         self, namespace: str, timeout_seconds: float = _LONG_TIMEOUT_SECONDS
     ) -> pb.InvalidateNamespaceResponse:

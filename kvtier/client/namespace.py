@@ -93,8 +93,11 @@ class Namespace:
         shards: Sequence[int] = (),
         hold_seconds: float = 0.0,
         compute_seconds_per_block: float = 0.0,
+        prefetch: bool = False,
     ) -> Lookup:
-        """How much of a sequence is cached; changes nothing.
+        """How much of a sequence is cached; changes nothing, except as asked.
+
+        With `prefetch`, what slower tiers have of it is brought to HOST in the background.
 
         With `hold_seconds`, what was found is kept until it is loaded, for at most so long. With
         `shards`, a block counts if all of them have it. `compute_seconds_per_block` tells the agent
@@ -107,6 +110,7 @@ class Namespace:
             match=match.name,
             shards=shards,
             compute_seconds_per_block=compute_seconds_per_block,
+            prefetch=prefetch,
         )
         if hold_seconds > 0:
             request.hold.CopyFrom(_duration(hold_seconds))

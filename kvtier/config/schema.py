@@ -295,6 +295,23 @@ class HistoryConfig(Section):
     """0: nothing is."""
 
 
+class PrefetchConfig(Section):
+    """Blocks that come to HOST ahead of use, from all slower tiers together."""
+
+    max_in_flight: Annotated[Size, at_least(2**20)] = 64 * 2**20
+    """Being read at one time."""
+    max_share: Share = 0.25
+    """Of HOST's capacity: blocks that came ahead of use and were not used yet."""
+    read_ahead: Annotated[int, Strict(), Field(ge=0, le=512)] = 0
+    """Blocks that come after what is loaded or prefetched, if they were written with it."""
+    predictive: Annotated[bool, Strict()] = False
+    """Bring chains that the policy of DISK expects back."""
+    predict_seconds: Annotated[Seconds, Field(le=3600)] = 30.0
+    """They come back within so long,"""
+    predict_chance: Share = 0.5
+    """with at least this probability."""
+
+
 class LogConfig(Section):
     """The agent's log, on stderr."""
 
@@ -319,6 +336,7 @@ class AgentConfig(Section):
     history: HistoryConfig = HistoryConfig()
     namespaces: NamespaceRuleConfigs = Field(default_factory=dict)
     """By pattern; the first that matches counts."""
+    prefetch: PrefetchConfig = PrefetchConfig()
     log: LogConfig = LogConfig()
 
     @field_validator("namespaces")

@@ -26,12 +26,14 @@ from kvtier.agent.mover import Mover
 from kvtier.agent.namespaces import LayoutConflict, Namespaces
 from kvtier.agent.pins import Pins
 from kvtier.agent.placement import Placement
+from kvtier.agent.prefetching import Prefetching
 from kvtier.agent.promotion import Promotion
 from kvtier.agent.recording import Recorder
 from kvtier.agent.resizing import Resizing
 from kvtier.agent.sessions import Sessions
 from kvtier.agent.storing import Storing
 from kvtier.agent.upkeep import Upkeep
+from kvtier.agent.warming import Warming
 from kvtier.config import AgentConfig
 from kvtier.core.block import Tier
 from kvtier.core.cause import Cause
@@ -50,6 +52,8 @@ from kvtier.daemon.settings import (
     lease_limits,
     namespace_rules,
     pin_limits,
+    prefetch_options,
+    warming_options,
 )
 from kvtier.daemon.socket_directory import SocketDirectory
 from kvtier.rpc.block_cache import BlockCacheService, Identity
@@ -134,7 +138,15 @@ class Agent:
         )
         self.promotion = Promotion(self.placement, [each.reader for each in slower])
         self.pins = Pins(tiers, self.promotion, pin_limits(config), time.monotonic)
-        self.loading = Loading(self.grants, self.promotion)
+        self.prefetching = Prefetching(self.promotion, prefetch_options(config))
+        self.warming = Warming(
+            self.namespaces,
+            self.promotion,
+            self.prefetching,
+            warming_options(config),
+            clock=time.monotonic,
+        )
+        self.loading = Loading(self.grants, self.promotion, self.prefetching)
         self.storing = Storing(self.grants, self.placement, self.mover, self.promotion)
         if self.history is not None:
             self.storing.on_refused = self.history.note_refusals
@@ -201,6 +213,7 @@ class Agent:
             self.leases,
             self.pins,
             self.history,
+            warming=self.warming,
         )
         inspection = CacheInspectionService(
             self.identity, self.namespaces, self.explaining, self.recorder
@@ -243,6 +256,8 @@ class Agent:
             self.cluster.start()
         self._spawn(self._recover())
         self._spawn(self.expiry.run())
+        if self.warming.options.is_predictive:
+            self._spawn(self.warming.run())
 
     def _describe(self) -> NodeRecord:
         """What this node says of itself to the others."""

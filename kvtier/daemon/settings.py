@@ -8,7 +8,9 @@ from kvtier.agent.demotion import WritePolicy
 from kvtier.agent.disk import DiskSettings
 from kvtier.agent.grants import LeaseLimits
 from kvtier.agent.pins import PinLimits
+from kvtier.agent.prefetching import PrefetchOptions
 from kvtier.agent.sessions import AccessRule
+from kvtier.agent.warming import WarmingOptions
 from kvtier.config import AgentConfig
 from kvtier.core.block import Tier
 from kvtier.core.rules import NamespaceRule, Quota
@@ -61,6 +63,24 @@ def namespace_rules(config: AgentConfig) -> list[NamespaceRule]:
         )
         for pattern, rule in config.namespaces.items()
     ]
+
+
+def prefetch_options(config: AgentConfig) -> PrefetchOptions:
+    prefetch = config.prefetch
+    return PrefetchOptions(
+        max_in_flight_bytes=prefetch.max_in_flight,
+        max_share=prefetch.max_share,
+        read_ahead_blocks=prefetch.read_ahead,
+    )
+
+
+def warming_options(config: AgentConfig) -> WarmingOptions:
+    prefetch = config.prefetch
+    return WarmingOptions(
+        is_predictive=prefetch.predictive,
+        within_seconds=prefetch.predict_seconds,
+        least_chance=prefetch.predict_chance,
+    )
 
 
 def access_rules(config: AgentConfig) -> list[AccessRule]:

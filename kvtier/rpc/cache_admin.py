@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.lease import LeaseKind, LeaseTable
-from kvtier.errors import InvalidRequestError
+from kvtier.errors import InvalidRequestError, NotFoundError
 from kvtier.rpc import conversion as convert
 from kvtier.rpc.cache_inspection import history_message
 from kvtier.rpc.paging import page_of
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kvtier.agent.pins import Pins
     from kvtier.agent.sessions import Session, Sessions
     from kvtier.agent.upkeep import Upkeep
+    from kvtier.agent.warming import Warming
     from kvtier.rpc.block_cache import Identity
     from kvtier.tiers.cluster.nodes import NodeRecord
 
@@ -47,6 +48,8 @@ class CacheAdminService(PinCalls):
         leases: LeaseTable,
         pins: Pins,
         history: History | None = None,
+        *,
+        warming: Warming | None = None,
     ) -> None:
         super().__init__(pins, namespaces, identity)
         self._identity = identity
@@ -56,6 +59,7 @@ class CacheAdminService(PinCalls):
         self._sessions = sessions
         self._leases = leases
         self._history = history
+        self._warming = warming
         self._started = time.monotonic()
 
     async def GetStats(self, request: pb.GetStatsRequest, call: Call) -> pb.Stats:
@@ -104,6 +108,18 @@ class CacheAdminService(PinCalls):
             deferred_count=evicted.deferred,
             pinned_count=evicted.pinned,
         )
+
+    async def WarmPrefix(self, request: pb.WarmPrefixRequest, call: Call) -> pb.WarmPrefixResponse:
+        _check_named(request.namespace)
+        if self._warming is None:
+            raise NotFoundError("this agent has no tier below HOST")
+        accepted, ready = await self._warming.warm(
+            request.namespace,
+            lambda namespace: convert.keys_from(
+                request.keys, namespace, self._identity.max_batch_blocks
+            ),
+        )
+        return pb.WarmPrefixResponse(accepted_count=accepted, ready_count=ready)
 
     async def InvalidateNamespace(
         self, request: pb.InvalidateNamespaceRequest, call: Call

@@ -247,10 +247,12 @@ class WarmPrefixRequest(_message.Message):
     def __init__(self, namespace: _Optional[str] = ..., keys: _Optional[_Union[_block_pb2.BlockKeys, _Mapping]] = ...) -> None: ...
 
 class WarmPrefixResponse(_message.Message):
-    __slots__ = ("accepted_count",)
+    __slots__ = ("accepted_count", "ready_count")
     ACCEPTED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    READY_COUNT_FIELD_NUMBER: _ClassVar[int]
     accepted_count: int
-    def __init__(self, accepted_count: _Optional[int] = ...) -> None: ...
+    ready_count: int
+    def __init__(self, accepted_count: _Optional[int] = ..., ready_count: _Optional[int] = ...) -> None: ...
 
 class RecordRequestsRequest(_message.Message):
     __slots__ = ("namespace",)

@@ -234,7 +234,6 @@ class Hd:
             record = chains.new(self._time(), first_class(1))
         self._owner[row] = record
         chains.add_block(record)
-        chains.is_open[record] = False
         length = residency.position(row) + 1
         if length > chains.length[record]:
             chains.length[record] = length
@@ -265,7 +264,8 @@ class Hd:
                 self._take_over(stretches, self._next_turn(record, stretches, now))
 
     def keep(self, rows: Sequence[int]) -> None:
-        pass
+        if rows:  # what was looked for has been computed
+            self._chains.is_open[self._owner[rows[-1]]] = False
 
     def release(self, row: int) -> None:
         evictable, chains = self._blocks.is_evictable, self._chains
@@ -283,6 +283,15 @@ class Hd:
     def remove(self, row: int) -> None:
         record, self._owner[row] = self._owner[row], NONE
         self._leave(row, record)
+
+    def mark(self, row: int) -> None:
+        """Many sequences share what ends here: it is a head before the second of them comes."""
+        record = self._owner[row]
+        if not self._chains.is_head[record]:
+            now = self._time()
+            stretches = self._stretches(self._path_to(row))
+            name = self._residency.describe(row)
+            self._branch(record, stretches, name[1] + _tag(name[0]), now)
 
     # Evicting.
 
@@ -323,6 +332,19 @@ class Hd:
             if self._blocks.is_evictable(self._chains.end[record]):
                 rows.append((self._worth(record, now), self._chains.end[record]))
         return list(dict.fromkeys(row for _, row in sorted(rows)))[:count]
+
+    def expected(self, within_seconds: float, least_chance: float, count: int) -> list[int]:
+        """Ends of chains that come back within a time with at least this probability."""
+        chains, density, now = self._chains, self._density, self._time()
+        found: dict[int, float] = {}
+        for _ in range(min(_SAMPLE, 2 * len(self._candidates))):
+            record = self._candidates[int(self._random() * len(self._candidates))]
+            if self._blocks.is_evictable(chains.end[record]):
+                age = now - chains.last[record]
+                chance = density.chance(chains.kind[record], age, within_seconds)
+                if chance >= least_chance:
+                    found[chains.end[record]] = chance
+        return sorted(found, key=lambda row: -found[row])[:count]
 
     def rank(self, row: int) -> int:
         return self._chains.stamp[self._owner[row]]

@@ -8,6 +8,8 @@ from array import array
 import numpy as np
 import numpy.typing as npt
 
+from kvtier.core.policies.expecting import chance_of_return
+
 BINS = 32
 _FIRST_SECONDS = 0.5
 _FIRST_TURNS = 12
@@ -20,6 +22,7 @@ NO_CLASS = 255
 
 #: Bin 0 begins at age 0, bin 1 at 0.5 s; each next is half an octave later. The last has no end.
 _EDGES = np.array([0.0, *(_FIRST_SECONDS * 2 ** (each / 2) for each in range(BINS - 1))])
+_AGES = tuple(_EDGES.tolist())
 _WIDTHS = np.diff(_EDGES, append=2 * _EDGES[-1])
 _GROUPS = np.repeat([0, 1, 2], [_FIRST_TURNS, _LATER_TURNS * _PAUSES, _HEADS])
 
@@ -72,6 +75,10 @@ class HitDensity:
         self.index: list[list[float]] = []
         self._rank()
 
+    def chance(self, chain_class: int, age: float, within_seconds: float) -> float:
+        """That a chain of this age comes back within a time."""
+        return chance_of_return(self._rates[chain_class], _AGES, age, within_seconds)
+
     def returned(self, chain_class: int, last: float, now: float) -> None:
         """A chain that was last asked for at `last` has been asked for again."""
         self._events[chain_class, age_bin(now - last)] += 1
@@ -115,6 +122,7 @@ class HitDensity:
             members = group == _GROUPS
             rate = _shrink(events[members].sum(0), waiting[members].sum(0), everything)
             rates[members] = _shrink(events[members], waiting[members], rate)
+        self._rates: list[list[float]] = rates.tolist()
         hits = -np.expm1(-rates * _WIDTHS)
         seconds = hits / rates
         self.index = [_gittins(*row) for row in zip(hits.tolist(), seconds.tolist(), strict=True)]

@@ -41,7 +41,7 @@ def test_help_documents_the_exit_codes() -> None:
     [
         *("agent", "stats", "tiers", "namespaces", "sessions", "explain", "record", "evict"),
         *("invalidate", "pin", "unpin", "pins", "flush", "scrub", "drain", "resume", "plan"),
-        *("simulate", "demo", "version"),
+        *("simulate", "demo", "version", "warm"),
     ],
 )
 def test_every_verb_has_help(verb: str) -> None:
@@ -49,7 +49,7 @@ def test_every_verb_has_help(verb: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["evict", "invalidate", "pin", "unpin", "flush", "scrub", "drain", "resume"]
+    "verb", ["evict", "invalidate", "pin", "unpin", "flush", "scrub", "drain", "resume", "warm"]
 )
 def test_what_changes_an_agent_has_an_example(verb: str) -> None:
     assert f"Example: kvtier {verb}" in kvtier(verb, "--help").stdout
@@ -93,7 +93,7 @@ def test_output_into_a_pipe_has_no_colours() -> None:
     "verb",
     [
         *(["stats"], ["namespaces"], ["sessions"], ["flush"], ["scrub"], ["drain"], ["resume"]),
-        *(["evict", "a/b", "--yes"], ["invalidate", "a/b", "--yes"]),
+        *(["evict", "a/b", "--yes"], ["invalidate", "a/b", "--yes"], ["warm", "a/b", "ab" * 16]),
     ],
 )
 def test_without_an_agent_verbs_say_how_to_start_one(verb: list[str], tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ class Tier:
                 self.policy.insert(row)
                 stored += 1
             parent = row
+        self.policy.keep([parent] if parent != NONE else [])
         if parent != NONE:
             self.policy.release(parent)
         return stored
