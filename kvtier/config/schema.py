@@ -154,6 +154,8 @@ class PinConfig(Section):
 class HostConfig(CachingConfig):
     """The arena in host memory."""
 
+    policy: PolicyName = "hd"
+
     capacity: Annotated[Size, at_least(LEAST_HOST_BYTES)] = 2**30
     memory_reserve: Annotated[Size, at_least(0)] = 512 * 2**20
     """Populating stops while available memory, or the cgroup's headroom, is below this."""
