@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -144,7 +144,7 @@ class ClusterReader:
         for flight in flights:
             by_tenure[_tenure(flight)].append(flight)
         for tenure, each in by_tenure.items():
-            step = max(1, min(_MOST_BLOCKS, _READ_BYTES // each[0].host.slot_bytes))
+            step = self._step(each[0].host.slot_bytes)
             for first in range(0, len(each), step):
                 yield self._read(promotion, tenure, each[first : first + step])
 
@@ -169,6 +169,7 @@ class ClusterReader:
                 size_bytes=sum(each.length for each in wanted),
                 kind=Kind.READ,
                 on_end=lambda results: self._landed(promotion, tenure, flights, results),
+                is_wanted=lambda: any(flight.is_wanted for flight in flights),
             )
         except OSError:
             for flight in flights:
@@ -217,10 +218,26 @@ class ClusterReader:
                 )
             )
 
-    def seconds_until(self, namespace: Namespace, wanted: Mapping[Lane, Sequence[bytes]]) -> float:
-        lengths = namespace.spec.block_bytes
-        size_bytes = sum(len(hashes) * lengths[lane.group] for lane, hashes in wanted.items())
-        return self._moving.seconds_until_read(size_bytes)
+    def _step(self, slot_bytes: int) -> int:
+        """How many blocks one call fetches."""
+        piece_bytes = self._moving.piece_bytes(_READ_BYTES)
+        return max(1, min(_MOST_BLOCKS, piece_bytes // slot_bytes))
+
+    def drop_unwanted(self) -> None:
+        self._moving.drop_unwanted()
+
+    def expect(self, namespace: Namespace) -> _ClusterExpectation:
+        return _ClusterExpectation(namespace, self._moving, self._step)
+
+    def first_blocks(self, namespace: Namespace, lane: Lane) -> int:
+        return self._step(namespace.groups[lane.group].slot_bytes) * self._moving.depth
+
+    def seconds_until_learned(self) -> float:
+        return self._asking.seconds_until_read(0)
+
+    @property
+    def measured_at(self) -> float:
+        return self._moving.measured_at
 
     def seconds_until_landed(self) -> float:
         return self._moving.seconds_until_read(0)
@@ -229,6 +246,25 @@ class ClusterReader:
         for task in self._removing:
             task.cancel()
         await asyncio.gather(*self._removing, return_exceptions=True)
+
+
+class _ClusterExpectation:
+    def __init__(
+        self,
+        namespace: Namespace,
+        moving: StorageMover[ClusterStorage],
+        step: Callable[[int], int],
+    ) -> None:
+        self._namespace = namespace
+        self._moving = moving
+        self._step = step
+        self._size_bytes = self._calls = 0
+
+    def add(self, lane: Lane, hashes: Sequence[bytes]) -> float:
+        step = self._step(self._namespace.groups[lane.group].slot_bytes)
+        self._size_bytes += len(hashes) * self._namespace.spec.block_bytes[lane.group]
+        self._calls += -(-len(hashes) // step)
+        return self._moving.seconds_until_read(self._size_bytes, self._calls)
 
 
 def _tenure(flight: Flight) -> Tenure:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -47,10 +47,25 @@ class Flight:
     answer: asyncio.Future[bool]
     users: int = 0
     landed: bool = False
+    #: Whether it is wanted when nobody waits for it any more.
+    goes_on: bool = False
+
+    @property
+    def is_wanted(self) -> bool:
+        return self.goes_on or self.users > 0
 
     @property
     def has_arrived(self) -> bool:
         return self.answer.done() and self.answer.result()
+
+
+class Expectation(Protocol):
+    """An estimate that grows with what is asked for."""
+
+    def add(self, lane: Lane, hashes: Sequence[bytes]) -> float:
+        """Seconds until these, and all that were added before, could be read from HOST, if they
+        were asked for now."""
+        ...
 
 
 class Source(Protocol):
@@ -88,8 +103,25 @@ class Source(Protocol):
         """
         ...
 
-    def seconds_until(self, namespace: Namespace, wanted: Mapping[Lane, Sequence[bytes]]) -> float:
-        """The estimate of when all of these could be read from HOST, if asked for now."""
+    def drop_unwanted(self) -> None:
+        """Reads that have not begun, and of which no flight is wanted, are not done."""
+        ...
+
+    def expect(self, namespace: Namespace) -> Expectation:
+        """Of nothing yet."""
+        ...
+
+    def first_blocks(self, namespace: Namespace, lane: Lane) -> int:
+        """How many blocks of a read arrive together, and first."""
+        ...
+
+    def seconds_until_learned(self) -> float:
+        """The estimate of how long `learn` takes."""
+        ...
+
+    @property
+    def measured_at(self) -> float:
+        """When the latest read ended, on the clock of `time.monotonic`."""
         ...
 
     def seconds_until_landed(self) -> float:
@@ -157,14 +189,31 @@ class Promotion:
         return self._flights.get((host, lane, block_hash))
 
     async def start(
-        self, namespace: Namespace, keys: BlockKeys, most: int, flights: list[Flight]
+        self,
+        namespace: Namespace,
+        keys: BlockKeys,
+        most: int,
+        flights: list[Flight],
+        *,
+        goes_on: bool = True,
     ) -> None:
         """Begins to bring what HOST has not and a source has: the leading ones for which there is
         room.
 
         Joins what is under way already. At most `most` blocks are brought. What the caller has
-        joined is added to `flights`, to be left by it, whether this fails or not.
+        joined is added to `flights`, to be left by it, whether this fails or not. What nobody lets
+        go on is not read, if it has not begun when the last one leaves.
         """
+        joined = len(flights)
+        try:
+            await self._start(namespace, keys, most, flights)
+        finally:
+            for flight in flights[joined:]:
+                flight.goes_on |= goes_on
+
+    async def _start(
+        self, namespace: Namespace, keys: BlockKeys, most: int, flights: list[Flight]
+    ) -> None:
         host, everywhere = namespace.groups[keys.lane.group], frozenset(Tier)
         wanted: list[tuple[bytes, Source]] = []
         async for part in slices(len(keys.hashes), READ_SLICE):
@@ -241,7 +290,7 @@ class Promotion:
             by_source[flight.source].append(flight)
         for source, flights in by_source.items():
             for work in source.read(self, flights):
-                self._spawn(work)
+                self.spawn(work)
 
     def land(self, flight: Flight, key: BlockKey | None) -> None:
         """The read has ended, and nothing writes to the slot any more.
@@ -269,12 +318,18 @@ class Promotion:
 
     def leave(self, flights: Iterable[Flight]) -> None:
         """The caller has leased what arrived, or waits no longer."""
+        unwanted = set()
         for flight in flights:
             flight.users -= 1
             if not flight.users and flight.landed:
                 flight.host.release([flight.slot])
+            if not (flight.is_wanted or flight.answer.done()):
+                unwanted.add(flight.source)
+        for source in unwanted:
+            source.drop_unwanted()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Does it in the background, until `close`."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

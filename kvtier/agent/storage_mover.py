@@ -6,14 +6,17 @@ import asyncio
 import errno
 import itertools
 import logging
+import math
 import os
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar
+from typing import Any, Generic, ParamSpec, Protocol, TypeGuard, TypeVar
 
+from kvtier.agent.device_speed import DeviceSpeed
 from kvtier.tiers.health import Health
 
 log = logging.getLogger(__name__)
@@ -22,10 +25,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _CHECK_SECONDS = 1.0
-#: Weight of a new measurement.
-_SMOOTHING = 0.2
-_FIRST_SECONDS_PER_BYTE = 1e-9
-_FIRST_LATENCY_SECONDS = 0.001
+#: A read is cut so that a piece takes no longer than this: what it brings is there early, and who
+#: gives it up leaves nothing behind that keeps a thread for long.
+_PIECE_SECONDS = 0.02
+#: What lasts so much longer than expected is late.
+_LATE_SECONDS = 0.002
 _JOIN_SECONDS = 1.0
 _NICENESS = 10
 
@@ -72,10 +76,18 @@ class StorageDownError(OSError):
 class _Job:
     """One call: waiting, in a thread's hands, or ended."""
 
-    def __init__(self, call: Callable[[], Any], size_bytes: int, kind: Kind) -> None:
+    def __init__(
+        self,
+        call: Callable[[], Any],
+        size_bytes: int,
+        kind: Kind,
+        is_wanted: Callable[[], bool],
+    ) -> None:
         self.call = call
         self.size_bytes = size_bytes
         self.kind = kind
+        self.is_wanted = is_wanted
+        self.is_queued = kind is Kind.READ
         self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.on_end: Callable[[Any], None] | None = None
         self.started_at = 0.0
@@ -110,17 +122,22 @@ class StorageMover(Generic[S]):
         self._probe_seconds = probe_seconds
         self._is_closed = False
         self._checked_at = 0.0
-        self._seconds_per_byte = _FIRST_SECONDS_PER_BYTE
-        self._latency_seconds = _FIRST_LATENCY_SECONDS
-        self._last_end = 0.0
-        self._queued_read_bytes = 0
+        self.depth = depth
+        self._reading, self._writing = DeviceSpeed(), DeviceSpeed()
+        self._read_spans: deque[tuple[float, float]] = deque(maxlen=2 * depth)
+        self._queued_read_bytes = self._queued_reads = 0
+        self.measured_at = -math.inf
         self._jobs: set[_Job] = set()
+        #: One entry for each thread, which it writes itself.
+        self._running: list[_Job | None] = [None] * depth
         self._queue: queue.PriorityQueue[tuple[int, int, _Job | None]] = queue.PriorityQueue()
         self._order = itertools.count()
         self._probe: asyncio.Task[None] | None = None
         self._watch: asyncio.TimerHandle | None = None
         self.threads = [
-            threading.Thread(target=self._work, name=f"kvtier-{name}-{number}", daemon=True)
+            threading.Thread(
+                target=self._work, args=(number,), name=f"kvtier-{name}-{number}", daemon=True
+            )
             for number in range(depth)
         ]
         for thread in self.threads:
@@ -145,18 +162,20 @@ class StorageMover(Generic[S]):
         size_bytes: int = 0,
         kind: Kind = Kind.OTHER,
         on_end: Callable[[T | None], None] | None = None,
+        is_wanted: Callable[[], bool] = lambda: True,
     ) -> T:
         """The call's result. Raises its OSError, or StorageDownError.
 
         `on_end` is called once, on the loop, when the call has really ended, with its result or
         None: that may be long after a timeout or a cancellation, and only then the memory that it
-        used may be used for something else.
+        used may be used for something else. A call that has not begun ends with StorageDownError
+        when `drop_unwanted` finds that it `is_wanted` no longer.
         """
         if not self._admits(kind):
             if on_end is not None:
                 on_end(None)
             raise StorageDownError(self.reason)
-        job = self._submit(lambda: call(*args), size_bytes, kind)
+        job = self._submit(lambda: call(*args), size_bytes, kind, is_wanted)
         job.on_end = on_end
         result: T = await job.answer
         return result
@@ -164,24 +183,75 @@ class StorageMover(Generic[S]):
     def _admits(self, kind: Kind) -> bool:
         return self.is_writable if kind is Kind.WRITE else self.is_readable
 
-    def _submit(self, call: Callable[[], Any], size_bytes: int, kind: Kind) -> _Job:
-        job = _Job(call, size_bytes, kind)
+    def _submit(
+        self,
+        call: Callable[[], Any],
+        size_bytes: int,
+        kind: Kind,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> _Job:
+        job = _Job(call, size_bytes, kind, is_wanted)
         self._jobs.add(job)
         if kind is Kind.READ:
             self._queued_read_bytes += size_bytes
+            self._queued_reads += 1
         self._queue.put((kind, next(self._order), job))
         if self._watch is None:
             self._keep_watch()
         return job
 
-    def seconds_until_read(self, size_bytes: int) -> float:
-        """When so much would be here, behind what waits already."""
-        ahead = self._queued_read_bytes + size_bytes
-        return self._latency_seconds + ahead * self._seconds_per_byte
+    def _leave_queue(self, job: _Job) -> None:
+        if job.is_queued:
+            job.is_queued = False
+            self._queued_read_bytes -= job.size_bytes
+            self._queued_reads -= 1
+
+    def drop_unwanted(self) -> None:
+        """Answers the calls that nobody wants any more, unless they have begun."""
+        for job in self._jobs:
+            if not (job.started_at or job.answer.done() or job.is_wanted()):
+                self._leave_queue(job)
+                job.answer.set_exception(StorageDownError("nobody waits for it"))
+
+    # Estimates.
+
+    def piece_bytes(self, most_bytes: int) -> int:
+        """How much to read with one call: what takes a moment, and at most so much."""
+        return min(most_bytes, int(_PIECE_SECONDS / (self._reading.seconds_per_byte or 1e-12)))
+
+    def seconds_until_read(self, size_bytes: int, calls: int = 1) -> float:
+        """When so much would be here if it were asked for now, in so many calls: behind what waits
+        already, and behind what has all threads.
+
+        What runs for longer than it should is expected to run for as long again.
+        """
+        now = time.monotonic()
+        running = [job for job in self._running if job is not None and job.started_at]
+        reads = [job for job in running if job.kind is Kind.READ]
+        rounds = -(-(self._queued_reads + calls) // self.depth)
+        reading, queued = self._reading, self._queued_read_bytes
+        told = reading.seconds(queued + size_bytes, rounds)
+        if queued:
+            told = max(told, reading.seconds(queued) + size_bytes * reading.seconds_per_byte)
+        late = 1.0
+        for job in reads:
+            lasts = now - job.started_at
+            expected = reading.seconds(job.size_bytes * len(reads))
+            if lasts > expected + _LATE_SECONDS:
+                late = max(late, 2 * lasts / expected)
+        blocked = 0.0
+        if len(running) == self.depth and not reads:
+            blocked = min(self._seconds_left(job, now) for job in running)
+        return blocked + late * told
+
+    def _seconds_left(self, job: _Job, now: float) -> float:
+        lasts = max(0.0, now - job.started_at)
+        expected = self._writing.seconds(job.size_bytes)
+        return expected - lasts if lasts < expected else lasts
 
     # Threads.
 
-    def _work(self) -> None:
+    def _work(self, number: int) -> None:
         # Checksums are long calls: the event loop, which serves hits, gets a processor before them.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.nice(0) + _NICENESS)
         while True:
@@ -189,6 +259,7 @@ class StorageMover(Generic[S]):
             if job is None:
                 return
             job.started_at = time.monotonic()
+            self._running[number] = job
             result, error = None, None
             try:
                 if job.answer.done():
@@ -199,6 +270,7 @@ class StorageMover(Generic[S]):
             except BaseException as raised:  # handed to whoever waits
                 error = raised
             ended_at = time.monotonic()
+            self._running[number] = None
             try:
                 job.answer.get_loop().call_soon_threadsafe(
                     self._ended, job, result, error, ended_at
@@ -217,11 +289,12 @@ class StorageMover(Generic[S]):
         if self._is_closed:  # nobody is there any more
             return
         self._jobs.discard(job)
-        if job.kind is Kind.READ:
-            self._queued_read_bytes -= job.size_bytes
+        self._leave_queue(job)
         if error is None:
             self._measure(job, ended_at)
         elif isinstance(error, OSError) and not isinstance(error, StorageDownError):
+            if job.kind is Kind.READ and ended_at - job.started_at > self._timeout_seconds / 4:
+                self._note_read(job, ended_at)  # it is as slow as this, at least
             self.note_error(error, is_read=job.kind is Kind.READ)
         try:
             if job.on_end is not None:
@@ -235,15 +308,27 @@ class StorageMover(Generic[S]):
                 job.answer.set_exception(error)
 
     def _measure(self, job: _Job, ended_at: float) -> None:
+        """A call went well."""
         if job.kind is Kind.WRITE:
             self.written_bytes += job.size_bytes
-        if job.kind is not Kind.READ or not job.size_bytes:
+            self._writing.note(job.size_bytes, max(0.0, ended_at - job.started_at))
+        if job.kind is not Kind.READ:
             return
         self.read_bytes += job.size_bytes
-        busy = max(0.0, ended_at - max(job.started_at, self._last_end))  # ends may swap
-        service = busy / job.size_bytes
-        self._last_end = max(self._last_end, ended_at)
-        self._seconds_per_byte += _SMOOTHING * (service - self._seconds_per_byte)
+        self._note_read(job, ended_at)
+
+    def _note_read(self, job: _Job, ended_at: float) -> None:
+        """Of reads that share the device each is as slow as all are together."""
+        seconds = max(0.0, ended_at - job.started_at)
+        others = [(each.started_at, ended_at) for each in self._running if _is_read(each)]
+        beside = sum(
+            max(0.0, min(ended_at, end) - max(job.started_at, start))
+            for start, end in (*others, *self._read_spans)
+        )
+        share = min(float(self.depth), 1 + beside / seconds) if seconds else 1.0
+        self._read_spans.append((job.started_at, ended_at))
+        self._reading.note(job.size_bytes * share, seconds)
+        self.measured_at = ended_at
 
     # Health.
 
@@ -331,3 +416,7 @@ class StorageMover(Generic[S]):
         await asyncio.sleep(0)  # what has ended is heard of while the books are open
         self._is_closed = True
         return not any(thread.is_alive() for thread in self.threads)
+
+
+def _is_read(job: _Job | None) -> TypeGuard[_Job]:
+    return job is not None and job.kind is Kind.READ

@@ -1,0 +1,276 @@
+"""What of a request's blocks is worth waiting for, and the waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from kvtier.agent.break_even import (
+    CONFIRMED,
+    DISTRUSTED,
+    TRUSTED,
+    Patience,
+    allowance,
+    worth_waiting,
+)
+from kvtier.agent.namespaces import Namespace
+from kvtier.agent.promotion import Expectation, Flight, Promotion, Source
+from kvtier.agent.turns import READ_SLICE, slices
+from kvtier.agent.whereabouts import PLACES, At, Run, Whereabouts
+from kvtier.core.block import BlockKeys, Tier
+
+_EVERYTHING = frozenset(Tier)
+#: Of several lanes, so much is read of one before the next one.
+_TURN_BLOCKS = 16
+#: What was measured so lately is believed to hold on.
+_FRESH_SECONDS = 600.0
+#: After a wait in vain, doubled with each further one.
+_DISTRUST_SECONDS, _MOST_DISTRUST_SECONDS = 5.0, 300.0
+#: A tier that is not worth waiting for is tried again: so much at a time, in turn, for a small part
+#: of the time, and not much less often than this.
+_PROBE_BLOCKS, _PROBE_BYTES = (1, 8), 4 << 20
+_PROBE_PAUSE, _LEAST_PAUSE_SECONDS, _MOST_PAUSE_SECONDS = 20.0, 1.0, 30.0
+
+
+class Worth:
+    """How much of some entries is worth loading, by positions counted from the lowest.
+
+    Of `asked` positions the first `here` are in HOST, the first `count` are worth waiting for, for
+    `allowed_seconds` at a stretch, and the first `arrived` can be leased.
+    """
+
+    def __init__(self, entries: Sequence[BlockKeys], compute_seconds: float) -> None:
+        self.entries = entries
+        self.compute_seconds = compute_seconds
+        self.base = min(keys.position for keys in entries)
+        self.asked = max(keys.position + len(keys.hashes) for keys in entries) - self.base
+        self.here = self.count = self.arrived = 0
+        self.allowed_seconds = 0.0
+
+    def part(self, keys: BlockKeys, start: int, stop: int) -> tuple[bytes, ...]:
+        """What an entry has from one position up to another."""
+        first = max(0, self.base + start - keys.position)
+        return keys.hashes[first : max(0, self.base + stop - keys.position)]
+
+    def leading(self, keys: BlockKeys) -> BlockKeys:
+        """What an entry has of what arrived."""
+        return BlockKeys(keys.lane, self.part(keys, 0, self.arrived), keys.parent, keys.position)
+
+    def parts(self, namespace: Namespace) -> Iterator[list[BlockKeys]]:
+        """What is to be brought, in the order in which it is of use: lanes in turns."""
+        step = self.count if len(self.entries) == 1 else _TURN_BLOCKS
+        for start in range(0, self.count, step):
+            yield [
+                BlockKeys(keys.lane, part, b"", max(keys.position, self.base + start))
+                for keys in self.entries
+                if (part := self.part(keys, start, min(start + step, self.count)))
+            ]
+
+
+@dataclass
+class _Record:
+    """How a source kept its word."""
+
+    failures: int = 0
+    distrusted_until: float = 0.0
+    probe_at: float = 0.0
+    probes: int = 0
+    is_probing: bool = False
+
+
+@dataclass
+class _Stretch:
+    """Consecutive positions in one place."""
+
+    place: int
+    start: int
+    count: int
+    ready_seconds: float = 0.0
+    source: Source | None = None
+
+
+class Prospects:
+    """Judges by what sources expect, and remembers who did not keep to it."""
+
+    def __init__(self, promotion: Promotion, whereabouts: Whereabouts) -> None:
+        self._promotion = promotion
+        self._whereabouts = whereabouts
+        self._records: dict[Tier, _Record] = {}
+
+    async def judge(self, namespace: Namespace, worth: Worth) -> None:
+        """Finds out for how many leading positions to wait.
+
+        A tier that is not worth it is tried in the background, now and then.
+        """
+        stretches = await self._stretches(namespace, worth)
+        count = worth_waiting(
+            ((each.count, each.ready_seconds) for each in stretches), worth.compute_seconds
+        )
+        for each in stretches:
+            if each.source is None:
+                worth.here += each.count if worth.here == each.start else 0
+                worth.count = min(count, each.start + each.count)
+                continue
+            first = self._first_seconds(namespace, worth, each)
+            share = self._trusted_share(each.source)
+            allowed = allowance(worth.asked, worth.compute_seconds, first, share)
+            if each.start >= count or allowed < first:  # it would be given up before it came
+                self._probe(namespace, worth.entries, worth.base + each.start, each.source)
+                break
+            worth.allowed_seconds = max(worth.allowed_seconds, allowed)
+            worth.count = each.start + each.count
+        worth.arrived = worth.here
+
+    async def _places(self, namespace: Namespace, worth: Worth) -> list[int]:
+        """Where the slowest lane of each leading position is."""
+        places = [int(At.HOST)] * worth.asked
+        for keys in worth.entries:
+            async for part in slices(len(keys.hashes), READ_SLICE):
+                hashes = keys.hashes[part]
+                column = self._whereabouts.column(namespace, keys.lane, hashes, _EVERYTHING)
+                first = keys.position - worth.base + part.start
+                stop = first + len(hashes)
+                places[first:stop] = [
+                    max(row) if all(row) else int(At.NOWHERE)
+                    for row in zip(places[first:stop], column, strict=True)
+                ]
+        return places[: [*places, At.NOWHERE].index(At.NOWHERE)]
+
+    async def _stretches(self, namespace: Namespace, worth: Worth) -> list[_Stretch]:
+        sources = {int(PLACES[source.tier]): source for source in self._promotion.sources}
+        expected: dict[Source, Expectation] = {}
+        found: list[_Stretch] = []
+        start = 0
+        for place, group in groupby(await self._places(namespace, worth)):
+            each = _Stretch(place, start, len(list(group)), source=sources.get(place))
+            start += each.count
+            if place == At.ON_ITS_WAY:
+                each.source = self._bringing(namespace, worth, each)
+                each.ready_seconds = each.source.seconds_until_landed() if each.source else 0.0
+            elif each.source is not None:
+                if each.source not in expected:
+                    expected[each.source] = each.source.expect(namespace)
+                for keys in worth.entries:
+                    part = worth.part(keys, each.start, start)
+                    each.ready_seconds = expected[each.source].add(keys.lane, part)
+                    await asyncio.sleep(0)
+            found.append(each)
+        return found
+
+    def _bringing(self, namespace: Namespace, worth: Worth, stretch: _Stretch) -> Source | None:
+        flights = [
+            self._promotion.flight(namespace.groups[keys.lane.group], keys.lane, block_hash)
+            for keys in worth.entries
+            for block_hash in worth.part(keys, stretch.start, stretch.start + stretch.count)
+        ]
+        sources = {flight.source for flight in flights if flight is not None}
+        return max(sources, key=lambda source: source.seconds_until_landed(), default=None)
+
+    def _first_seconds(self, namespace: Namespace, worth: Worth, stretch: _Stretch) -> float:
+        """When something of a stretch is expected."""
+        assert stretch.source is not None
+        if stretch.place == At.ON_ITS_WAY:
+            return stretch.ready_seconds
+        expected, seconds = stretch.source.expect(namespace), 0.0
+        for keys in worth.entries:
+            part = worth.part(keys, stretch.start, stretch.start + stretch.count)
+            first = part[: stretch.source.first_blocks(namespace, keys.lane)]
+            seconds = expected.add(keys.lane, first)
+        return seconds
+
+    def _trusted_share(self, source: Source) -> float:
+        record, now = self._record(source.tier), time.monotonic()
+        if now < record.distrusted_until:
+            return DISTRUSTED
+        return CONFIRMED if now - source.measured_at < _FRESH_SECONDS else TRUSTED
+
+    def _record(self, tier: Tier) -> _Record:
+        return self._records.setdefault(tier, _Record())
+
+    # Waiting.
+
+    async def wait(self, worth: Worth, flights: Sequence[Flight]) -> None:
+        """Waits for leading positions for as long as that pays."""
+        index = {
+            (keys.lane, block_hash): number
+            for keys in worth.entries
+            for number, block_hash in enumerate(keys.hashes, keys.position - worth.base)
+        }
+        coming = sorted(
+            ((index[flight.lane, flight.block_hash], flight) for flight in flights),
+            key=lambda each: each[0],
+        )
+        patience = Patience(time.monotonic(), worth.compute_seconds, worth.allowed_seconds)
+        for worth.arrived, flight in coming:
+            while not flight.answer.done():
+                now = time.monotonic()
+                left = patience.seconds_left(now, max(0, worth.arrived - worth.here))
+                if not left:
+                    self._note_failure(flight.source, now)
+                    return
+                await asyncio.wait([flight.answer], timeout=left)
+            if not flight.answer.result():
+                return
+        for source in {flight.source for flight in flights}:
+            self._record(source.tier).failures = 0
+        worth.arrived = worth.count
+
+    def _note_failure(self, source: Source, now: float) -> None:
+        record = self._record(source.tier)
+        pause = min(_DISTRUST_SECONDS * 2**record.failures, _MOST_DISTRUST_SECONDS)
+        record.failures = min(record.failures + 1, 16)
+        record.distrusted_until = now + pause
+
+    # Trying again.
+
+    def found(
+        self, namespace: Namespace, keys: BlockKeys, runs: Sequence[Run], compute_seconds: float
+    ) -> None:
+        """A lookup has found these; whoever asked will not load what is not worth it."""
+        worth = worth_waiting(
+            ((run.count, run.ready_after_seconds) for run in runs), compute_seconds
+        )
+        for run in runs:
+            if run.start >= worth and not run.pending:
+                for source in self._promotion.sources:
+                    if source.tier is run.tier:
+                        self._probe(namespace, [keys], keys.position + run.start, source)
+                        return
+
+    def _probe(
+        self, namespace: Namespace, entries: Sequence[BlockKeys], position: int, source: Source
+    ) -> None:
+        """Brings a few blocks from there, unless that was done lately."""
+        record = self._record(source.tier)
+        if record.is_probing or time.monotonic() < record.probe_at:
+            return
+        keys = next(
+            each for each in entries if each.position <= position < each.position + len(each.hashes)
+        )
+        slot_bytes = namespace.groups[keys.lane.group].slot_bytes
+        count = min(
+            _PROBE_BLOCKS[record.probes % len(_PROBE_BLOCKS)], max(1, _PROBE_BYTES // slot_bytes)
+        )
+        first = position - keys.position
+        wanted = BlockKeys(keys.lane, keys.hashes[first : first + count], b"", position)
+        record.is_probing = True
+        self._promotion.spawn(self._try(namespace, wanted, record))
+
+    async def _try(self, namespace: Namespace, keys: BlockKeys, record: _Record) -> None:
+        flights: list[Flight] = []
+        began = time.monotonic()
+        try:
+            await self._promotion.start(namespace, keys, len(keys.hashes), flights)
+            if flights:
+                await asyncio.wait([flight.answer for flight in flights])
+        finally:
+            self._promotion.leave(flights)
+            record.is_probing = False
+            record.probes += 1
+            pause = _PROBE_PAUSE * (time.monotonic() - began)
+            record.probe_at = time.monotonic() + min(
+                max(pause, _LEAST_PAUSE_SECONDS), _MOST_PAUSE_SECONDS
+            )
