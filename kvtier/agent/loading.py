@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -294,7 +293,7 @@ class Loading:
         await self._prospects.judge(namespace, worth)
         with suppress(TimeoutError):  # making room may take too long as well
             async with asyncio.timeout(_ROOM_SHARE * worth.asked * worth.compute_seconds):
-                for part in worth.parts(namespace):
+                for part in worth.parts():
                     await self._start(session, part, guards, flights, goes_on=False)
         await self._prospects.wait(worth, flights)
 
@@ -310,7 +309,7 @@ class Loading:
         for keys in entries:
             size_class = session.namespace.groups[keys.lane.group]
             rows = size_class.find_many(keys.lane, keys.hashes)
-            if -1 in rows:
+            if -1 in rows or not goes_on:
                 here = [row for row in rows if row >= 0]
                 guards.append((size_class, size_class.acquire(here)))
                 room = max(0, self._grants.room(session, size_class) - len(here))

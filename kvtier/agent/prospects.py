@@ -47,7 +47,8 @@ class Worth:
         self.compute_seconds = compute_seconds
         self.base = min(keys.position for keys in entries)
         self.asked = max(keys.position + len(keys.hashes) for keys in entries) - self.base
-        self.here = self.count = self.arrived = 0
+        self.here = self.count = 0
+        self.arrived = self.asked  # as far as they are in HOST, if it comes to nothing
         self.allowed_seconds = 0.0
 
     def part(self, keys: BlockKeys, start: int, stop: int) -> tuple[bytes, ...]:
@@ -59,9 +60,9 @@ class Worth:
         """What an entry has of what arrived."""
         return BlockKeys(keys.lane, self.part(keys, 0, self.arrived), keys.parent, keys.position)
 
-    def parts(self, namespace: Namespace) -> Iterator[list[BlockKeys]]:
+    def parts(self) -> Iterator[list[BlockKeys]]:
         """What is to be brought, in the order in which it is of use: lanes in turns."""
-        step = self.count if len(self.entries) == 1 else _TURN_BLOCKS
+        step = max(1, self.count) if len(self.entries) == 1 else _TURN_BLOCKS
         for start in range(0, self.count, step):
             yield [
                 BlockKeys(keys.lane, part, b"", max(keys.position, self.base + start))
