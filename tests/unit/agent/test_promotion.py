@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kvtier.agent.loading import Wait
 from kvtier.agent.promotion import Flight
-from kvtier.core.block import BlockKeys, Tier
+from kvtier.core.block import BlockKeys, Tier, Wait
 from tests.unit.agent.disk_agent import (
     ABSENT,
     OK,
