@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from kvtier.agent.break_even import allowance
 from kvtier.agent.grants import Granted, Grants, Guards, release_guards
 from kvtier.agent.namespaces import Namespace
 from kvtier.agent.promotion import Flight, Promotion, Source
@@ -16,6 +15,7 @@ from kvtier.agent.sessions import Session
 from kvtier.agent.turns import READ_SLICE, slices
 from kvtier.agent.whereabouts import PLACES, At, Run, Whereabouts
 from kvtier.core.block import BlockKeys, BlockStatus, Lane, Match, Tier, Wait
+from kvtier.core.break_even import allowance
 from kvtier.core.lease import Lease, LeaseKind
 from kvtier.tiers.size_class import SizeClass
 
@@ -234,7 +234,7 @@ class Loading:
         finds no room in HOST, or what the session may not lease beside what it has.
 
         With BREAK_EVEN, only leading blocks are leased, of all entries together, and waited for as
-        long as `agent.break_even` says; what it gives up is not brought in the background, where it
+        long as `core.break_even` says; what it gives up is not brought in the background, where it
         would be in the way of others. PENDING is what is left in any tier.
         """
         lanes = {keys.lane for keys in entries}

@@ -8,7 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from kvtier.agent.break_even import (
+from kvtier.agent.namespaces import Namespace
+from kvtier.agent.promotion import Expectation, Flight, Promotion, Source
+from kvtier.agent.turns import READ_SLICE, slices
+from kvtier.agent.whereabouts import PLACES, At, Run, Whereabouts
+from kvtier.core.block import BlockKeys, Tier
+from kvtier.core.break_even import (
     CONFIRMED,
     DISTRUSTED,
     TRUSTED,
@@ -16,11 +21,6 @@ from kvtier.agent.break_even import (
     allowance,
     worth_waiting,
 )
-from kvtier.agent.namespaces import Namespace
-from kvtier.agent.promotion import Expectation, Flight, Promotion, Source
-from kvtier.agent.turns import READ_SLICE, slices
-from kvtier.agent.whereabouts import PLACES, At, Run, Whereabouts
-from kvtier.core.block import BlockKeys, Tier
 
 _EVERYTHING = frozenset(Tier)
 #: Of several lanes, so much is read of one before the next one.
@@ -29,10 +29,10 @@ _TURN_BLOCKS = 16
 _FRESH_SECONDS = 600.0
 #: After a wait in vain, doubled with each further one.
 _DISTRUST_SECONDS, _MOST_DISTRUST_SECONDS = 5.0, 300.0
-#: A tier that is not worth waiting for is tried again: so much at a time, in turn, for a small part
-#: of the time, and not much less often than this.
+#: A tier that is not worth waiting for is tried again: so much at a time, in turn, with pauses that
+#: last so many times longer than the trial took, within these bounds.
 _PROBE_BLOCKS, _PROBE_BYTES = (1, 8), 4 << 20
-_PROBE_PAUSE, _LEAST_PAUSE_SECONDS, _MOST_PAUSE_SECONDS = 20.0, 1.0, 30.0
+_PROBE_PAUSE, _LEAST_PAUSE_SECONDS, _MOST_PAUSE_SECONDS = 5.0, 1.0, 10.0
 
 
 class Worth:

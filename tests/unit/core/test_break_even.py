@@ -1,4 +1,4 @@
-"""Behaviour of `kvtier.agent.break_even`: what is loaded saves time, and a wait costs little."""
+"""Behaviour of `kvtier.core.break_even`: what is loaded saves time, and a wait costs little."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvtier.agent.break_even import (
+from kvtier.core.break_even import (
     CAUTION,
     CONFIRMED,
     DISTRUSTED,
