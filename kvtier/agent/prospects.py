@@ -12,8 +12,9 @@ from kvtier.agent.namespaces import Namespace
 from kvtier.agent.promotion import Expectation, Flight, Promotion, Source
 from kvtier.agent.turns import READ_SLICE, slices
 from kvtier.agent.whereabouts import PLACES, At, Run, Whereabouts
-from kvtier.core.block import BlockKeys, Tier
+from kvtier.core.block import BlockKeys, Lane, Tier
 from kvtier.core.break_even import (
+    CAUTION,
     CONFIRMED,
     DISTRUSTED,
     TRUSTED,
@@ -29,9 +30,11 @@ _TURN_BLOCKS = 16
 _FRESH_SECONDS = 600.0
 #: After a wait in vain, doubled with each further one.
 _DISTRUST_SECONDS, _MOST_DISTRUST_SECONDS = 5.0, 300.0
-#: A tier that is not worth waiting for is tried again: so much at a time, in turn, with pauses that
-#: last so many times longer than the trial took, within these bounds.
-_PROBE_BLOCKS, _PROBE_BYTES = (1, 8), 4 << 20
+#: So much later than expected is in time.
+_HASTE_SECONDS = 0.002
+#: A tier that is not worth waiting for is tried again: so much at a time, with pauses that last so
+#: many times longer than the trial took, within these bounds.
+_PROBE_BLOCKS, _PROBE_BYTES = 8, 4 << 20
 _PROBE_PAUSE, _LEAST_PAUSE_SECONDS, _MOST_PAUSE_SECONDS = 5.0, 1.0, 10.0
 
 
@@ -78,7 +81,6 @@ class _Record:
     failures: int = 0
     distrusted_until: float = 0.0
     probe_at: float = 0.0
-    probes: int = 0
     is_probing: bool = False
 
 
@@ -115,10 +117,10 @@ class Prospects:
                 worth.here += each.count if worth.here == each.start else 0
                 worth.count = min(count, each.start + each.count)
                 continue
-            first = self._first_seconds(namespace, worth, each)
-            share = self._trusted_share(each.source)
+            first, share = self._first_seconds(namespace, worth, each), self._trust(each.source)
             allowed = allowance(worth.asked, worth.compute_seconds, first, share)
-            if each.start >= count or allowed < first:  # it would be given up before it came
+            # What is not expected before it is given up is not begun.
+            if each.start >= count or share == DISTRUSTED or allowed < first:
                 self._probe(namespace, worth.entries, worth.base + each.start, each.source)
                 break
             worth.allowed_seconds = max(worth.allowed_seconds, allowed)
@@ -182,7 +184,7 @@ class Prospects:
             seconds = expected.add(keys.lane, first)
         return seconds
 
-    def _trusted_share(self, source: Source) -> float:
+    def _trust(self, source: Source) -> float:
         record, now = self._record(source.tier), time.monotonic()
         if now < record.distrusted_until:
             return DISTRUSTED
@@ -224,6 +226,7 @@ class Prospects:
         pause = min(_DISTRUST_SECONDS * 2**record.failures, _MOST_DISTRUST_SECONDS)
         record.failures = min(record.failures + 1, 16)
         record.distrusted_until = now + pause
+        record.probe_at = now
 
     # Trying again.
 
@@ -251,27 +254,36 @@ class Prospects:
         keys = next(
             each for each in entries if each.position <= position < each.position + len(each.hashes)
         )
-        slot_bytes = namespace.groups[keys.lane.group].slot_bytes
-        count = min(
-            _PROBE_BLOCKS[record.probes % len(_PROBE_BLOCKS)], max(1, _PROBE_BYTES // slot_bytes)
-        )
         first = position - keys.position
-        wanted = BlockKeys(keys.lane, keys.hashes[first : first + count], b"", position)
+        slot_bytes = namespace.groups[keys.lane.group].slot_bytes
+        count = max(2, min(_PROBE_BLOCKS, _PROBE_BYTES // slot_bytes))
+        hashes = keys.hashes[first : first + count]
         record.is_probing = True
-        self._promotion.spawn(self._try(namespace, wanted, record))
+        self._promotion.spawn(self._try(namespace, keys.lane, hashes, source, record))
 
-    async def _try(self, namespace: Namespace, keys: BlockKeys, record: _Record) -> None:
-        flights: list[Flight] = []
+    async def _try(
+        self,
+        namespace: Namespace,
+        lane: Lane,
+        hashes: Sequence[bytes],
+        source: Source,
+        record: _Record,
+    ) -> None:
+        """One block, then the others: that tells latency from bandwidth."""
         began = time.monotonic()
+        flights: list[Flight] = []
         try:
-            await self._promotion.start(namespace, keys, len(keys.hashes), flights)
-            if flights:
-                await asyncio.wait([flight.answer for flight in flights])
+            for part in (hashes[:1], hashes[1:]):
+                expected, started = source.expect(namespace).add(lane, part), time.monotonic()
+                launched = len(flights)
+                await self._promotion.start(namespace, BlockKeys(lane, tuple(part)), len(part), flights)
+                if launched < len(flights):
+                    await asyncio.wait([flight.answer for flight in flights[launched:]])
+                    if time.monotonic() - started < CAUTION * expected + _HASTE_SECONDS:
+                        record.distrusted_until = 0.0  # it keeps its word again
         finally:
             self._promotion.leave(flights)
             record.is_probing = False
-            record.probes += 1
-            pause = _PROBE_PAUSE * (time.monotonic() - began)
-            record.probe_at = time.monotonic() + min(
-                max(pause, _LEAST_PAUSE_SECONDS), _MOST_PAUSE_SECONDS
-            )
+            now = time.monotonic()
+            pause = min(_PROBE_PAUSE * (now - began), _MOST_PAUSE_SECONDS)
+            record.probe_at = now + max(pause, _LEAST_PAUSE_SECONDS)

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 from kvtier.client.admin import AdminClient
 from kvtier.errors import AgentUnavailableError, DeadlineExceededError
@@ -126,7 +127,7 @@ class AgentProcess:
         finally:
             self._process = None
 
-    def __enter__(self) -> AgentProcess:
+    def __enter__(self) -> Self:
         try:
             self.start()
         except BaseException:
