@@ -96,8 +96,9 @@ class Loading:
             matched = [*places, At.NOWHERE].index(At.NOWHERE)
             runs = self._whereabouts.runs(session.namespace, keys, lanes, places[:matched])
             answers.append(Found(matched, runs, [place > 0 for place in places]))
-            if is_prefix and speed and len(lanes) == 1:
-                self._prospects.found(session.namespace, keys, runs, speed)
+            if is_prefix and speed:
+                first = BlockKeys(lanes[0], keys.hashes, keys.parent, keys.position)
+                self._prospects.found(session.namespace, first, runs, speed)
         return answers
 
     def _patience_to_learn(
@@ -238,16 +239,16 @@ class Loading:
         would be in the way of others. PENDING is what is left in any tier.
         """
         lanes = {keys.lane for keys in entries}
+        is_limited = wait is Wait.BREAK_EVEN
+        worth = Worth(entries, compute_seconds_per_block) if is_limited else None
         with self._grants.granting(LeaseKind.LOAD, session, ttl_seconds) as lease:
             granted = Granted(lease)
             guards = self._grants.take_over(session.namespace, hold_id, lanes)
             flights: list[Flight] = []
-            worth: Worth | None = None
             try:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(patience_seconds):
-                        if wait is Wait.BREAK_EVEN:
-                            worth = Worth(entries, compute_seconds_per_block)
+                        if worth is not None:
                             await self._wait_while_worth(session, worth, guards, flights)
                         else:
                             await self._promote(session, entries, guards, flights)
@@ -261,7 +262,7 @@ class Loading:
                 for keys in entries:
                     part = keys if worth is None else worth.leading(keys)
                     await self._load_entry(
-                        session, part, granted, arrived, stop_at_gap=stop_at_gap or bool(worth)
+                        session, part, granted, arrived, stop_at_gap=stop_at_gap or is_limited
                     )
                     await self._leave_out(session.namespace, keys, len(part.hashes), granted)
             finally:

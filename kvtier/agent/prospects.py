@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -22,6 +22,7 @@ from kvtier.core.break_even import (
     allowance,
     worth_waiting,
 )
+from kvtier.errors import InvalidRequestError
 
 _EVERYTHING = frozenset(Tier)
 #: Of several lanes, so much is read of one before the next one.
@@ -50,6 +51,11 @@ class Worth:
         self.compute_seconds = compute_seconds
         self.base = min(keys.position for keys in entries)
         self.asked = max(keys.position + len(keys.hashes) for keys in entries) - self.base
+        if self.asked > sum(len(keys.hashes) for keys in entries):
+            raise InvalidRequestError(
+                f"keys: {self.asked} positions from the first entry's beginning to the last one's "
+                "end, and fewer keys; BREAK_EVEN takes entries of one prefix, without a gap"
+            )
         self.here = self.count = 0
         self.arrived = self.asked  # as far as they are in HOST, if it comes to nothing
         self.allowed_seconds = 0.0
@@ -197,20 +203,12 @@ class Prospects:
 
     async def wait(self, worth: Worth, flights: Sequence[Flight]) -> None:
         """Waits for leading positions for as long as that pays."""
-        index = {
-            (keys.lane, block_hash): number
-            for keys in worth.entries
-            for number, block_hash in enumerate(keys.hashes, keys.position - worth.base)
-        }
-        coming = sorted(
-            ((index[flight.lane, flight.block_hash], flight) for flight in flights),
-            key=lambda each: each[0],
-        )
         patience = Patience(time.monotonic(), worth.compute_seconds, worth.allowed_seconds)
-        for worth.arrived, flight in coming:
+        async for position, flight in _in_order(worth, flights):
+            worth.arrived = position
             while not flight.answer.done():
                 now = time.monotonic()
-                left = patience.seconds_left(now, max(0, worth.arrived - worth.here))
+                left = patience.seconds_left(now, max(0, position - worth.here))
                 if not left:
                     self._note_failure(flight.source, now)
                     return
@@ -276,7 +274,9 @@ class Prospects:
             for part in (hashes[:1], hashes[1:]):
                 expected, started = source.expect(namespace).add(lane, part), time.monotonic()
                 launched = len(flights)
-                await self._promotion.start(namespace, BlockKeys(lane, tuple(part)), len(part), flights)
+                await self._promotion.start(
+                    namespace, BlockKeys(lane, tuple(part)), len(part), flights
+                )
                 if launched < len(flights):
                     await asyncio.wait([flight.answer for flight in flights[launched:]])
                     if time.monotonic() - started < CAUTION * expected + _HASTE_SECONDS:
@@ -287,3 +287,17 @@ class Prospects:
             now = time.monotonic()
             pause = min(_PROBE_PAUSE * (now - began), _MOST_PAUSE_SECONDS)
             record.probe_at = now + max(pause, _LEAST_PAUSE_SECONDS)
+
+
+async def _in_order(worth: Worth, flights: Sequence[Flight]) -> AsyncIterator[tuple[int, Flight]]:
+    """Flights with their positions, the first ones first."""
+    coming: dict[tuple[Lane, bytes], Flight] = {}
+    async for part in slices(len(flights), READ_SLICE):
+        coming.update(((each.lane, each.block_hash), each) for each in flights[part])
+    async for part in slices(worth.count, READ_SLICE):
+        for position in range(part.start, part.stop):
+            for keys in worth.entries:
+                for block_hash in worth.part(keys, position, position + 1):
+                    flight = coming.get((keys.lane, block_hash))
+                    if flight is not None:
+                        yield position, flight
