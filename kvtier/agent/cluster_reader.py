@@ -220,7 +220,7 @@ class ClusterReader:
 
     def _step(self, slot_bytes: int) -> int:
         """How many blocks one call fetches."""
-        piece_bytes = self._moving.piece_bytes(_READ_BYTES)
+        piece_bytes = self._moving.forecast.piece_bytes(_READ_BYTES)
         return max(1, min(_MOST_BLOCKS, piece_bytes // slot_bytes))
 
     def drop_unwanted(self) -> None:
@@ -230,17 +230,17 @@ class ClusterReader:
         return _ClusterExpectation(namespace, self._moving, self._step)
 
     def first_blocks(self, namespace: Namespace, lane: Lane) -> int:
-        return self._step(namespace.groups[lane.group].slot_bytes) * self._moving.depth
+        return self._step(namespace.groups[lane.group].slot_bytes) * self._moving.forecast.depth
 
     def seconds_until_learned(self) -> float:
-        return self._asking.seconds_until_read(0)
+        return self._asking.forecast.seconds_until_read(0)
 
     @property
     def measured_at(self) -> float:
-        return self._moving.measured_at
+        return self._moving.forecast.measured_at
 
     def seconds_until_landed(self) -> float:
-        return self._moving.seconds_until_read(0)
+        return self._moving.forecast.seconds_until_read(0)
 
     async def close(self) -> None:
         for task in self._removing:
@@ -264,7 +264,7 @@ class _ClusterExpectation:
         step = self._step(self._namespace.groups[lane.group].slot_bytes)
         self._size_bytes += len(hashes) * self._namespace.spec.block_bytes[lane.group]
         self._calls += -(-len(hashes) // step)
-        return self._moving.seconds_until_read(self._size_bytes, self._calls)
+        return self._moving.forecast.seconds_until_read(self._size_bytes, self._calls)
 
 
 def _tenure(flight: Flight) -> Tenure:

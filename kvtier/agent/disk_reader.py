@@ -163,7 +163,7 @@ class DiskReader:
 
     def _step(self, stripe: int, slot_bytes: int) -> int:
         """How many blocks one call reads."""
-        piece_bytes = self._movers[stripe].piece_bytes(_READ_BYTES)
+        piece_bytes = self._movers[stripe].forecast.piece_bytes(_READ_BYTES)
         return max(1, min(_MOST_BLOCKS, piece_bytes // slot_bytes))
 
     def drop_unwanted(self) -> None:
@@ -176,7 +176,7 @@ class DiskReader:
     def first_blocks(self, namespace: Namespace, lane: Lane) -> int:
         slot_bytes = namespace.tiers[Tier.DISK][lane.group].slot_bytes
         return sum(
-            self._step(stripe, slot_bytes) * mover.depth
+            self._step(stripe, slot_bytes) * mover.forecast.depth
             for stripe, mover in enumerate(self._movers)
         )
 
@@ -185,10 +185,10 @@ class DiskReader:
 
     @property
     def measured_at(self) -> float:
-        return min(mover.measured_at for mover in self._movers)
+        return min(mover.forecast.measured_at for mover in self._movers)
 
     def seconds_until_landed(self) -> float:
-        return max(mover.seconds_until_read(0) for mover in self._movers)
+        return max(mover.forecast.seconds_until_read(0) for mover in self._movers)
 
 
 class _DiskExpectation:
@@ -218,7 +218,7 @@ class _DiskExpectation:
             self._calls[stripe] += -(-count // self._step(stripe, disk.slot_bytes))
         return max(
             (
-                self._movers[stripe].seconds_until_read(size_bytes, self._calls[stripe])
+                self._movers[stripe].forecast.seconds_until_read(size_bytes, self._calls[stripe])
                 for stripe, size_bytes in self._size_bytes.items()
             ),
             default=0.0,

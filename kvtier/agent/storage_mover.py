@@ -6,17 +6,15 @@ import asyncio
 import errno
 import itertools
 import logging
-import math
 import os
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Any, Generic, ParamSpec, Protocol, TypeGuard, TypeVar
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
-from kvtier.agent.device_speed import DeviceSpeed
+from kvtier.agent.read_forecast import ReadForecast, Transfer
 from kvtier.tiers.health import Health
 
 log = logging.getLogger(__name__)
@@ -25,11 +23,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _CHECK_SECONDS = 1.0
-#: A read is cut so that a piece takes no longer than this: what it brings is there early, and who
-#: gives it up leaves nothing behind that keeps a thread for long.
-_PIECE_SECONDS = 0.02
-#: What lasts so much longer than expected is late.
-_LATE_SECONDS = 0.002
 _JOIN_SECONDS = 1.0
 _NICENESS = 10
 
@@ -73,7 +66,7 @@ class StorageDownError(OSError):
         super().__init__(errno.EIO, reason)
 
 
-class _Job:
+class _Job(Transfer):
     """One call: waiting, in a thread's hands, or ended."""
 
     def __init__(
@@ -83,14 +76,12 @@ class _Job:
         kind: Kind,
         is_wanted: Callable[[], bool],
     ) -> None:
+        super().__init__(size_bytes, is_read=kind is Kind.READ)
         self.call = call
-        self.size_bytes = size_bytes
         self.kind = kind
         self.is_wanted = is_wanted
-        self.is_queued = kind is Kind.READ
         self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.on_end: Callable[[Any], None] | None = None
-        self.started_at = 0.0
         self.is_given_up = False
 
 
@@ -117,19 +108,13 @@ class StorageMover(Generic[S]):
         self.on_turn: Callable[[], None] = lambda: None
         self.error_count = 0
         self.read_bytes = 0
+        self.forecast = ReadForecast(depth)
         self.written_bytes = 0
         self._timeout_seconds = timeout_seconds
         self._probe_seconds = probe_seconds
         self._is_closed = False
         self._checked_at = 0.0
-        self.depth = depth
-        self._reading, self._writing = DeviceSpeed(), DeviceSpeed()
-        self._read_spans: deque[tuple[float, float]] = deque(maxlen=2 * depth)
-        self._queued_read_bytes = self._queued_reads = 0
-        self.measured_at = -math.inf
         self._jobs: set[_Job] = set()
-        #: One entry for each thread, which it writes itself.
-        self._running: list[_Job | None] = [None] * depth
         self._queue: queue.PriorityQueue[tuple[int, int, _Job | None]] = queue.PriorityQueue()
         self._order = itertools.count()
         self._probe: asyncio.Task[None] | None = None
@@ -192,62 +177,18 @@ class StorageMover(Generic[S]):
     ) -> _Job:
         job = _Job(call, size_bytes, kind, is_wanted)
         self._jobs.add(job)
-        if kind is Kind.READ:
-            self._queued_read_bytes += size_bytes
-            self._queued_reads += 1
+        self.forecast.enqueue(job)
         self._queue.put((kind, next(self._order), job))
         if self._watch is None:
             self._keep_watch()
         return job
 
-    def _leave_queue(self, job: _Job) -> None:
-        if job.is_queued:
-            job.is_queued = False
-            self._queued_read_bytes -= job.size_bytes
-            self._queued_reads -= 1
-
     def drop_unwanted(self) -> None:
         """Answers the calls that nobody wants any more, unless they have begun."""
         for job in self._jobs:
             if not (job.started_at or job.answer.done() or job.is_wanted()):
-                self._leave_queue(job)
+                self.forecast.leave(job)
                 job.answer.set_exception(StorageDownError("nobody waits for it"))
-
-    # Estimates.
-
-    def piece_bytes(self, most_bytes: int) -> int:
-        """How much to read with one call: what takes a moment, and at most so much."""
-        return min(most_bytes, int(_PIECE_SECONDS / (self._reading.seconds_per_byte or 1e-12)))
-
-    def seconds_until_read(self, size_bytes: int, calls: int = 1) -> float:
-        """When so much would be here if it were asked for now, in so many calls: behind what waits
-        already, and behind what has all threads.
-
-        What runs for longer than it should is expected to run for as long again.
-        """
-        now = time.monotonic()
-        running = [job for job in self._running if job is not None and job.started_at]
-        reads = [job for job in running if job.kind is Kind.READ]
-        rounds = -(-(self._queued_reads + calls) // self.depth)
-        reading, queued = self._reading, self._queued_read_bytes
-        told = reading.seconds(queued + size_bytes, rounds)
-        if queued:
-            told = max(told, reading.seconds(queued) + size_bytes * reading.seconds_per_byte)
-        late = 1.0
-        for job in reads:
-            lasts = now - job.started_at
-            expected = reading.seconds(job.size_bytes * len(reads))
-            if lasts > expected + _LATE_SECONDS:
-                late = max(late, 2 * lasts / expected)
-        blocked = 0.0
-        if len(running) == self.depth and not reads:
-            blocked = min(self._seconds_left(job, now) for job in running)
-        return blocked + late * told
-
-    def _seconds_left(self, job: _Job, now: float) -> float:
-        lasts = max(0.0, now - job.started_at)
-        expected = self._writing.seconds(job.size_bytes)
-        return expected - lasts if lasts < expected else lasts
 
     # Threads.
 
@@ -259,7 +200,7 @@ class StorageMover(Generic[S]):
             if job is None:
                 return
             job.started_at = time.monotonic()
-            self._running[number] = job
+            self.forecast.running[number] = job
             result, error = None, None
             try:
                 if job.answer.done():
@@ -270,7 +211,7 @@ class StorageMover(Generic[S]):
             except BaseException as raised:  # handed to whoever waits
                 error = raised
             ended_at = time.monotonic()
-            self._running[number] = None
+            self.forecast.running[number] = None
             try:
                 job.answer.get_loop().call_soon_threadsafe(
                     self._ended, job, result, error, ended_at
@@ -289,12 +230,12 @@ class StorageMover(Generic[S]):
         if self._is_closed:  # nobody is there any more
             return
         self._jobs.discard(job)
-        self._leave_queue(job)
+        self.forecast.leave(job)
         if error is None:
             self._measure(job, ended_at)
         elif isinstance(error, OSError) and not isinstance(error, StorageDownError):
             if job.kind is Kind.READ and ended_at - job.started_at > self._timeout_seconds / 4:
-                self._note_read(job, ended_at)  # it is as slow as this, at least
+                self.forecast.note_read(job, ended_at)  # it is as slow as this, at least
             self.note_error(error, is_read=job.kind is Kind.READ)
         try:
             if job.on_end is not None:
@@ -311,24 +252,10 @@ class StorageMover(Generic[S]):
         """A call went well."""
         if job.kind is Kind.WRITE:
             self.written_bytes += job.size_bytes
-            self._writing.note(job.size_bytes, max(0.0, ended_at - job.started_at))
-        if job.kind is not Kind.READ:
-            return
-        self.read_bytes += job.size_bytes
-        self._note_read(job, ended_at)
-
-    def _note_read(self, job: _Job, ended_at: float) -> None:
-        """Of reads that share the device each is as slow as all are together."""
-        seconds = max(0.0, ended_at - job.started_at)
-        others = [(each.started_at, ended_at) for each in self._running if _is_read(each)]
-        beside = sum(
-            max(0.0, min(ended_at, end) - max(job.started_at, start))
-            for start, end in (*others, *self._read_spans)
-        )
-        share = min(float(self.depth), 1 + beside / seconds) if seconds else 1.0
-        self._read_spans.append((job.started_at, ended_at))
-        self._reading.note(job.size_bytes * share, seconds)
-        self.measured_at = ended_at
+            self.forecast.note_write(job, ended_at)
+        if job.kind is Kind.READ:
+            self.read_bytes += job.size_bytes
+            self.forecast.note_read(job, ended_at)
 
     # Health.
 
@@ -416,7 +343,3 @@ class StorageMover(Generic[S]):
         await asyncio.sleep(0)  # what has ended is heard of while the books are open
         self._is_closed = True
         return not any(thread.is_alive() for thread in self.threads)
-
-
-def _is_read(job: _Job | None) -> TypeGuard[_Job]:
-    return job is not None and job.kind is Kind.READ

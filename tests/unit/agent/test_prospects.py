@@ -80,12 +80,12 @@ async def test_a_tier_that_is_slow_costs_hardly_anything(
 async def test_what_is_given_up_is_not_read(tmp_path: Path) -> None:
     async with slow_disk(tmp_path, 1) as (agent, io):
         io.slow_down(latency_seconds=0.2)
-        agent.volume._reading.seconds_per_byte = 1e-7  # small pieces
+        agent.volume.forecast.reading.seconds_per_byte = 1e-7  # small pieces
         before = io.calls["read"]
         statuses, _ = await take(agent, 0, 0.01)
         assert statuses == [PENDING] * BLOCKS
         await until(lambda: not agent.volume.queue_depth)
-        assert io.calls["read"] - before <= agent.volume.depth
+        assert io.calls["read"] - before <= agent.volume.forecast.depth
         assert agent.host_class(SPEC).referenced_slots == 0
 
 
@@ -153,7 +153,7 @@ async def test_a_tier_that_becomes_slow_while_it_is_waited_for(
     async with slow_disk(tmp_path, 2) as (agent, io):
         await take(agent, 1, 0.02)  # it is known as fast
         io.slow_down(bytes_per_second=20e6)
-        agent.volume._reading.seconds_per_byte = 1e-7  # small pieces
+        agent.volume.forecast.reading.seconds_per_byte = 1e-7  # small pieces
         reads = io.calls["read"]
 
         async def slow_down_soon() -> None:
