@@ -95,10 +95,10 @@ class Loading:
             places += [At.NOWHERE] * (len(keys.hashes) - len(places))
             matched = [*places, At.NOWHERE].index(At.NOWHERE)
             runs = self._whereabouts.runs(session.namespace, keys, lanes, places[:matched])
-            answers.append(Found(matched, runs, [place > 0 for place in places]))
             if is_prefix and speed:
                 first = BlockKeys(lanes[0], keys.hashes, keys.parent, keys.position)
-                self._prospects.found(session.namespace, first, runs, speed)
+                runs = self._prospects.found(session.namespace, first, runs, speed)
+            answers.append(Found(matched, runs, [place > 0 for place in places]))
         return answers
 
     def _patience_to_learn(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from kvtier.agent.namespaces import Namespace
@@ -230,8 +230,14 @@ class Prospects:
 
     def found(
         self, namespace: Namespace, keys: BlockKeys, runs: Sequence[Run], compute_seconds: float
-    ) -> None:
-        """A lookup has found these; whoever asked will not load what is not worth it."""
+    ) -> list[Run]:
+        """What a lookup has found, as it may be promised: a tier that broke its word is trusted
+        later. Whoever asked will not load what is not worth it, so that is tried here."""
+        now = time.monotonic()
+        runs = [
+            replace(run, ready_after_seconds=run.ready_after_seconds + self._penalty(run.tier, now))
+            for run in runs
+        ]
         worth = worth_waiting(
             ((run.count, run.ready_after_seconds) for run in runs), compute_seconds
         )
@@ -240,7 +246,12 @@ class Prospects:
                 for source in self._promotion.sources:
                     if source.tier is run.tier:
                         self._probe(namespace, [keys], keys.position + run.start, source)
-                        return
+                        return runs
+        return runs
+
+    def _penalty(self, tier: Tier, now: float) -> float:
+        record = self._records.get(tier)
+        return max(0.0, record.distrusted_until - now) if record else 0.0
 
     def _probe(
         self, namespace: Namespace, entries: Sequence[BlockKeys], position: int, source: Source
