@@ -260,15 +260,18 @@ class Prospects:
         record = self._record(source.tier)
         if record.is_probing or time.monotonic() < record.probe_at:
             return
-        keys = next(
-            each for each in entries if each.position <= position < each.position + len(each.hashes)
-        )
-        first = position - keys.position
+        for keys in entries:
+            first = position - keys.position
+            rest = keys.hashes[max(0, first) :]
+            column = self._whereabouts.column(namespace, keys.lane, rest[:1], _EVERYTHING)
+            if first >= 0 and column == [PLACES[source.tier]]:
+                break
+        else:
+            return
         slot_bytes = namespace.groups[keys.lane.group].slot_bytes
         count = max(2, min(_PROBE_BLOCKS, _PROBE_BYTES // slot_bytes))
-        hashes = keys.hashes[first : first + count]
         record.is_probing = True
-        self._promotion.spawn(self._try(namespace, keys.lane, hashes, source, record))
+        self._promotion.spawn(self._try(namespace, keys.lane, rest[:count], source, record))
 
     async def _try(
         self,
