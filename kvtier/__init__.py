@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from kvtier.client.client import Client
     from kvtier.client.namespace import Lookup, Namespace
     from kvtier.client.slots import Loaded, Reservation
-    from kvtier.core.block import BlockStatus, Match, Tier
+    from kvtier.core.block import BlockStatus, Match, Tier, Wait
     from kvtier.core.namespace import NamespaceSpec
 
 _HOMES = {
@@ -25,6 +25,7 @@ _HOMES = {
     "NamespaceSpec": "kvtier.core.namespace",
     "Reservation": "kvtier.client.slots",
     "Tier": "kvtier.core.block",
+    "Wait": "kvtier.core.block",
 }
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "NamespaceSpec",
     "Reservation",
     "Tier",
+    "Wait",
 ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -148,8 +148,7 @@ class ClusterReader:
         for flight in flights:
             by_tenure[_tenure(flight)].append(flight)
         for tenure, each in by_tenure.items():
-            most_bytes = _AHEAD_BYTES if each[0].kind is Kind.PREFETCH else _READ_BYTES
-            step = max(1, min(_MOST_BLOCKS, most_bytes // each[0].host.slot_bytes))
+            step = self._step(each[0].host.slot_bytes, each[0].kind)
             for first in range(0, len(each), step):
                 yield self._read(promotion, tenure, Reading(each[first : first + step]))
 
@@ -233,13 +232,27 @@ class ClusterReader:
                 )
             )
 
-    def seconds_until(self, namespace: Namespace, wanted: Mapping[Lane, Sequence[bytes]]) -> float:
-        lengths = namespace.spec.block_bytes
-        size_bytes = sum(len(hashes) * lengths[lane.group] for lane, hashes in wanted.items())
-        return self._moving.seconds_until_read(size_bytes)
+    def _step(self, slot_bytes: int, kind: Kind = Kind.READ) -> int:
+        """How many blocks one call fetches."""
+        most_bytes = _AHEAD_BYTES if kind is Kind.PREFETCH else _READ_BYTES
+        piece_bytes = self._moving.forecast.piece_bytes(most_bytes)
+        return max(1, min(_MOST_BLOCKS, piece_bytes // slot_bytes))
+
+    def expect(self, namespace: Namespace) -> _ClusterExpectation:
+        return _ClusterExpectation(namespace, self._moving, self._step)
+
+    def first_blocks(self, namespace: Namespace, lane: Lane) -> int:
+        return self._step(namespace.groups[lane.group].slot_bytes) * self._moving.forecast.depth
+
+    def seconds_until_learned(self) -> float:
+        return self._asking.forecast.seconds_until_read(0)
+
+    @property
+    def measured_at(self) -> float:
+        return self._moving.forecast.measured_at
 
     def seconds_until_landed(self) -> float:
-        return self._moving.seconds_until_read(self._moving.prefetch_bytes)
+        return self._moving.forecast.seconds_until_read(self._moving.prefetch_bytes)
 
     async def close(self) -> None:
         for task in self._removing:
@@ -260,6 +273,25 @@ def _aged(
             flight.stored_at = flight.host.lifetimes.stored_at_with(seconds or 0.0)
         aged.append(result)
     return aged
+
+
+class _ClusterExpectation:
+    def __init__(
+        self,
+        namespace: Namespace,
+        moving: StorageMover[ClusterStorage],
+        step: Callable[[int], int],
+    ) -> None:
+        self._namespace = namespace
+        self._moving = moving
+        self._step = step
+        self._size_bytes = self._calls = 0
+
+    def add(self, lane: Lane, hashes: Sequence[bytes]) -> float:
+        step = self._step(self._namespace.groups[lane.group].slot_bytes)
+        self._size_bytes += len(hashes) * self._namespace.spec.block_bytes[lane.group]
+        self._calls += -(-len(hashes) // step)
+        return self._moving.forecast.seconds_until_read(self._size_bytes, self._calls)
 
 
 def _tenure(flight: Flight) -> Tenure:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,8 +106,7 @@ class DiskReader:
             by_slab[slab_of(place.disk, place.slot)].append(flight)
         for slab, each in by_slab.items():
             each.sort(key=lambda flight: _place(flight).slot)
-            most_bytes = _AHEAD_BYTES if each[0].kind is Kind.PREFETCH else _READ_BYTES
-            step = max(1, min(_MOST_BLOCKS, most_bytes // slab.slot_bytes))
+            step = self._step(slab.stripe, slab.slot_bytes, each[0].kind)
             for first in range(0, len(each), step):
                 yield self._read(promotion, slab, Reading(each[first : first + step]))
 
@@ -167,21 +166,67 @@ class DiskReader:
         if slab.is_beyond_repair:
             self.on_damaged(disk, slab)
 
-    def seconds_until(self, namespace: Namespace, wanted: Mapping[Lane, Sequence[bytes]]) -> float:
-        size_bytes: defaultdict[int, int] = defaultdict(int)
-        for lane, hashes in wanted.items():
-            disk = namespace.tiers[Tier.DISK][lane.group]
-            for row in disk.find_many(lane, hashes):
-                if row != NONE:
-                    stripe = slab_of(disk, disk.residency.slot[row]).stripe
-                    size_bytes[stripe] += disk.slot_bytes
-        return max(
-            (self._movers[stripe].seconds_until_read(size) for stripe, size in size_bytes.items()),
-            default=0.0,
+    def _step(self, stripe: int, slot_bytes: int, kind: Kind = Kind.READ) -> int:
+        """How many blocks one call reads."""
+        most_bytes = _AHEAD_BYTES if kind is Kind.PREFETCH else _READ_BYTES
+        piece_bytes = self._movers[stripe].forecast.piece_bytes(most_bytes)
+        return max(1, min(_MOST_BLOCKS, piece_bytes // slot_bytes))
+
+    def expect(self, namespace: Namespace) -> _DiskExpectation:
+        return _DiskExpectation(namespace, self._movers, self._step)
+
+    def first_blocks(self, namespace: Namespace, lane: Lane) -> int:
+        slot_bytes = namespace.tiers[Tier.DISK][lane.group].slot_bytes
+        return sum(
+            self._step(stripe, slot_bytes) * mover.forecast.depth
+            for stripe, mover in enumerate(self._movers)
         )
 
+    def seconds_until_learned(self) -> float:
+        return 0.0
+
+    @property
+    def measured_at(self) -> float:
+        return min(mover.forecast.measured_at for mover in self._movers)
+
     def seconds_until_landed(self) -> float:
-        return max(mover.seconds_until_read(mover.prefetch_bytes) for mover in self._movers)
+        return max(
+            mover.forecast.seconds_until_read(mover.prefetch_bytes) for mover in self._movers
+        )
+
+
+class _DiskExpectation:
+    """Volumes read side by side."""
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        movers: Sequence[StorageMover[Volume]],
+        step: Callable[[int, int], int],
+    ) -> None:
+        self._namespace = namespace
+        self._movers = movers
+        self._step = step
+        self._size_bytes: Counter[int] = Counter()
+        self._calls: Counter[int] = Counter()
+
+    def add(self, lane: Lane, hashes: Sequence[bytes]) -> float:
+        disk = self._namespace.tiers[Tier.DISK][lane.group]
+        blocks = Counter(
+            slab_of(disk, disk.residency.slot[row]).stripe
+            for row in disk.find_many(lane, hashes)
+            if row != NONE
+        )
+        for stripe, count in blocks.items():
+            self._size_bytes[stripe] += count * disk.slot_bytes
+            self._calls[stripe] += -(-count // self._step(stripe, disk.slot_bytes))
+        return max(
+            (
+                self._movers[stripe].forecast.seconds_until_read(size_bytes, self._calls[stripe])
+                for stripe, size_bytes in self._size_bytes.items()
+            ),
+            default=0.0,
+        )
 
 
 def _place(flight: Flight) -> _Place:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
 
+from kvtier.agent.read_forecast import Transfer
+
 #: One call in so many is the one that has waited longest, whatever it does.
 _TURN_OF_THE_OLDEST = 16
 
@@ -28,16 +30,16 @@ class Kind(IntEnum):
         return self in (Kind.READ, Kind.PREFETCH)
 
 
-class Job:
+class Job(Transfer):
     """One call: waiting, in a thread's hands, or ended."""
 
     def __init__(self, call: Callable[[], Any], size_bytes: int, kind: Kind) -> None:
+        super().__init__(size_bytes, is_read=kind.is_read)
+        self.is_queued = kind is Kind.READ  # others are overtaken
         self.call = call
-        self.size_bytes = size_bytes
         self.kind = kind
         self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.on_end: Callable[[Any], None] | None = None
-        self.started_at = 0.0
         self.is_given_up = False
         #: Its number in the order of arrival; the queue's.
         self.number = 0

@@ -6,32 +6,26 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import IntEnum
 
 from kvtier.agent.grants import Granted, Grants, Guards, release_guards
 from kvtier.agent.namespaces import Namespace
 from kvtier.agent.prefetching import Prefetching, Waiter
 from kvtier.agent.promotion import Flight, Promotion, Source
+from kvtier.agent.prospects import Prospects, Worth
 from kvtier.agent.sessions import Session
 from kvtier.agent.turns import READ_SLICE, slices
 from kvtier.agent.whereabouts import PLACES, At, Run, Whereabouts
-from kvtier.core.block import BlockKeys, BlockStatus, Lane, Match, Tier
+from kvtier.core.block import BlockKeys, BlockStatus, Lane, Match, Tier, Wait
+from kvtier.core.break_even import allowance
 from kvtier.core.lease import Lease, LeaseKind
 from kvtier.tiers.size_class import SizeClass
 
 _EVERYTHING = frozenset(Tier)
+#: Of what computing takes; more than this is not trusted to be lost on asking.
+_LEARNING_SHARE = 0.1
+_ROOM_SHARE = 0.1
 
 Arrived = dict[tuple[Lane, bytes], Source]
-
-
-class Wait(IntEnum):
-    """How long a load waits for blocks in slower tiers (numbers as in the proto)."""
-
-    #: Not at all, but for hearing which there are; they are brought in the background.
-    BEST_EFFORT = 1
-    #: Until shortly before the call's deadline.
-    ALL = 2
-    BREAK_EVEN = 3
 
 
 @dataclass(slots=True)
@@ -56,6 +50,7 @@ class Loading:
         self._promotion = promotion
         self.prefetching = prefetching or Prefetching(promotion)
         self._whereabouts = Whereabouts(promotion)
+        self._prospects = Prospects(promotion, self._whereabouts)
 
     async def lookup(
         self,
@@ -105,15 +100,32 @@ class Loading:
         if match is Match.PREFIX:
             for lane, keys in asked:
                 session.namespace.ask(BlockKeys(lane, keys.hashes, keys.parent, keys.position))
-        await self._learn(session.namespace, asked, tiers, is_prefix=match is Match.PREFIX)
+        is_prefix, speed = match is Match.PREFIX, session.compute_seconds_per_block
+        patience_seconds = self._patience_to_learn(entries, speed)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience_seconds):
+                await self._learn(session.namespace, asked, tiers, is_prefix=is_prefix)
         for keys in entries:
             lanes = [Lane(keys.lane.group, shard) for shard in shards] or [keys.lane]
             places = await self._places(session, keys, lanes, match, tiers, hold)
             places += [At.NOWHERE] * (len(keys.hashes) - len(places))
             matched = [*places, At.NOWHERE].index(At.NOWHERE)
             runs = self._whereabouts.runs(session.namespace, keys, lanes, places[:matched])
+            if is_prefix and speed:
+                first = BlockKeys(lanes[0], keys.hashes, keys.parent, keys.position)
+                runs = self._prospects.found(session.namespace, first, runs, speed)
             answers.append(Found(matched, runs, [place > 0 for place in places]))
         return answers
+
+    def _patience_to_learn(
+        self, entries: Sequence[BlockKeys], compute_seconds: float
+    ) -> float | None:
+        """How long to ask other machines for what they have; None for as long as they like."""
+        if not compute_seconds:
+            return None
+        slowest = max((each.seconds_until_learned() for each in self._promotion.sources), default=0)
+        blocks = max(len(keys.hashes) for keys in entries)
+        return allowance(blocks, compute_seconds, slowest, _LEARNING_SHARE)
 
     async def _learn(
         self,
@@ -238,13 +250,20 @@ class Loading:
         stop_at_gap: bool = False,
         ttl_seconds: float = 0.0,
         hold_id: int = 0,
+        compute_seconds_per_block: float = 0.0,
     ) -> Granted:
         """Leases blocks, after bringing to HOST what is in slower tiers.
 
         PENDING is what does not arrive within the wait, of at most `patience_seconds`; REFUSED what
         finds no room in HOST, or what the session may not lease beside what it has.
+
+        With BREAK_EVEN, only leading blocks are leased, of all entries together, and waited for as
+        long as `core.break_even` says; what it gives up is not brought in the background, where it
+        would be in the way of others. PENDING is what is left in any tier.
         """
         lanes = {keys.lane for keys in entries}
+        is_limited = wait is Wait.BREAK_EVEN
+        worth = Worth(entries, compute_seconds_per_block) if is_limited else None
         with self._grants.granting(LeaseKind.LOAD, session, ttl_seconds) as lease:
             granted = Granted(lease)
             guards = self._grants.take_over(session.namespace, hold_id, lanes)
@@ -252,8 +271,11 @@ class Loading:
             try:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(patience_seconds):
-                        await self._promote(session, entries, guards, flights)
-                        if flights and wait is not Wait.BEST_EFFORT:
+                        if worth is not None:
+                            await self._wait_while_worth(session, worth, guards, flights)
+                        else:
+                            await self._promote(session, entries, guards, flights)
+                        if flights and wait is Wait.ALL:
                             await asyncio.wait([flight.answer for flight in flights])
                 arrived = {
                     (flight.lane, flight.block_hash): flight.source
@@ -261,7 +283,11 @@ class Loading:
                     if flight.has_arrived
                 }
                 for keys in entries:
-                    await self._load_entry(session, keys, granted, arrived, stop_at_gap=stop_at_gap)
+                    part = keys if worth is None else worth.leading(keys)
+                    await self._load_entry(
+                        session, part, granted, arrived, stop_at_gap=stop_at_gap or is_limited
+                    )
+                    await self._leave_out(session.namespace, keys, len(part.hashes), granted)
             finally:
                 self._promotion.leave(flights)
                 release_guards(guards)
@@ -277,16 +303,57 @@ class Loading:
         """Begins to bring what HOST has not; keeps what it has of these entries meanwhile."""
         asked = [(keys.lane, keys) for keys in entries]
         await self._learn(session.namespace, asked, _EVERYTHING, is_prefix=False)
+        await self._start(session, entries, guards, flights)
+
+    async def _wait_while_worth(
+        self, session: Session, worth: Worth, guards: Guards, flights: list[Flight]
+    ) -> None:
+        """Brings what saves time, and says in `worth` how much of it has come."""
+        namespace, entries = session.namespace, worth.entries
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._patience_to_learn(entries, worth.compute_seconds)):
+                asked = [(keys.lane, keys) for keys in entries]
+                await self._learn(namespace, asked, _EVERYTHING, is_prefix=False)
+        await self._prospects.judge(namespace, worth)
+        with suppress(TimeoutError):  # making room may take too long as well
+            async with asyncio.timeout(_ROOM_SHARE * worth.asked * worth.compute_seconds):
+                for part in worth.parts():
+                    await self._start(session, part, guards, flights, goes_on=False)
+        await self._prospects.wait(worth, flights)
+
+    async def _start(
+        self,
+        session: Session,
+        entries: Sequence[BlockKeys],
+        guards: Guards,
+        flights: list[Flight],
+        *,
+        goes_on: bool = True,
+    ) -> None:
         for keys in entries:
             size_class = session.namespace.groups[keys.lane.group]
             rows = size_class.find_many(keys.lane, keys.hashes)
-            if -1 in rows:
+            if -1 in rows or not goes_on:
                 here = [row for row in rows if row >= 0]
                 guards.append((size_class, size_class.acquire(here)))
                 room = max(0, self._grants.room(session, size_class) - len(here))
-                await self._promotion.start(session.namespace, keys, room, flights)
+                await self._promotion.start(session.namespace, keys, room, flights, goes_on=goes_on)
         for keys in entries:
             self.prefetching.read_ahead(session.namespace, keys)
+
+    async def _leave_out(
+        self, namespace: Namespace, keys: BlockKeys, start: int, granted: Granted
+    ) -> None:
+        """Answers for what is not worth waiting for."""
+        async for part in slices(len(keys.hashes) - start, READ_SLICE):
+            hashes = keys.hashes[start + part.start : start + part.stop]
+            places = self._whereabouts.column(namespace, keys.lane, hashes, _EVERYTHING)
+            granted.add(
+                namespace.groups[keys.lane.group],
+                [BlockStatus.PENDING if place else BlockStatus.ABSENT for place in places],
+                [-1] * len(hashes),
+            )
+            granted.sources += [0] * len(hashes)
 
     async def _load_entry(
         self,

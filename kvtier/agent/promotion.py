@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -38,7 +38,8 @@ class Flight:
 
     Until all have left, its slot in HOST stays in use, so that the block cannot be evicted before
     it is leased. `answer` is whether it arrived. It is a load, or a prefetch until a load joins it;
-    `wishes` counts the prefetches that want it.
+    `wishes` counts the prefetches that want it. One that `goes_on` is wanted when nobody waits for
+    it any more.
     """
 
     namespace: Namespace
@@ -54,14 +55,14 @@ class Flight:
     kind: Kind = Kind.READ
     is_ahead: bool = False
     wishes: int = 0
+    goes_on: bool = False
     reading: Reading | None = None
     #: Set by the source, as `Lifetimes` counts; None: now.
     stored_at: int | None = None
 
     @property
     def is_wanted(self) -> bool:
-        """A load that has begun is brought to its end, whoever has left."""
-        return self.kind is Kind.READ or self.users > 0 or self.wishes > 0
+        return self.goes_on or self.users > 0 or self.wishes > 0
 
     @property
     def has_arrived(self) -> bool:
@@ -80,6 +81,15 @@ class Reading:
     def drop_if_unwanted(self) -> None:
         if not any(flight.is_wanted for flight in self.flights):
             self.ticket.drop()
+
+
+class Expectation(Protocol):
+    """An estimate that grows with what is asked for."""
+
+    def add(self, lane: Lane, hashes: Sequence[bytes]) -> float:
+        """Seconds until these, and all that were added before, could be read from HOST, if they
+        were asked for now."""
+        ...
 
 
 class Source(Protocol):
@@ -117,8 +127,21 @@ class Source(Protocol):
         """
         ...
 
-    def seconds_until(self, namespace: Namespace, wanted: Mapping[Lane, Sequence[bytes]]) -> float:
-        """The estimate of when all of these could be read from HOST, if asked for now."""
+    def expect(self, namespace: Namespace) -> Expectation:
+        """Of nothing yet."""
+        ...
+
+    def first_blocks(self, namespace: Namespace, lane: Lane) -> int:
+        """How many blocks of a read arrive together, and first."""
+        ...
+
+    def seconds_until_learned(self) -> float:
+        """The estimate of how long `learn` takes."""
+        ...
+
+    @property
+    def measured_at(self) -> float:
+        """When the latest read ended, on the clock of `time.monotonic`."""
         ...
 
     def seconds_until_landed(self) -> float:
@@ -203,14 +226,32 @@ class Promotion:
         *,
         kind: Kind = Kind.READ,
         worth: float = ALWAYS,
+        goes_on: bool = True,
     ) -> None:
         """Begins to bring what HOST has not and a source has: the leading ones for which there is
         room.
 
         Joins what is under way already. At most `most` blocks are brought, and what is in HOST
         makes way if it is worth less. What the caller has joined is added to `flights`, to be left
-        by it, whether this fails or not.
+        by it, whether this fails or not. Of a load that is not to go on, what has not begun when
+        the last one leaves is not read.
         """
+        joined = len(flights)
+        try:
+            await self._start(namespace, keys, most, flights, kind, worth)
+        finally:
+            for flight in flights[joined:]:
+                flight.goes_on |= goes_on and kind is Kind.READ
+
+    async def _start(
+        self,
+        namespace: Namespace,
+        keys: BlockKeys,
+        most: int,
+        flights: list[Flight],
+        kind: Kind,
+        worth: float,
+    ) -> None:
         host, everywhere = namespace.groups[keys.lane.group], frozenset(Tier)
         wanted: list[tuple[bytes, Source]] = []
         async for part in slices(len(keys.hashes), READ_SLICE):
@@ -337,12 +378,24 @@ class Promotion:
 
     def leave(self, flights: Iterable[Flight]) -> None:
         """The caller has leased what arrived, or waits no longer."""
-        for flight in flights:
+        left = list(flights)
+        for flight in left:
             flight.users -= 1
             if not flight.users and flight.landed:
                 flight.host.release([flight.slot])
+        self._drop_unwanted(left)
+
+    def _drop_unwanted(self, flights: Iterable[Flight]) -> None:
+        """Calls that nobody wants any more are not done, unless they have begun."""
+        readings: dict[Reading, None] = {}
+        for flight in flights:
+            if flight.reading is not None and not flight.landed and not flight.is_wanted:
+                readings[flight.reading] = None
+        for reading in readings:
+            reading.drop_if_unwanted()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Does it in the background, until `close`."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -353,15 +406,11 @@ class Promotion:
             flight.wishes += 1
 
     def unwish(self, flights: Iterable[Flight]) -> None:
-        """A prefetch wants them no longer: a call that nobody wants is dropped, unless it has
-        begun."""
-        readings: dict[Reading, None] = {}
-        for flight in flights:
+        """A prefetch wants them no longer."""
+        left = list(flights)
+        for flight in left:
             flight.wishes -= 1
-            if flight.reading is not None and not flight.landed and not flight.is_wanted:
-                readings[flight.reading] = None
-        for reading in readings:
-            reading.drop_if_unwanted()
+        self._drop_unwanted(left)
 
     async def close(self) -> None:
         for task in self._tasks:

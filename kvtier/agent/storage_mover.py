@@ -13,6 +13,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 from kvtier.agent.job_queue import Job, JobQueue, Kind, Ticket
 from kvtier.agent.last_day import LastDay
+from kvtier.agent.read_forecast import ReadForecast
 from kvtier.tiers.health import Health
 
 __all__ = ["Kind", "Storage", "StorageDownError", "StorageMover", "Ticket"]
@@ -23,10 +24,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _CHECK_SECONDS = 1.0
-#: Weight of a new measurement.
-_SMOOTHING = 0.2
-_FIRST_SECONDS_PER_BYTE = 1e-9
-_FIRST_LATENCY_SECONDS = 0.001
 _JOIN_SECONDS = 1.0
 _DROPPED = "nobody waits for it any more"
 _NICENESS = 10
@@ -86,23 +83,22 @@ class StorageMover(Generic[S]):
         self.on_turn: Callable[[], None] = lambda: None
         self.error_count = 0
         self.read_bytes = 0
+        self.forecast = ReadForecast(depth)
         self.written_bytes = 0
         self.written_last_day = LastDay(time.monotonic)
         self._timeout_seconds = timeout_seconds
         self._probe_seconds = probe_seconds
         self._is_closed = False
         self._checked_at = 0.0
-        self._seconds_per_byte = _FIRST_SECONDS_PER_BYTE
-        self._latency_seconds = _FIRST_LATENCY_SECONDS
-        self._last_end = 0.0
-        self._queued_read_bytes = 0
         self._prefetch_bytes = 0
         self._jobs: set[Job] = set()
         self._queue = JobQueue()
         self._probe: asyncio.Task[None] | None = None
         self._watch: asyncio.TimerHandle | None = None
         self.threads = [
-            threading.Thread(target=self._work, name=f"kvtier-{name}-{number}", daemon=True)
+            threading.Thread(
+                target=self._work, args=(number,), name=f"kvtier-{name}-{number}", daemon=True
+            )
             for number in range(depth)
         ]
         for thread in self.threads:
@@ -156,24 +152,29 @@ class StorageMover(Generic[S]):
     def _submit(self, call: Callable[[], Any], size_bytes: int, kind: Kind) -> Job:
         job = Job(call, size_bytes, kind)
         self._jobs.add(job)
-        self._count(job, size_bytes)
+        self._enqueue(job)
         self._queue.put(job)
         if self._watch is None:
             self._keep_watch()
         return job
 
-    def _count(self, job: Job, size_bytes: int) -> None:
-        """Keeps what waits to be read, or is being read."""
-        if job.kind is Kind.READ:
-            self._queued_read_bytes += size_bytes
-        elif job.kind is Kind.PREFETCH:
-            self._prefetch_bytes += size_bytes
+    def _enqueue(self, job: Job) -> None:
+        """Counts what waits to be read, or is being read."""
+        self.forecast.enqueue(job)
+        if job.kind is Kind.PREFETCH:
+            self._prefetch_bytes += job.size_bytes
+
+    def _leave_queue(self, job: Job) -> None:
+        self.forecast.leave(job)
+        if job.kind is Kind.PREFETCH:
+            self._prefetch_bytes -= job.size_bytes
 
     def _hurry(self, job: Job) -> None:
         if job in self._jobs and job.kind is Kind.PREFETCH:
-            self._count(job, -job.size_bytes)
+            self._leave_queue(job)
             self._queue.change(job, Kind.READ)
-            self._count(job, job.size_bytes)
+            job.is_queued = True
+            self._enqueue(job)
 
     def _withdraw(self, job: Job) -> None:
         if job in self._jobs and self._queue.withdraw(job):
@@ -184,14 +185,9 @@ class StorageMover(Generic[S]):
         """Waiting to be read, or being read, without a load that waits."""
         return self._prefetch_bytes
 
-    def seconds_until_read(self, size_bytes: int) -> float:
-        """When so much would be here, behind what waits already."""
-        ahead = self._queued_read_bytes + size_bytes
-        return self._latency_seconds + ahead * self._seconds_per_byte
-
     # Threads.
 
-    def _work(self) -> None:
+    def _work(self, number: int) -> None:
         # Checksums are long calls: the event loop, which serves hits, gets a processor before them.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.nice(0) + _NICENESS)
         while True:
@@ -199,6 +195,7 @@ class StorageMover(Generic[S]):
             if job is None:
                 return
             job.started_at = time.monotonic()
+            self.forecast.running[number] = job
             result, error = None, None
             try:
                 if job.answer.done():
@@ -209,6 +206,7 @@ class StorageMover(Generic[S]):
             except BaseException as raised:  # handed to whoever waits
                 error = raised
             ended_at = time.monotonic()
+            self.forecast.running[number] = None
             try:
                 job.answer.get_loop().call_soon_threadsafe(
                     self._ended, job, result, error, ended_at
@@ -227,10 +225,12 @@ class StorageMover(Generic[S]):
         if self._is_closed:  # nobody is there any more
             return
         self._jobs.discard(job)
-        self._count(job, -job.size_bytes)
+        self._leave_queue(job)
         if error is None:
             self._measure(job, ended_at)
         elif isinstance(error, OSError) and not isinstance(error, StorageDownError):
+            if job.kind.is_read and ended_at - job.started_at > self._timeout_seconds / 4:
+                self.forecast.note_read(job, ended_at)  # it is as slow as this, at least
             self.note_error(error, is_read=job.kind.is_read)
         try:
             if job.on_end is not None:
@@ -244,16 +244,14 @@ class StorageMover(Generic[S]):
                 job.answer.set_exception(error)
 
     def _measure(self, job: Job, ended_at: float) -> None:
+        """A call went well."""
         if job.kind is Kind.WRITE:
             self.written_bytes += job.size_bytes
             self.written_last_day.add(job.size_bytes)
-        if not job.kind.is_read or not job.size_bytes:
-            return
-        self.read_bytes += job.size_bytes
-        busy = max(0.0, ended_at - max(job.started_at, self._last_end))  # ends may swap
-        service = busy / job.size_bytes
-        self._last_end = max(self._last_end, ended_at)
-        self._seconds_per_byte += _SMOOTHING * (service - self._seconds_per_byte)
+            self.forecast.note_write(job, ended_at)
+        if job.kind.is_read:
+            self.read_bytes += job.size_bytes
+            self.forecast.note_read(job, ended_at)
 
     # Health.
 

@@ -22,7 +22,7 @@ from kvtier.client.slots import (
     Reservation,
     copy_out,
 )
-from kvtier.core.block import BlockStatus, Match, Tier
+from kvtier.core.block import BlockStatus, Match, Tier, Wait
 from kvtier.core.namespace import NamespaceSpec
 from kvtier.errors import InvalidRequestError, KvtierError
 from kvtier.v1 import block_cache_pb2 as pb
@@ -36,7 +36,6 @@ _PART_BYTES = 256 << 20
 #: What is copied while the agent reads on.
 _PIECE_BYTES = 32 << 20
 _COPY_TTL_SECONDS = 2.0
-_Wait = pb.LoadBlocksRequest
 _STORED = {int(BlockStatus.OK), int(BlockStatus.PRESENT)}
 
 
@@ -129,11 +128,29 @@ class Namespace:
         place: Place = START,
         hold_id: int = 0,
         ttl_seconds: float = 0.0,
+        wait: Wait = Wait.ALL,
+        compute_seconds_per_block: float = 0.0,
     ) -> Loaded:
-        """Leases blocks and returns views of them in shared memory; see `Loaded`."""
+        """Leases blocks and returns views of them in shared memory; see `Loaded`.
+
+        `wait` says what becomes of blocks in slower tiers; PENDING is what did not come. ALL waits
+        for them until shortly before the client's timeout, BEST_EFFORT does not, and lets them be
+        brought in the background. BREAK_EVEN gives the leading blocks that are there sooner than
+        the caller would compute them, at `compute_seconds_per_block` (0.0: as it said last, in
+        whatever call; it must have): with as little beside as a wait that turns out to be in vain.
+        """
         with self._client.connected() as connection:
             token = self._session(connection)
-            slots, lease = self._lease(connection, token, hashes, place, hold_id, ttl_seconds)
+            slots, lease = self._lease(
+                connection,
+                token,
+                hashes,
+                place,
+                hold_id,
+                ttl_seconds,
+                wait,
+                compute_seconds_per_block,
+            )
         return Loaded(
             slots,
             _seconds(lease.ttl),
@@ -147,6 +164,8 @@ class Namespace:
         *,
         place: Place = START,
         hold_id: int = 0,
+        wait: Wait = Wait.ALL,
+        compute_seconds_per_block: float = 0.0,
     ) -> list[int]:
         """Copies blocks into the caller's arrays or CPU tensors; one BlockStatus per key.
 
@@ -154,7 +173,8 @@ class Namespace:
         sequence of arrays, one per block. Only entries that are OK hold a block; others may have
         been written to. What a slower tier has is waited for, until the client's timeout for each
         32 MiB: PENDING is what came too late. Stops asking at the first part of which nothing was
-        there.
+        there. With another `wait` than ALL it is as for `load`, and with BREAK_EVEN the first part
+        that is not there as a whole is the last one.
         """
         rows = rows_of(out, len(hashes), self._block_bytes(place))
         if not all(row.flags.writeable for row in rows):
@@ -163,8 +183,14 @@ class Namespace:
         parts = self._parts(0, len(hashes), place, _PART_BYTES)
         for part in parts:
             hold = hold_id if part.stop == len(hashes) else 0
-            statuses[part] = self._copy(hashes, rows, part, place, _Wait.BEST_EFFORT, hold)
-            if PENDING in statuses[part]:
+            if wait is Wait.BREAK_EVEN:
+                speed = compute_seconds_per_block
+                statuses[part] = self._copy(hashes, rows, part, place, wait, hold, speed)
+                if set(statuses[part]) != {OK}:
+                    break
+                continue
+            statuses[part] = self._copy(hashes, rows, part, place, Wait.BEST_EFFORT, hold)
+            if PENDING in statuses[part] and wait is Wait.ALL:
                 self._prefetch_part(hashes, place, part.stop)
                 self._copy_as_it_comes(hashes, rows, part, place, statuses)
             if OK not in statuses[part]:
@@ -181,7 +207,7 @@ class Namespace:
         first = part.start + statuses[part].index(PENDING)
         for piece in self._parts(first, part.stop, place, _PIECE_BYTES):
             if PENDING in statuses[piece] or REFUSED in statuses[piece]:
-                statuses[piece] = self._copy(hashes, rows, piece, place, _Wait.ALL)
+                statuses[piece] = self._copy(hashes, rows, piece, place, Wait.ALL)
 
     def _prefetch_part(self, hashes: Sequence[bytes], place: Place, start: int) -> None:
         """The slower tier goes on with the next part while this one is copied."""
@@ -195,8 +221,9 @@ class Namespace:
         rows: Rows,
         part: slice,
         place: Place,
-        wait: int,
+        wait: Wait,
         hold_id: int = 0,
+        compute_seconds_per_block: float = 0.0,
     ) -> list[int]:
         with self._client.connected() as connection:
             token = self._session(connection)
@@ -208,6 +235,7 @@ class Namespace:
                 hold_id,
                 _COPY_TTL_SECONDS,
                 wait,
+                compute_seconds_per_block,
             )
             copy_out(slots, rows[part])
             connection.release_later(token, lease.lease_id)
@@ -308,12 +336,14 @@ class Namespace:
         place: Place,
         hold_id: int,
         ttl_seconds: float,
-        wait: int = _Wait.ALL,
+        wait: Wait,
+        compute_seconds_per_block: float,
     ) -> tuple[GrantedSlots, block_pb2.Lease]:
         with connection.releases(token) as ended:
             request = pb.LoadBlocksRequest(
                 keys=[_keys(hashes, place)],
-                wait=wait,  # type: ignore[arg-type]
+                wait=wait.name,
+                compute_seconds_per_block=compute_seconds_per_block,
                 hold_id=hold_id,
                 release=ended,
                 ttl=_duration(ttl_seconds),

@@ -38,6 +38,17 @@ class Match(IntEnum):
     PRESENCE = 2
 
 
+class Wait(IntEnum):
+    """How long a load waits for blocks in slower tiers (numbers as in the proto)."""
+
+    #: Not at all, but for hearing which there are; they are brought in the background.
+    BEST_EFFORT = 1
+    #: Until shortly before the call's deadline.
+    ALL = 2
+    #: As long as it takes less time than computing them.
+    BREAK_EVEN = 3
+
+
 class Lane(NamedTuple):
     """One KV-cache group of one shard: the chains of a lane never meet those of another."""
 

@@ -64,6 +64,7 @@ from kvtier.rpc.server import Gate, Server
 from kvtier.sockets import ADMIN_SOCKET, ATTACH_SOCKET, WORKER_SOCKET
 from kvtier.tiers.cluster.embedded import EmbeddedValkey
 from kvtier.tiers.cluster.nodes import NodeNamespace, NodeRecord, NodeTier
+from kvtier.tiers.disk.io import BlockIO
 from kvtier.tiers.host import HostTier
 from kvtier.v1 import block_cache_pb2, cache_admin_pb2
 
@@ -75,9 +76,10 @@ _STOP_GRACE_SECONDS = 1.0
 
 
 class Agent:
-    """One node's agent. Its parts are attributes, for tests and for `kvtier bench`."""
+    """One node's agent. Its parts are attributes, for tests and for `kvtier bench`; `disk_io` is
+    what DISK calls in place of the kernel."""
 
-    def __init__(self, config: AgentConfig) -> None:
+    def __init__(self, config: AgentConfig, disk_io: BlockIO | None = None) -> None:
         self.config = config
         self.identity = Identity(
             epoch=secrets.randbits(64) or 1,
@@ -95,7 +97,7 @@ class Agent:
         )
         self.disk: Disk | None = None
         if config.tiers.disk.paths:
-            self.disk = Disk(disk_settings(config), self.host)
+            self.disk = Disk(disk_settings(config), self.host, disk_io)
         self.cluster: Cluster | None = None
         if config.tiers.cluster.url:
             self.cluster = Cluster(

@@ -15,6 +15,7 @@ from kvtier.config import AgentConfig
 from kvtier.daemon.agent import Agent
 from kvtier.daemon.socket_directory import SocketDirectory
 from kvtier.errors import ConfigError
+from kvtier.tiers.disk.io import BlockIO
 
 log = logging.getLogger(__name__)
 
@@ -23,12 +24,12 @@ _FEWEST_DESCRIPTORS = 4096
 _SLICE_SECONDS = 0.0002
 
 
-def run(config: AgentConfig) -> int:
+def run(config: AgentConfig, disk_io: BlockIO | None = None) -> int:
     """Runs an agent until SIGTERM or SIGINT; returns the exit status."""
     logs.configure(config.log.level, config.log.format)
     _raise_descriptor_limit()
     tune_interpreter()
-    asyncio.run(_serve(config))
+    asyncio.run(_serve(config, disk_io))
     return 0
 
 
@@ -42,13 +43,13 @@ def tune_interpreter() -> None:
     memory.set_time_slice(_SLICE_SECONDS)
 
 
-async def _serve(config: AgentConfig) -> None:
+async def _serve(config: AgentConfig, disk_io: BlockIO | None) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     directory = SocketDirectory(config.socket_dir, config.socket_group)
-    agent = Agent(config)
+    agent = Agent(config, disk_io)
     try:
         await agent.start(directory)
         gc.collect()

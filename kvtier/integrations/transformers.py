@@ -28,7 +28,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from kvtier.client.client import Client
 from kvtier.client.namespace import Place
-from kvtier.core.block import BlockStatus, Match
+from kvtier.core.block import BlockStatus, Match, Wait
 from kvtier.errors import KvtierError
 from kvtier.hashing import block_hashes
 from kvtier.integrations.kv_group import KvGroup, Presence, kv_groups, longest_prefix
@@ -65,10 +65,13 @@ class Saved:
 class PrefixCache:
     """Saves and restores prefixes of one model's KV, block by block.
 
-    `revision` names the weights, for example a commit of `model.name_or_path`; if it is empty, all
-    weights are read once and their digest is used. Make another PrefixCache after changing weights.
-    `extra`, in the methods, is whatever else than token ids the KV depends on: an adapter's name,
-    an image's digest, a salt. Texts are without padding, and their positions count from 0.
+    `tokens_per_second` is how fast the model computes a prompt: with it, only what is read sooner
+    than it would be computed is restored. Without it, slower tiers are waited for until the
+    client's timeout. `revision` names the weights, for example a commit of `model.name_or_path`; if
+    it is empty, all weights are read once and their digest is used. Make another PrefixCache after
+    changing weights. `extra`, in the methods, is whatever else than token ids the KV depends on: an
+    adapter's name, an image's digest, a salt. Texts are without padding, and their positions count
+    from 0.
 
     Constructing raises ValueError for a model whose KV cannot be kept like this, and
     InvalidRequestError for a bad name. `restore` and `save` raise ValueError for a bad argument,
@@ -85,12 +88,17 @@ class PrefixCache:
         tenant: str = "default",
         revision: str = "",
         block_tokens: int = 64,
+        tokens_per_second: float = 0.0,
     ) -> None:
         if block_tokens < 1:
             raise ValueError(f"block_tokens is {block_tokens}; it must be at least 1")
         self.groups = tuple(kv_groups(model, block_tokens))
         self.spec = namespace_spec(model, self.groups, name=name, tenant=tenant, revision=revision)
         self.block_tokens = block_tokens
+        if not 0 <= tokens_per_second < float("inf"):
+            raise ValueError(f"tokens_per_second is {tokens_per_second}; it must not be negative")
+        self._block_seconds = block_tokens / tokens_per_second if tokens_per_second else 0.0
+        self._patience_seconds = client.timeout_seconds
         self._config = model.config
         self._namespace = client.namespace(self.spec)
         self._failing = False
@@ -105,7 +113,7 @@ class PrefixCache:
         try:
             hashes = block_hashes(ids, self.block_tokens, extra=extra)
             hashes = hashes[: min((len(ids) - 1) // self.block_tokens, _MOST_BLOCKS)]
-            cache, blocks, size_bytes = self._load(hashes)
+            cache, blocks, size_bytes = self._load(hashes, started + self._patience_seconds)
         except _FAILURES as error:
             self._failed("restored", error)
             return Restored(self._new_cache())
@@ -140,7 +148,7 @@ class PrefixCache:
         cache.activate_past_recording()
         return cache
 
-    def _load(self, hashes: Sequence[bytes]) -> tuple[DynamicCache, int, int]:
+    def _load(self, hashes: Sequence[bytes], deadline: float) -> tuple[DynamicCache, int, int]:
         """A filled cache, its blocks, and the bytes that were read for it."""
         cache = self._new_cache()
         found = longest_prefix(self.groups, self._lookup(hashes), len(hashes))
@@ -149,7 +157,7 @@ class PrefixCache:
         states, present = [], []
         for index, group in enumerate(self.groups):
             states.append(group.states(found - group.first_needed(found)))
-            present.append(self._load_group(index, hashes[:found], states[-1]))
+            present.append(self._load_group(index, hashes[:found], states[-1], deadline))
         blocks = longest_prefix(self.groups, present, found)
         size_bytes = 0
         for group, loaded, here in zip(self.groups, states, present, strict=True):
@@ -169,17 +177,33 @@ class PrefixCache:
                 found = self._namespace.lookup(hashes, place=Place(index), match=Match.PRESENCE)
                 here[: len(found.present)] = found.present
             else:
-                here[: self._namespace.lookup(hashes, place=Place(index)).matched] = True
+                here[
+                    : self._namespace.lookup(
+                        hashes, place=Place(index), compute_seconds_per_block=self._block_seconds
+                    ).matched
+                ] = True
             present.append(here)
         return present
 
-    def _load_group(self, index: int, hashes: Sequence[bytes], states: torch.Tensor) -> Presence:
+    def _load_group(
+        self, index: int, hashes: Sequence[bytes], states: torch.Tensor, deadline: float
+    ) -> Presence:
         """Copies the last blocks of `hashes` into `states`; which of all of them are there now."""
         group = self.groups[index]
         present = np.zeros(len(hashes), np.bool_)
         first = group.first_needed(len(hashes))
+        # Groups share the time by their bytes, and the blocks of one share it evenly.
+        share = group.block_bytes / sum(each.block_bytes for each in self.groups)
+        share *= len(hashes) / max(1, len(hashes) - first)
         for part in _parts(first, len(hashes), group):
-            with self._namespace.load(hashes[part], place=_place(index, hashes, part)) as loaded:
+            if time.perf_counter() > deadline:
+                break
+            with self._namespace.load(
+                hashes[part],
+                place=_place(index, hashes, part),
+                wait=Wait.BREAK_EVEN if self._block_seconds else Wait.ALL,
+                compute_seconds_per_block=share * self._block_seconds,
+            ) as loaded:
                 cells = [view for view in loaded.views[: loaded.count] if view is not None]
                 group.copy_blocks(cells, states, part.start - first)
                 loaded.valid()  # what was overwritten meanwhile does not count any more

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from kvtier.agent.grants import Granted, Grants
 from kvtier.agent.lifecycle import Lifecycle
-from kvtier.agent.loading import Loading, Wait
+from kvtier.agent.loading import Loading
 from kvtier.agent.sessions import Session, Sessions
 from kvtier.agent.storing import DIGEST_BYTES, Storing
-from kvtier.core.block import BlockKeys, Match, Tier
+from kvtier.core.block import BlockKeys, Match, Tier, Wait
 from kvtier.core.lease import Lease
 from kvtier.errors import InvalidRequestError, UnauthenticatedError
 from kvtier.rpc import conversion as convert
@@ -116,6 +116,11 @@ class BlockCacheService:
         self._release(session, request.release)
         if int(request.wait) not in set(map(int, Wait)):
             raise InvalidRequestError("wait is unset; it must be BEST_EFFORT, ALL or BREAK_EVEN")
+        if request.wait == request.BREAK_EVEN and not session.compute_seconds_per_block:
+            raise InvalidRequestError(
+                "compute_seconds_per_block is unset, and no call of this session has said it yet; "
+                "BREAK_EVEN compares with it what loading takes"
+            )
         granted = await self._loading.load(
             session,
             self._entries(session, request.keys),
@@ -124,6 +129,7 @@ class BlockCacheService:
             stop_at_gap=request.stop_at_gap,
             ttl_seconds=convert.seconds_from(request.ttl, "ttl"),
             hold_id=request.hold_id,
+            compute_seconds_per_block=session.compute_seconds_per_block,
         )
         return pb.LoadBlocksResponse(
             lease=self._granted_lease(granted),

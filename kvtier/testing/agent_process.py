@@ -8,8 +8,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 from kvtier.client.admin import AdminClient
 from kvtier.errors import AgentUnavailableError, DeadlineExceededError
@@ -25,6 +26,9 @@ class AgentProcess:
     `settings` are configuration keys, as for `--set`. Its log goes to `agent.log` in the directory,
     which is a new temporary one unless given. `cpu` pins it to one processor.
     """
+
+    #: What its interpreter runs, before the settings.
+    command: Sequence[str] = ("-m", "kvtier", "agent")
 
     def __init__(
         self,
@@ -64,7 +68,7 @@ class AgentProcess:
 
     def start(self) -> None:
         """Returns when it serves; raises RuntimeError with its log if it does not."""
-        command = [sys.executable, "-m", "kvtier", "agent"]
+        command = [sys.executable, *self.command]
         for key, value in {"socket_dir": self.directory, **self.settings}.items():
             command += ["--set", f"{key}={value}"]
         environ = {k: v for k, v in os.environ.items() if not k.startswith("KVTIER_")}
@@ -123,7 +127,7 @@ class AgentProcess:
         finally:
             self._process = None
 
-    def __enter__(self) -> AgentProcess:
+    def __enter__(self) -> Self:
         try:
             self.start()
         except BaseException:

@@ -73,6 +73,7 @@ class FaultyIO(BlockIO):
         self._is_hanging = False
         self._healed = threading.Event()  # of those who hang now; `heal` sets it and makes another
         self._hanging_calls = 0
+        self._latency_seconds, self._seconds_per_byte, self._busy_until = 0.0, 0.0, 0.0
         self._calls: Counter[str] = Counter()
         self._injected: Counter[Fault] = Counter()
 
@@ -117,6 +118,14 @@ class FaultyIO(BlockIO):
         with self._changed:
             self._failing[fault] = (number, calls)
 
+    def slow_down(self, *, latency_seconds: float = 0.0, bytes_per_second: float = 0.0) -> None:
+        """From now on each read and write takes so much longer, and all together move no more than
+        so much (0: as much as they can), until `heal`: then those that wait go on."""
+        with self._changed:
+            self._latency_seconds = latency_seconds
+            self._seconds_per_byte = 1 / bytes_per_second if bytes_per_second else 0.0
+            self._busy_until = 0.0
+
     def hang(self) -> None:
         """From now on calls do not return until `heal`, then they go on."""
         with self._changed:
@@ -135,6 +144,7 @@ class FaultyIO(BlockIO):
             self._failing = {}
             self._is_hanging = False
             self._hanging_calls = 0
+            self._latency_seconds = self._seconds_per_byte = 0.0
             self._healed.set()
             self._healed = threading.Event()
 
@@ -144,6 +154,7 @@ class FaultyIO(BlockIO):
 
     def read(self, fd: int, buffers: Sequence[ByteArray], offset: int) -> int:
         self._enter("read", Fault.INTERRUPTION, Fault.READ_ERROR)
+        self._take_time(buffers)
         size = self._short_size(buffers, Fault.SHORT_READ)
         if size is None:
             moved = super().read(fd, buffers, offset)
@@ -161,6 +172,7 @@ class FaultyIO(BlockIO):
 
     def write(self, fd: int, buffers: Sequence[ByteArray | bytes], offset: int) -> int:
         self._enter("write", Fault.INTERRUPTION, Fault.WRITE_ERROR)
+        self._take_time(buffers)
         if self._draws(Fault.TORN_WRITE):
             self._tear(fd, buffers, offset)
         size = self._short_size(buffers, Fault.SHORT_WRITE)
@@ -214,6 +226,17 @@ class FaultyIO(BlockIO):
                 number = self._failure(fault)
                 if number:
                     raise OSError(number, f"{os.strerror(number)} (injected)")
+
+    def _take_time(self, buffers: Sequence[ByteArray | bytes]) -> None:
+        """Latencies of several calls overlap; what moves shares one device."""
+        with self._changed:
+            now = time.monotonic()
+            free = max(now, self._busy_until) + _size(buffers) * self._seconds_per_byte
+            if self._seconds_per_byte:
+                self._busy_until = free
+            seconds, healed = free - now + self._latency_seconds, self._healed
+        if seconds > 0:
+            healed.wait(seconds)
 
     def _wait(self, healed: threading.Event) -> None:
         with self._changed:

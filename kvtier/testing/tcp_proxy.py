@@ -25,6 +25,7 @@ class _Conduct:
     """What the network does to bytes."""
 
     delay_seconds: float = 0.0
+    seconds_per_byte: float = 0.0
     reply_bytes: int = _FOREVER_BYTES
     is_black_hole: bool = False
 
@@ -65,6 +66,10 @@ class TcpProxy:
     def delay(self, seconds: float) -> None:
         """Every byte arrives so much later, in both directions."""
         self._behave(_Conduct(delay_seconds=seconds))
+
+    def throttle(self, bytes_per_second: float) -> None:
+        """Of each connection, and in each direction, no more than so much arrives."""
+        self._behave(_Conduct(seconds_per_byte=1 / bytes_per_second))
 
     def cut_after(self, reply_bytes: int) -> None:
         """Resets each connection once so much of the server's replies has passed over it."""
@@ -150,6 +155,7 @@ class TcpProxy:
             sent_at, chunk = await on_the_way.get()
             await self._passing.wait()
             await asyncio.sleep(max(0.0, sent_at + self._conduct.delay_seconds - time.monotonic()))
+            await asyncio.sleep(len(chunk) * self._conduct.seconds_per_byte)
             await self._passing.wait()
             left = self._conduct.reply_bytes - passed if is_reply else len(chunk)
             if not chunk or left <= 0:

@@ -26,10 +26,12 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 from kvtier import Client
 from kvtier.client.admin import AdminClient
 from kvtier.client.namespace import Place
+from kvtier.core.block import Tier
 from kvtier.hashing import block_hashes
 from kvtier.integrations.kv_group import KvGroup, longest_prefix
 from kvtier.integrations.transformers import PrefixCache, Restored
 from kvtier.testing import AgentProcess
+from kvtier.testing.slow_agent import SlowAgentProcess
 
 BLOCK_TOKENS = 16
 #: One token more than three blocks: what a window keeps is three whole blocks.
@@ -424,3 +426,33 @@ def test_longest_prefix_needs_what_the_end_reaches() -> None:
 def _kv_group(window_tokens: int) -> KvGroup:
     device = torch.device("cpu")
     return KvGroup((0,), (device,), window_tokens, 2, 16, torch.float32, BLOCK_TOKENS)
+
+
+def test_what_is_computed_sooner_is_not_restored(tmp_path: Path) -> None:
+    """With a model of 100 tokens a second, from a disk that takes a second for each read."""
+    model, ids = llama(), tokens(97)
+    disk = {"tiers.disk.paths": tmp_path, "tiers.disk.capacity": "64MiB"}
+    with (
+        SlowAgentProcess(settings=disk) as agent,
+        Client(agent.address, timeout_seconds=10.0) as client,
+        AdminClient(agent.admin_address) as admin,
+    ):
+        slow, fast = (
+            PrefixCache(client, model, name="x", block_tokens=16, tokens_per_second=speed)
+            for speed in (100.0, 0.0)
+        )
+        cache = slow.restore(ids).cache
+        with torch.no_grad():
+            model(ids, past_key_values=cache)
+        slow.save(ids, cache)
+        admin.flush()
+        admin.evict_blocks(slow.spec.label, tiers=[Tier.HOST])
+        agent.slow_down(latency_seconds=1.0)
+        restored = slow.restore(ids)
+        assert restored.tokens == 0
+        assert restored.seconds < 0.2
+        restored = fast.restore(ids)  # it waits
+        assert restored.tokens == 96
+        assert slow.restore(ids).tokens == 96  # they are in HOST now
+        with pytest.raises(ValueError, match="tokens_per_second is -1"):
+            PrefixCache(client, model, name="x", tokens_per_second=-1.0)

@@ -9,6 +9,7 @@ from typing import Any
 from kvtier.client.client import Client
 from kvtier.client.namespace import Lookup, Namespace, Place
 from kvtier.core.block import Match, Tier
+from kvtier.core.break_even import worth_waiting
 from kvtier.errors import KvtierError
 from kvtier.integrations.vllm.groups import Group, aligned_tokens, longest_end
 from kvtier.integrations.vllm.metrics import KvtierStats
@@ -50,9 +51,10 @@ class Finder:
         self._failing = False
 
     def find(self, namespace: Namespace, request: Any, first: int) -> Found:
-        """What can be loaded after the first `first` tokens; leaves a token to be computed.
+        """What is worth loading after the first `first` tokens; leaves a token to be computed.
 
-        A lookup that fails counts as not cached.
+        What the agent would bring later than the engine computes it is not. A lookup that fails
+        counts as not cached.
         """
         started = self._clock()
         expires = started + self._settings.hold_seconds / 2
@@ -88,7 +90,8 @@ class Finder:
         for group in self._whole:
             if end > first:
                 answer = self._lookup(namespace, group, hashes, first, end, Match.PREFIX)
-                end = min(end, first + answer.matched * group.block_tokens)
+                worth = self._worth(namespace, group, answer)
+                end = min(end, first + worth * group.block_tokens)
                 end -= (end - first) % self._step_tokens
                 holds[group.number] = answer.hold_id
                 tiers = tiers or tuple(tier for tier, count in answer.runs for _ in range(count))
@@ -106,6 +109,16 @@ class Finder:
             lambda group, block: present[group.number][block - first // group.block_tokens],
         )
         return Found(first, end, expires, tiers, holds)
+
+    def _worth(self, namespace: Namespace, group: Group, answer: Lookup) -> int:
+        """How many blocks of a group; groups share the time by their bytes."""
+        sizes = namespace.spec.block_bytes
+        share = sizes[group.number] / sum(sizes)
+        counts = [count for _, count in answer.runs]
+        return worth_waiting(
+            zip(counts, answer.ready_after_seconds, strict=True),
+            share * self._speed.likely_seconds(group.block_tokens),
+        )
 
     def _lookup(
         self,

@@ -31,7 +31,7 @@ class Blocks:
 class Load:
     """Blocks to be copied into the paged cache before the request goes on.
 
-    `budget_seconds` is what computing them would take; 0 if that is not known yet. `is_slower` if
+    `budget_seconds` is what computing them would take; 0 if that does not matter. `is_slower` if
     some are in a tier below HOST.
     """
 

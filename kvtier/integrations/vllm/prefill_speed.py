@@ -9,6 +9,8 @@ from kvtier.integrations.vllm.metrics import KvtierStats
 
 #: Shorter steps, and those that mostly decode, say little about prompts.
 _FEWEST_TOKENS = 64
+#: Until a step has been measured.
+_ASSUMED_TOKENS_PER_SECOND = 4000.0
 #: What a new measurement counts.
 _WEIGHT = 0.3
 
@@ -49,3 +51,7 @@ class PrefillSpeed:
     def seconds(self, tokens: int) -> float:
         """What computing so many tokens of a prompt takes; 0.0 as long as that is not known."""
         return tokens / self.tokens_per_second if self.tokens_per_second else 0.0
+
+    def likely_seconds(self, tokens: int) -> float:
+        """As `seconds`, and a guess as long as it is not known."""
+        return tokens / (self.tokens_per_second or _ASSUMED_TOKENS_PER_SECOND)

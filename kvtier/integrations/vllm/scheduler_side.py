@@ -130,7 +130,7 @@ class SchedulerSide:
             blocks = _blocks(group, request.block_hashes, ids[group.index], first, stop, hold_id)
             if blocks.hashes:
                 wanted.append(blocks)
-        budget_seconds = self._speed.seconds(tokens)
+        budget_seconds = self._speed.likely_seconds(tokens)
         is_slower = any(tier > Tier.HOST for tier in found.tiers)
         self._new_loads.append(Load(request.request_id, wanted, budget_seconds, is_slower))
         state.loading = state.load_tried = True

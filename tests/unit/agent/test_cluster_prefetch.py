@@ -27,9 +27,9 @@ async def _fetched(url: str) -> None:
         for keys in (SECOND, THIRD):
             assert await agent.loading.prefetch(session, keys) == 4
         await until(lambda: moving.queue_depth == 3)
-        before = moving.seconds_until_read(0)
+        before = moving.forecast.seconds_until_read(0)
         load = asyncio.create_task(agent.load(THIRD))  # which waits behind FIRST alone
-        await until(lambda: moving.seconds_until_read(0) > before)
+        await until(lambda: moving.forecast.seconds_until_read(0) > before)
         agent.sessions.disconnect(attachment)
         await until(lambda: moving.queue_depth == 2)
         agent.gate.open()

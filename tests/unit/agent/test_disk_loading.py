@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kvtier.agent.loading import Found, Wait
-from kvtier.core.block import BlockKeys, Lane, Match, Tier
+from kvtier.agent.loading import Found
+from kvtier.core.block import BlockKeys, Lane, Match, Tier, Wait
 from kvtier.core.namespace import NamespaceSpec
 from tests.unit.agent.disk_agent import (
     ABSENT,

@@ -15,9 +15,8 @@ from kvtier.agent.demotion import WritePolicy
 from kvtier.agent.evicting import evict
 from kvtier.agent.explaining import Explaining, Explanation, Fate
 from kvtier.agent.history import History
-from kvtier.agent.loading import Wait
 from kvtier.agent.namespaces import FIRST_GENERATION
-from kvtier.core.block import BlockKeys, Lane, Tier
+from kvtier.core.block import BlockKeys, Lane, Tier, Wait
 from kvtier.core.cause import Cause
 from kvtier.core.namespace import NamespaceSpec, identity_digest
 from kvtier.core.policies.base import NEVER

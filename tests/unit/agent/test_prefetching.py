@@ -10,10 +10,9 @@ from random import Random
 import pytest
 
 from kvtier.agent.job_queue import Kind
-from kvtier.agent.loading import Wait
 from kvtier.agent.prefetching import PrefetchOptions, Purpose
 from kvtier.agent.promotion import Flight
-from kvtier.core.block import BlockKeys, Lane, Tier
+from kvtier.core.block import BlockKeys, Lane, Tier, Wait
 from kvtier.core.policies.base import ALWAYS
 from kvtier.core.policies.lru import Lru
 from kvtier.core.residency import NONE
@@ -136,9 +135,9 @@ async def test_a_load_takes_a_prefetch_that_waits_along(tmp_path: Path) -> None:
     async with DiskAgent(tmp_path, io=io, depth=1) as agent:
         await queue_behind_a_read(agent, io)
         io.order.clear()
-        before = agent.volume.seconds_until_read(0)
+        before = agent.volume.forecast.seconds_until_read(0)
         load = asyncio.create_task(agent.load_and_release(sequence("third", 2)))
-        await until(lambda: agent.volume.seconds_until_read(0) > before)
+        await until(lambda: agent.volume.forecast.seconds_until_read(0) > before)
         io.let_pass()
         assert await load == [OK] * 2
         await settled(agent)

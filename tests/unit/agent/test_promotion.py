@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kvtier.agent.loading import Wait
 from kvtier.agent.promotion import Flight
-from kvtier.core.block import BlockKeys, Tier
+from kvtier.core.block import BlockKeys, Tier, Wait
 from tests.unit.agent.disk_agent import (
     ABSENT,
     OK,
@@ -328,12 +327,10 @@ async def test_estimates_grow_with_what_is_asked_and_name_the_slowest_volume(
     async with DiskAgent(tmp_path, volumes=2) as agent:
         await agent.store_on_disk(KEYS)
         namespace, reader = agent.session().namespace, agent.disk.reader
-        times = [
-            reader.seconds_until(namespace, {KEYS.lane: KEYS.hashes[:count]}) for count in range(9)
-        ]
+        times = [reader.expect(namespace).add(KEYS.lane, KEYS.hashes[:count]) for count in range(9)]
         assert times[0] == 0.0 < times[1]
         assert times == sorted(times)
-        assert times[8] < reader.seconds_until(namespace, {KEYS.lane: KEYS.hashes * 4})
+        assert times[8] < reader.expect(namespace).add(KEYS.lane, KEYS.hashes * 4)
 
 
 @pytest.mark.parametrize("wait", [Wait.BEST_EFFORT, Wait.ALL])

@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvtier.agent.loading import Wait
 from kvtier.agent.stats import TierState
 from kvtier.agent.storage_mover import Kind
-from kvtier.core.block import BlockKey, BlockKeys, Tier
+from kvtier.core.block import BlockKey, BlockKeys, Tier, Wait
 from kvtier.core.namespace import NamespaceSpec
 from kvtier.memory import ByteArray
 from kvtier.tiers.disk.format import MAX_SEQUENCE

@@ -10,9 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from kvtier.agent.loading import Wait
 from kvtier.agent.namespaces import Namespace
-from kvtier.core.block import BlockKeys, BlockStatus, Lane, Tier
+from kvtier.core.block import BlockKeys, BlockStatus, Lane, Tier, Wait
 from kvtier.errors import AgentUnavailableError
 from kvtier.testing.redis_servers import RedisServer
 from kvtier.testing.tcp_proxy import TcpProxy

@@ -378,17 +378,17 @@ async def test_no_probe_is_left_at_the_end(tmp_path: Path) -> None:
 async def test_estimates_grow_with_size_and_with_what_waits(tmp_path: Path) -> None:
     async with mover_on(tmp_path) as mover:
         sizes = [0, 1, 1 << 10, 1 << 20, 1 << 30]
-        before = [mover.seconds_until_read(size) for size in sizes]
+        before = [mover.forecast.seconds_until_read(size) for size in sizes]
         assert before == sorted(before)
         assert before[0] > 0
         door = Door()
         calls = [asyncio.create_task(mover.run(door, kind=Kind.READ, size_bytes=1 << 20))]
         await door.entered()
-        busy = [mover.seconds_until_read(size) for size in sizes]
+        busy = [mover.forecast.seconds_until_read(size) for size in sizes]
         assert all(b > a for a, b in zip(before, busy, strict=True))
         calls.append(asyncio.create_task(mover.run(abs, -1, kind=Kind.READ, size_bytes=1 << 20)))
         await until(lambda: mover.queue_depth == 2)
-        assert mover.seconds_until_read(0) > busy[0]
+        assert mover.forecast.seconds_until_read(0) > busy[0]
         door.open()
         await asyncio.gather(*calls)
 
@@ -396,22 +396,22 @@ async def test_estimates_grow_with_size_and_with_what_waits(tmp_path: Path) -> N
 @on_loop
 async def test_estimates_follow_what_was_measured(tmp_path: Path) -> None:
     async with mover_on(tmp_path) as mover:
-        before, pause = mover.seconds_until_read(1 << 20), threading.Event()
+        before, pause = mover.forecast.seconds_until_read(1 << 20), threading.Event()
         for _ in range(12):
             await mover.run(pause.wait, 0.005, kind=Kind.READ, size_bytes=1 << 20)
-        assert mover.seconds_until_read(1 << 20) > 0.0045 > before
+        assert mover.forecast.seconds_until_read(1 << 20) > 0.0045 > before
         assert mover.read_bytes == 12 << 20
 
 
 @on_loop
 async def test_writes_and_failures_are_no_measure_of_reads(tmp_path: Path) -> None:
     async with mover_on(tmp_path) as mover:
-        before = mover.seconds_until_read(1 << 20)
+        before = mover.forecast.seconds_until_read(1 << 20)
         pause = threading.Event()
         await mover.run(pause.wait, 0.01, kind=Kind.WRITE, size_bytes=1 << 20)
         with pytest.raises(OSError, match="failed"):
             await mover.run(fail, kind=Kind.READ, size_bytes=1 << 30)
-        assert mover.seconds_until_read(1 << 20) == before
+        assert mover.forecast.seconds_until_read(1 << 20) == before
         assert (mover.read_bytes, mover.written_bytes) == (0, 1 << 20)
 
 
@@ -425,4 +425,4 @@ async def test_an_estimate_is_never_below_zero(tmp_path: Path) -> None:
             job = mover._submit(lambda: None, size_bytes, Kind.READ)
             await job.answer
             mover._measure(job, job.started_at + late)
-        assert mover.seconds_until_read(1 << 30) > 0
+        assert mover.forecast.seconds_until_read(1 << 30) > 0

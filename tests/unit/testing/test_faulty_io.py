@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -331,3 +332,26 @@ def test_many_threads_are_counted_right(fd: int) -> None:
     assert io.calls == {"read": 200, "write": 200}
     assert io.injected[Fault.WRITE_ERROR] + io.injected[Fault.READ_ERROR] == failed
     assert io.injected[Fault.SHORT_WRITE] > 0
+
+
+def test_a_slow_device_moves_so_much_a_second_for_all_together(fd: int) -> None:
+    io = faulty()
+    io.slow_down(latency_seconds=0.02, bytes_per_second=1e6)
+    began = time.monotonic()
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: io.read(fd, [aligned(4 * PAGE)], 0), range(4)))
+    assert time.monotonic() - began >= 0.02 + 16 * PAGE / 1e6
+
+
+def test_who_waits_for_a_slow_device_goes_on_when_it_is_healed(fd: int) -> None:
+    io = faulty()
+    io.slow_down(latency_seconds=60.0)
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(error_of, CALLS["read"], io, fd)
+        while not io.calls["read"]:
+            time.sleep(0.001)
+        io.heal()
+        assert call.result(10.0) == 0
+    began = time.monotonic()
+    assert error_of(CALLS["read"], io, fd) == 0
+    assert time.monotonic() - began < 30.0

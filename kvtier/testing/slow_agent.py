@@ -1,0 +1,76 @@
+"""A real agent in a process of its own, whose DISK can be slowed down while it runs.
+
+python -m kvtier.testing.slow_agent --set KEY=VALUE ...
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+from kvtier.config import load_config
+from kvtier.daemon import run
+from kvtier.memory import ByteArray
+from kvtier.testing.agent_process import AgentProcess
+from kvtier.testing.faulty_io import FaultyIO
+
+_FILE = "disk-pace.json"
+
+
+class SlowAgentProcess(AgentProcess):
+    """As `AgentProcess`; what its DISK is told holds for calls that begin later."""
+
+    command = ("-m", "kvtier.testing.slow_agent")
+
+    def slow_down(self, *, latency_seconds: float = 0.0, bytes_per_second: float = 0.0) -> None:
+        """As `FaultyIO.slow_down`."""
+        self._write({"latency_seconds": latency_seconds, "bytes_per_second": bytes_per_second})
+
+    def heal(self) -> None:
+        """As fast as it is."""
+        self._write({})
+
+    def _write(self, pace: dict[str, float]) -> None:
+        new = self.directory / f"{_FILE}.new"
+        new.write_text(json.dumps(pace))
+        new.rename(self.directory / _FILE)
+
+
+class PacedIO(FaultyIO):
+    """As fast as a file says, which is looked for before each transfer."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(Random(0))
+        self._path = path
+        self._pace = ""
+
+    def read(self, fd: int, buffers: Sequence[ByteArray], offset: int) -> int:
+        self._follow()
+        return super().read(fd, buffers, offset)
+
+    def write(self, fd: int, buffers: Sequence[ByteArray | bytes], offset: int) -> int:
+        self._follow()
+        return super().write(fd, buffers, offset)
+
+    def _follow(self) -> None:
+        try:
+            pace = self._path.read_text()
+        except FileNotFoundError:
+            return
+        if pace != self._pace:
+            self._pace = pace
+            self.heal()
+            self.slow_down(**json.loads(pace))
+
+
+def main() -> int:
+    loaded = load_config(None, os.environ, sys.argv[2::2])
+    return run(loaded.config, PacedIO(loaded.config.socket_dir / _FILE))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
