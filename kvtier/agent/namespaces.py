@@ -14,6 +14,7 @@ from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.namespace import Identity, NamespaceSpec
 from kvtier.core.rules import NO_RULE, NamespaceRule, rule_for
 from kvtier.errors import LayoutConflictError, NotFoundError, OverloadedError
+from kvtier.tiers.companions import Companions
 from kvtier.tiers.size_class import SizeClass
 from kvtier.tiers.slot_tier import SlotTier
 
@@ -134,6 +135,11 @@ class Namespaces:
             tier.tier: tuple(tier.size_class(namespace_id, size) for size in spec.block_bytes)
             for tier in self._tiers
         }
+        if spec.shards > 1 or len(spec.block_bytes) > 1:
+            for size_classes in tiers.values():
+                companions = Companions(size_classes, spec.shards, spec.needs_parents)
+                for size_class in size_classes:
+                    size_class.companions = companions
         namespace = Namespace(
             namespace_id,
             spec,

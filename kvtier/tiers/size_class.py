@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,9 @@ from kvtier.tiers.lifetimes import Lifetimes
 from kvtier.tiers.pinned import PinnedRows
 from kvtier.tiers.slot_table import NO_OWNER, Extent, FreeSlots, SlotTable
 from kvtier.tiers.unused import Unused
+
+if TYPE_CHECKING:
+    from kvtier.tiers.companions import Companions
 
 PolicyFactory = Callable[[Blocks], Policy]
 OnForget = Callable[["SizeClass", int, Cause, int], None]
@@ -78,6 +82,8 @@ class SizeClass:
         #: Is told of a block that is about to go: its row, why, and the id of the namespace that it
         #: makes way for (0: its own).
         self.on_forget: OnForget | None = None
+        #: What goes with a block that is evicted; None if its lane is the only one.
+        self.companions: Companions | None = None
         self._free = FreeSlots()
 
     @property
@@ -269,7 +275,12 @@ class SizeClass:
         row = self.policy.victim(worth)
         if row == NONE:
             return False
-        self.forget(row, cause, taker)
+        if self.companions is None:
+            self.forget(row, cause, taker)
+        else:
+            lane, block_hash = self.residency.describe(row)
+            self.forget(row, cause, taker)
+            self.companions.follow(lane, block_hash, cause, taker)
         return True
 
     def is_in_use(self, row: int) -> bool:
