@@ -173,6 +173,7 @@ def _stats(tier: SlotTier, namespaces: Collection[Namespace]) -> TierStats:
         unadmitted_count=sum(each.counters.unadmitted for each in classes),
         promoted_count=sum(each.counters.promoted for each in classes),
         policy=tier.policy_name,
+        admission=tier.admission_name,
         pinned_bytes=sum(each.pinned.size_bytes for each in classes),
         expired_count=sum(each.counters.expired for each in classes),
         prefetched_count=sum(each.unused.brought_count for each in classes),

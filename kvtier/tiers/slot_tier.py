@@ -113,7 +113,7 @@ class SlotTier:
         self._holdings: dict[NamespaceRule, Holding] = {}
         self._ticks = itertools.count(1)
         self._generations = itertools.count(1)
-        self.policy_name = policy
+        self.policy_name, self.admission_name = policy, admission
         self._new_policy = find_policy(policy, admission)
         self._context = Context(self._ticks, time.monotonic, random.Random())
 

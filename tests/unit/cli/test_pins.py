@@ -94,8 +94,8 @@ def test_eviction_says_what_was_left_and_takes_it_by_force(agent: ScriptedAgent)
     [
         (["default/m", "xyz", "--ttl", "1h"], "HASH xyz"),
         (["default/m", HASHES[0], "ab" * 16, "--ttl", "1h"], "one length"),
-        (["default/m", HASHES[0], "--ttl", "soon"], "--ttl soon: write a time as"),
-        (["default/m", HASHES[0], "--ttl", "0"], "--ttl 0: it must be above 0"),
+        (["default/m", HASHES[0], "--ttl", "soon"], "--ttl: 'soon' is no duration"),
+        (["default/m", HASHES[0], "--ttl", "0"], "--ttl: '0' is no duration"),
         (["default/m", HASHES[0]], "--ttl"),
     ],
 )
