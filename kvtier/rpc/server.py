@@ -80,15 +80,10 @@ class Server:
     def add(self, service: ServiceDescriptor, *servicers: object) -> None:
         """Each method of the service is that of the first servicer that has it."""
         handlers = {
-            method.name: self._handler(
-                method,
-                next(
-                    getattr(servicer, method.name)
-                    for servicer in servicers
-                    if hasattr(servicer, method.name)
-                ),
-            )
+            method.name: self._handler(method, getattr(servicer, method.name))
+            for servicer in reversed(servicers)
             for method in service.methods
+            if hasattr(servicer, method.name)
         }
         generic = grpc.method_handlers_generic_handler(service.full_name, handlers)
         self._server.add_generic_rpc_handlers((generic,))
