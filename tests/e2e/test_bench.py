@@ -15,6 +15,8 @@ import pytest
 from kvtier.testing.redis_servers import RedisServer
 from tests.faults.waiting import wait_until
 
+pytestmark = pytest.mark.alone
+
 SLACK = 0.8
 
 

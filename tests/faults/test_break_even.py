@@ -29,7 +29,7 @@ from tests.faults.waiting import wait_until
 
 log = logging.getLogger(__name__)
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.alone]
 
 _BLOCKS = 48
 _COMPUTE_SECONDS = 0.012
