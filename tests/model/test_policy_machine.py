@@ -194,7 +194,7 @@ def check(new_policy: NewPolicy, examples: int) -> None:
     )
 
 
-@pytest.mark.parametrize("name", [each for each in POLICIES if each != "hd"])
+@pytest.mark.parametrize("name", POLICIES)
 def test_any_sequence_of_calls(name: str) -> None:
     check(find_policy(name), EXAMPLES)
 
