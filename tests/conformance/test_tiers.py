@@ -455,7 +455,9 @@ def test_books_and_bytes_are_right_after_every_step(
 # DISK alone: what it holds outlives it.
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if "disk" in kind.name], ids=str)
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS if "disk" in kind.name], ids=lambda kind: kind.name
+)
 def test_a_start_counts_what_it_finds_and_adopts_it(kind: Kind, tmp_path: Path) -> None:
     keys = [key(number) for number in range(10)]
     with kind.open(tmp_path) as space:
