@@ -22,9 +22,12 @@ from kvtier.agent.mover import Mover
 from kvtier.agent.namespaces import LayoutConflict, Namespaces
 from kvtier.agent.placement import Placement
 from kvtier.agent.promotion import Promotion
+from kvtier.agent.reading import Reading
 from kvtier.agent.sessions import Sessions
 from kvtier.agent.storing import Storing
+from kvtier.agent.stream_sessions import StreamSessions
 from kvtier.agent.upkeep import Upkeep
+from kvtier.agent.writing import Writing
 from kvtier.config import AgentConfig
 from kvtier.core.block import Tier
 from kvtier.core.lease import LeaseTable
@@ -36,12 +39,13 @@ from kvtier.daemon.cluster import (
     is_embedded,
     node_name,
 )
-from kvtier.daemon.settings import access_rules, disk_settings, lease_limits
+from kvtier.daemon.settings import access_rules, disk_settings, lease_limits, stream_access
 from kvtier.daemon.socket_directory import SocketDirectory
 from kvtier.rpc.block_cache import BlockCacheService, Identity
+from kvtier.rpc.block_streams import BlockStreams
 from kvtier.rpc.cache_admin import CacheAdminService
 from kvtier.rpc.direct import DirectCalls
-from kvtier.rpc.server import Gate, Server
+from kvtier.rpc.server import Gate, Server, StreamLimits
 from kvtier.sockets import ADMIN_SOCKET, ATTACH_SOCKET, WORKER_SOCKET
 from kvtier.tiers.cluster.embedded import EmbeddedValkey
 from kvtier.tiers.cluster.nodes import NodeNamespace, NodeRecord, NodeTier
@@ -125,12 +129,14 @@ class Agent:
         if self.cluster:
             self.cluster.watch(self.namespaces)
         self.gate = Gate(config.limits.max_calls)
+        self.streams = self._streams()
         self.block_cache = BlockCacheService(
             self.identity,
             self.sessions,
             self.grants,
             self.loading,
             self.storing,
+            self.streams,
             self.lifecycle,
             [Tier.HOST, *(each.reader.tier for each in slower)],
         )
@@ -145,6 +151,18 @@ class Agent:
         self._started_at = time.time()
         self._servers: list[Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def _streams(self) -> BlockStreams:
+        sessions = StreamSessions(
+            self.sessions,
+            self.leases,
+            access=stream_access(self.config),
+            ttl_seconds=self.config.streams.session_seconds,
+        )
+        parts = self.mover, sessions, self.lifecycle
+        reading = Reading(self.grants, self.loading, *parts)
+        writing = Writing(self.grants, self.storing, *parts)
+        return BlockStreams(sessions, self.leases, reading, writing)
 
     async def start(self, directory: SocketDirectory) -> None:
         """Listens on all sockets and serves."""
@@ -164,7 +182,9 @@ class Agent:
             )
         if self.disk:
             await self.disk.restore_namespaces(self.namespaces)
-        worker_server = Server(self.gate)
+        limits = self.config.streams
+        gate = Gate(limits.max_streams, "streams", "streams.max_streams")
+        worker_server = Server(self.gate, StreamLimits(gate, limits.stall_seconds))
         worker_server.add(_BLOCK_CACHE, self.block_cache)
         admin_server = Server(Gate(self.config.limits.max_calls))
         admin_server.add(_CACHE_ADMIN, admin)
@@ -261,6 +281,7 @@ class Agent:
             await asyncio.to_thread(self._valkey.stop)
         await self.placement.close()
         self.grants.close()
+        self.streams.sessions.close()
         self.mover.close()
         self.host.close()
         log.info("stopped")
