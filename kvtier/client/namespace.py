@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from google.protobuf.duration_pb2 import Duration
 
 from kvtier.client.arrays import Rows, rows_of
 from kvtier.client.connection import Connection
+from kvtier.client.requests import START, Lookup, Place, block_bytes_of, lookup_of, lookup_request
+from kvtier.client.requests import duration as _duration
+from kvtier.client.requests import keys_message as _keys
+from kvtier.client.requests import seconds as _seconds
+from kvtier.client.requests import shifted as _shifted
 from kvtier.client.slots import (
     EXPIRED,
     OK,
@@ -22,7 +23,9 @@ from kvtier.client.slots import (
     Reservation,
     copy_out,
 )
-from kvtier.core.block import BlockStatus, Match, Tier
+from kvtier.client.stream_connection import StreamConnection
+from kvtier.client.streaming import Steps, asking, loading, storing
+from kvtier.core.block import BlockStatus, Match
 from kvtier.core.namespace import NamespaceSpec
 from kvtier.errors import InvalidRequestError, KvtierError
 from kvtier.v1 import block_cache_pb2 as pb
@@ -38,36 +41,6 @@ _PIECE_BYTES = 32 << 20
 _COPY_TTL_SECONDS = 2.0
 _Wait = pb.LoadBlocksRequest
 _STORED = {int(BlockStatus.OK), int(BlockStatus.PRESENT)}
-
-
-@dataclass(frozen=True)
-class Lookup:
-    """What is cached of a sequence.
-
-    `matched` counts the leading blocks that are; `runs` says in which tier they are, as (tier,
-    count); `present` has one entry per key if `match` was PRESENCE. `hold_id` goes to `load`.
-    `ready_after_seconds` has the agent's estimate for each run: when all of it could be read from
-    HOST, if it were asked for now; 0.0 where it can be read at once.
-    """
-
-    matched: int
-    runs: tuple[tuple[Tier, int], ...] = ()
-    present: tuple[bool, ...] = ()
-    hold_id: int = 0
-    ready_after_seconds: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a batch of keys stands: its KV group and shard, and what comes before the first one."""
-
-    group: int = 0
-    shard: int = 0
-    parent: bytes = b""
-    position: int = 0
-
-
-START = Place()
 
 
 class Namespace:
@@ -102,21 +75,10 @@ class Namespace:
         """
         if not hashes:
             return Lookup(0)
-        request = pb.LookupPrefixRequest(
-            keys=[_keys(hashes, place)],
-            match=match.name,
-            shards=shards,
-            compute_seconds_per_block=compute_seconds_per_block,
+        request = lookup_request(
+            hashes, place, match, shards, hold_seconds, compute_seconds_per_block
         )
-        if hold_seconds > 0:
-            request.hold.CopyFrom(_duration(hold_seconds))
-        answer = self._call("LookupPrefix", request)
-        found = answer.found[0]
-        bits = np.frombuffer(found.presence, np.uint8)
-        present = np.unpackbits(bits, bitorder="little")[: len(hashes)].astype(bool).tolist()
-        runs = tuple((Tier(run.tier), run.count) for run in found.runs)
-        ready = tuple(_seconds(run.ready_after) for run in found.runs)
-        return Lookup(found.matched_count, runs, tuple(present), answer.hold_id, ready)
+        return lookup_of(self._call("LookupPrefix", request), len(hashes))
 
     def load(
         self,
@@ -127,7 +89,7 @@ class Namespace:
         ttl_seconds: float = 0.0,
     ) -> Loaded:
         """Leases blocks and returns views of them in shared memory; see `Loaded`."""
-        with self._client.connected() as connection:
+        with self._client.attached() as connection:
             token = self._session(connection)
             slots, lease = self._lease(connection, token, hashes, place, hold_id, ttl_seconds)
         return Loaded(
@@ -155,6 +117,9 @@ class Namespace:
         rows = rows_of(out, len(hashes), self._block_bytes(place))
         if not all(row.flags.writeable for row in rows):
             raise InvalidRequestError("out is read-only")
+        steps = loading(self.spec, hashes, rows, place, hold_id)
+        if (streamed := self._by_stream(steps)) is not None:
+            return streamed
         statuses = [int(BlockStatus.ABSENT)] * len(hashes)
         parts = self._parts(0, len(hashes), place, _PART_BYTES)
         for part in parts:
@@ -194,7 +159,7 @@ class Namespace:
         wait: int,
         hold_id: int = 0,
     ) -> list[int]:
-        with self._client.connected() as connection:
+        with self._client.attached() as connection:
             token = self._session(connection)
             slots, lease = self._lease(
                 connection,
@@ -216,6 +181,8 @@ class Namespace:
         block is not stored.
         """
         rows = rows_of(blocks, len(hashes), self._block_bytes(place))
+        if (streamed := self._by_stream(storing(self.spec, hashes, rows, place))) is not None:
+            return streamed
         statuses = [int(BlockStatus.REFUSED)] * len(hashes)
         for part in self._parts(0, len(hashes), place, _PART_BYTES):
             with self.reserve(
@@ -231,7 +198,7 @@ class Namespace:
         self, hashes: Sequence[bytes], *, place: Place = START, ttl_seconds: float = 0.0
     ) -> Reservation:
         """Slots for the blocks that are not cached yet, to be written in place."""
-        with self._client.connected() as connection:
+        with self._client.attached() as connection:
             token = self._session(connection)
             with connection.releases(token) as ended:
                 request = pb.ReserveBlocksRequest(
@@ -265,8 +232,17 @@ class Namespace:
 
     def _call(self, method: str, request: Any) -> Any:
         with self._client.connected() as connection:
+            if isinstance(connection, StreamConnection):
+                return connection.run(self.spec, asking(method, request))
             token = self._session(connection)
             return connection.call(method, token, request, self._client.timeout_seconds)
+
+    def _by_stream(self, steps: Steps[list[int]]) -> list[int] | None:
+        """What they come to; None, and nothing done, where there is shared memory."""
+        with self._client.connected() as connection:
+            if isinstance(connection, StreamConnection):
+                return connection.run(self.spec, steps)
+        return None
 
     def _session(self, connection: Connection) -> bytes:
         return connection.session(self.spec, self._client.worker, self._client.timeout_seconds)
@@ -304,11 +280,7 @@ class Namespace:
         )
 
     def _block_bytes(self, place: Place) -> int:
-        if not 0 <= place.group < len(self.spec.block_bytes):
-            raise InvalidRequestError(
-                f"place.group is {place.group}; the namespace has {len(self.spec.block_bytes)}"
-            )
-        return self.spec.block_bytes[place.group]
+        return block_bytes_of(self.spec, place)
 
     def _parts(self, start: int, stop: int, place: Place, part_bytes: int) -> list[slice]:
         step = max(1, part_bytes // self._block_bytes(place))
@@ -330,7 +302,7 @@ class _Grantor:
 
     def commit(self, indexes: list[int]) -> list[int]:
         request = pb.CommitBlocksRequest(reservation_id=self._reservation_id, indexes=indexes)
-        with self._client.connected(self._connection) as connection:
+        with self._client.attached(self._connection) as connection:
             answer = connection.call(
                 "CommitBlocks", self._token, request, self._client.timeout_seconds
             )
@@ -342,36 +314,5 @@ class _Grantor:
         self._connection.end_writing(self)
         if self._reservation_id and not self._committed:
             request = pb.ReleaseLeasesRequest(lease_ids=[self._reservation_id])
-            with suppress(KvtierError), self._client.connected(self._connection) as connection:
+            with suppress(KvtierError), self._client.attached(self._connection) as connection:
                 connection.call("ReleaseLeases", self._token, request, self._client.timeout_seconds)
-
-
-def _keys(hashes: Sequence[bytes], place: Place) -> block_pb2.BlockKeys:
-    size = len(hashes[0]) if hashes else 0
-    packed = b"".join(hashes)
-    if len(packed) != size * len(hashes):
-        raise InvalidRequestError("hashes have different lengths; all of a call have the same")
-    return block_pb2.BlockKeys(
-        hash_bytes=size,
-        hashes=packed,
-        group=place.group,
-        shard=place.shard,
-        parent_hash=place.parent,
-        position=place.position,
-    )
-
-
-def _duration(seconds: float) -> Duration:
-    whole = int(seconds)
-    return Duration(seconds=whole, nanos=int((seconds - whole) * 1e9))
-
-
-def _seconds(duration: Duration) -> float:
-    return duration.seconds + duration.nanos / 1e9
-
-
-def _shifted(place: Place, hashes: Sequence[bytes], start: int) -> Place:
-    """The place of the part of a batch that begins at `start`."""
-    if not start:
-        return place
-    return Place(place.group, place.shard, hashes[start - 1], place.position + start)
