@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 
 import xxhash
@@ -114,16 +115,32 @@ class Reading:
             return
         statuses = reader.judged(granted)
         cells = self._cells(leaser, granted, group)
-        for cut in cuts(statuses, reader.block_bytes, 0, reader.offset):
-            if cut.pieces and not leases.is_active(lease):
-                return
-            message = await self._mover.run(reader.pack, cut, cells, first)
+        following = cuts(statuses, reader.block_bytes, 0, reader.offset)
+        cut, packing = self._pack(reader, following, cells, first)
+        while cut is not None and packing is not None:
+            message = await packing
             if cut.pieces and not leases.is_active(lease):
                 reader.forget()
                 return
+            sent = cut
+            cut, packing = self._pack(reader, following, cells, first)
             yield message
-            reader.advance(cut, first, granted)
+            reader.advance(sent, first, granted)
             self._grants.renew(leaser, [lease.lease_id], 0.0)
+
+    def _pack(
+        self,
+        reader: _Reader,
+        following: Iterator[Cut],
+        cells: list[ByteArray | None],
+        first: int,
+    ) -> tuple[Cut, asyncio.Task[bytes]] | tuple[None, None]:
+        """The next message, which a mover makes while the one before it is on its way."""
+        cut = next(following, None)
+        if cut is None:
+            return None, None
+        packing = self._mover.run(reader.pack, cut, cells, first)
+        return cut, asyncio.get_running_loop().create_task(packing)
 
     def _cells(self, leaser: Session, granted: Granted, group: int) -> list[ByteArray | None]:
         """Each key's payload in HOST; None where it is not OK."""

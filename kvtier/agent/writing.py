@@ -123,6 +123,7 @@ class _Window:
         self.lease = lease
         self.statuses = statuses
         self.complete: list[int] = []
+        self.fills: list[_Fill] = []
         self.copying: asyncio.Task[list[bool]] | None = None
         self._cells = cells
         self._block: _Block | None = None
@@ -211,15 +212,25 @@ class _Stream:
         return self._window
 
     async def _fill(self, fills: list[_Fill]) -> None:
-        """Copies pieces to their slots and compares digests.
-
-        A cancelled call leaves the copy under way: `close` knows.
+        """Begins to copy pieces to their slots, and to compare digests, when those before are
+        done: meanwhile the next message comes.
         """
         window = self._window
         if not fills or window is None:
             return
+        await self._settle(window)
+        window.fills = fills
         window.copying = self._writing.copy(fills)
+
+    async def _settle(self, window: _Window) -> None:
+        """Waits for the copy under way, and notes what it completed.
+
+        A cancelled call leaves it under way: `close` knows.
+        """
+        if window.copying is None:
+            return
         genuine = await asyncio.shield(window.copying)
+        fills, window.copying = window.fills, None
         self._writing.renew(self._leaser, window.lease)
         for fill, is_genuine in zip(fills, genuine, strict=True):
             if not fill.arrival.status:
@@ -234,6 +245,7 @@ class _Stream:
         window = self._window
         if window is None:
             return
+        await self._settle(window)
         if window.complete:
             indexes = [index - window.first for index in window.complete]
             outcome = await self._writing.commit(self._leaser, window.lease, indexes)
