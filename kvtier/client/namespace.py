@@ -34,6 +34,8 @@ from kvtier.v1 import block_pb2
 if TYPE_CHECKING:
     from kvtier.client.client import Client
 
+__all__ = ["START", "Lookup", "Namespace", "Place"]
+
 #: A load or store of more is cut, so that no lease or reservation is held for long.
 _PART_BYTES = 256 << 20
 #: What is copied while the agent reads on.

@@ -27,7 +27,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from kvtier.client.client import Client
-from kvtier.client.requests import Place
+from kvtier.client.namespace import Place
 from kvtier.core.block import BlockStatus, Match
 from kvtier.errors import KvtierError
 from kvtier.hashing import block_hashes

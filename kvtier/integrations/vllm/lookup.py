@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from kvtier.client.client import Client
-from kvtier.client.namespace import Namespace
-from kvtier.client.requests import Lookup, Place
+from kvtier.client.namespace import Lookup, Namespace, Place
 from kvtier.core.block import Match, Tier
 from kvtier.errors import KvtierError
 from kvtier.integrations.vllm.groups import Group, aligned_tokens, longest_end

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from kvtier.client.client import Client
-from kvtier.client.requests import Place
+from kvtier.client.namespace import Place
 from kvtier.errors import KvtierError
 from kvtier.integrations.vllm.paged import PagedGroup
 from kvtier.integrations.vllm.plan import Blocks

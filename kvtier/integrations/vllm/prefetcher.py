@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
-from kvtier.client.namespace import Namespace
-from kvtier.client.requests import Place
+from kvtier.client.namespace import Namespace, Place
 from kvtier.errors import KvtierError
 from kvtier.integrations.vllm.background import Background
 

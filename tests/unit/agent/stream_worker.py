@@ -18,6 +18,7 @@ from kvtier.core.block import BlockKeys
 from kvtier.core.block_stream import Chunk, arrivals, cuts, decode, encode, ended_by
 from kvtier.core.namespace import NamespaceSpec
 from kvtier.memory import ByteArray
+from kvtier.rpc.block_streams import BlockStreams
 from kvtier.tiers.size_class import SizeClass
 from tests.model.node import EVERYTHING, Node
 
@@ -28,6 +29,17 @@ OK = 1
 def payload(block_hash: bytes, size: int) -> ByteArray:
     seed = int.from_bytes(hashlib.sha256(block_hash).digest()[:4])
     return np.frombuffer(np.random.default_rng(seed).bytes(size), np.uint8)
+
+
+def streams_of(node: Node, lifecycle: Lifecycle) -> BlockStreams:
+    """The streaming parts of an agent; everybody may open sessions."""
+    sessions = StreamSessions(
+        node.sessions, node.leases, access=EVERYTHING, ttl_seconds=TTL_SECONDS
+    )
+    parts = node.mover, sessions, lifecycle
+    reading = Reading(node.grants, node.loading, *parts)
+    writing = Writing(node.grants, node.storing, *parts)
+    return BlockStreams(sessions, node.leases, reading, writing)
 
 
 @dataclass
@@ -41,15 +53,11 @@ class StreamWorker:
     statuses: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        node = self.node
         self.lifecycle = Lifecycle()
-        self.sessions = StreamSessions(
-            node.sessions, node.leases, access=EVERYTHING, ttl_seconds=TTL_SECONDS
-        )
-        parts = node.mover, self.sessions, self.lifecycle
-        self.reading = Reading(node.grants, node.loading, *parts)
-        self.writing = Writing(node.grants, node.storing, *parts)
-        [self.session] = node.run(self._open())
+        streams = streams_of(self.node, self.lifecycle)
+        self.sessions, self.reading = streams.sessions, streams.reading
+        self.writing = streams.writing
+        [self.session] = self.node.run(self._open())
         self._partial = b""
 
     async def _open(self) -> Session:
@@ -58,7 +66,8 @@ class StreamWorker:
 
     @property
     def size_class(self) -> SizeClass:
-        return self.session.namespace.groups[0]
+        size_class: SizeClass = self.session.namespace.groups[0]
+        return size_class
 
     def chunks(self, keys: BlockKeys) -> Iterator[Chunk]:
         """The messages that store blocks, as they arrive."""

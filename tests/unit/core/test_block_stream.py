@@ -47,7 +47,8 @@ def message(cut: Cut, size: int, *, with_statuses: bool = True) -> bytes:
 def test_every_byte_and_every_key_is_sent_once_and_in_order(size: int) -> None:
     rng = random.Random(size)
     statuses = rng.choices([OK, OK, ABSENT, SKIPPED], k=40)
-    position, sent = (0, 0), {}
+    position = (0, 0)
+    sent: dict[int, tuple[int, int]] = {}
     for cut in cuts(statuses, size):
         data = message(cut, size)
         assert len(data) <= MAX_MESSAGE_BYTES
