@@ -91,7 +91,8 @@ class Reading:
     ) -> Granted:
         """Leases what comes next."""
         keys = wanted.keys
-        stop = min(reader.index + window_blocks(reader.block_bytes), len(keys.hashes))
+        room = self._grants.room(leaser, leaser.namespace.groups[keys.lane.group])
+        stop = min(reader.index + window_blocks(reader.block_bytes, room), len(keys.hashes))
         patience = None if deadline is None else max(0.0, deadline - self._grants.leases.now())
         return await self._loading.load(
             leaser,
@@ -204,6 +205,7 @@ def part_of(keys: BlockKeys, start: int, stop: int) -> BlockKeys:
     return BlockKeys(keys.lane, keys.hashes[start:stop], parent, keys.position + start)
 
 
-def window_blocks(block_bytes: int) -> int:
-    """How many blocks a stream leases or reserves at one time."""
-    return min(WINDOW_BLOCKS, max(1, WINDOW_BYTES // block_bytes))
+def window_blocks(block_bytes: int, room: int) -> int:
+    """How many blocks a stream leases or reserves at one time: what its session has room for, and
+    one that is refused where there is none."""
+    return max(1, min(WINDOW_BLOCKS, WINDOW_BYTES // block_bytes, room))

@@ -83,6 +83,10 @@ class Writing:
         granted = await self._storing.reserve(leaser, [keys], patience_seconds=patience)
         return granted.lease, granted.statuses
 
+    def room(self, leaser: Session, keys: BlockKeys) -> int:
+        """Slots that the session may still reserve."""
+        return self._grants.room(leaser, leaser.namespace.groups[keys.lane.group])
+
     async def commit(self, leaser: Session, lease: Lease, indexes: list[int]) -> list[BlockStatus]:
         return await self._storing.commit(leaser, lease.lease_id, indexes)
 
@@ -202,7 +206,8 @@ class _Stream:
 
     async def _open(self, index: int) -> _Window:
         """Reserves slots from this key on."""
-        stop = min(index + window_blocks(self._block_bytes), len(self.statuses))
+        count = window_blocks(self._block_bytes, self._writing.room(self._leaser, self._keys))
+        stop = min(index + count, len(self.statuses))
         keys = part_of(self._keys, index, stop)
         lease, statuses = await self._writing.reserve(self._leaser, keys, self._deadline)
         table = self._leaser.namespace.groups[keys.lane.group].table
