@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 import xxhash
@@ -108,40 +107,25 @@ class Reading:
     ) -> AsyncGenerator[bytes]:
         """Messages of what was leased, for as long as the lease lasts.
 
-        Bytes that were copied by a mover while the lease was active are the block's. A lease that
-        ended meanwhile leaves them in doubt: they are not sent.
+        Each is made in one turn of the loop, some 0.15 ms, in which the lease cannot end. A mover
+        would not do it aside: bytes objects are made with the GIL held.
         """
         first, lease, leases = reader.index, granted.lease, self._grants.leases
         if lease.size_bytes and not leases.is_active(lease):
             return
         statuses = reader.judged(granted)
         cells = self._cells(leaser, granted, group)
-        following = cuts(statuses, reader.block_bytes, 0, reader.offset)
-        cut, packing = self._pack(reader, following, cells, first)
-        while cut is not None and packing is not None:
-            message = await packing
-            if cut.pieces and not leases.is_active(lease):
+        if cells[0] is not None and reader.has_to_begin:
+            await self._mover.run(reader.begin, cells[0])
+            if not leases.is_active(lease):
                 reader.forget()
                 return
-            sent = cut
-            cut, packing = self._pack(reader, following, cells, first)
-            yield message
-            reader.advance(sent, first, granted)
+        for cut in cuts(statuses, reader.block_bytes, 0, reader.offset):
+            if cut.pieces and not leases.is_active(lease):
+                return
+            yield reader.message(cut, cells, first)
+            reader.advance(cut, first, granted)
             self._grants.renew(leaser, [lease.lease_id], 0.0)
-
-    def _pack(
-        self,
-        reader: _Reader,
-        following: Iterator[Cut],
-        cells: list[ByteArray | None],
-        first: int,
-    ) -> tuple[Cut, asyncio.Task[bytes]] | tuple[None, None]:
-        """The next message, which a mover makes while the one before it is on its way."""
-        cut = next(following, None)
-        if cut is None:
-            return None, None
-        packing = self._mover.run(reader.pack, cut, cells, first)
-        return cut, asyncio.get_running_loop().create_task(packing)
 
     def _cells(self, leaser: Session, granted: Granted, group: int) -> list[ByteArray | None]:
         """Each key's payload in HOST; None where it is not OK."""
@@ -171,14 +155,27 @@ class _Reader:
             statuses[0] = BlockStatus.EXPIRED
         return statuses
 
-    def pack(self, cut: Cut, cells: list[ByteArray | None], first: int) -> bytes:
-        """The message of a cut. Called by a mover."""
+    @property
+    def has_to_begin(self) -> bool:
+        """Whether the digest lacks what was sent earlier, by another stream."""
+        return self.offset > 0 and self._hash is None
+
+    def begin(self, cell: ByteArray) -> None:
+        """Takes that into the digest. Called by a mover: it may be a lot."""
+        self._hash = xxhash.xxh3_128(cell[: self.offset].data)
+
+    def forget(self) -> None:
+        """What was hashed may have been of another block."""
+        self._hash = None
+
+    def message(self, cut: Cut, cells: list[ByteArray | None], first: int) -> bytes:
+        """A cut's bytes, copied from their slots, and its digests."""
         payloads, digests = [], []
         for index, start, stop in cut.pieces:
             cell = cells[index]
             assert cell is not None
             if start == 0 or self._hash is None:
-                self._hash = xxhash.xxh3_128(cell[:start].data)
+                self._hash = xxhash.xxh3_128()
             payloads.append(cell[start:stop])
             self._hash.update(payloads[-1].data)
             if stop == len(cell):
@@ -191,10 +188,6 @@ class _Reader:
         index, self.offset = cut.end
         self.index = first + index
         self._generation = granted.generations[index] if self.offset else 0
-
-    def forget(self) -> None:
-        """What was packed last may be of another block, and was not sent."""
-        self._hash = None
 
 
 def part_of(keys: BlockKeys, start: int, stop: int) -> BlockKeys:

@@ -23,6 +23,7 @@ from kvtier.errors import (
 from kvtier.testing import AgentProcess
 from kvtier.testing.worker_process import WorkerProcess
 from kvtier.v1 import block_cache_pb2 as pb
+from tests.crash.agents import disk_agent, restart
 from tests.faults import scripts
 from tests.faults.agents import promised_bytes, resident_bytes, running_agent, wait_until_free
 from tests.faults.blocks import (
@@ -47,11 +48,12 @@ OK, DIGEST_MISMATCH = BlockStatus.OK, BlockStatus.DIGEST_MISMATCH
 LARGE = spec_of("large", 2 * MIB)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def agent() -> Iterator[AgentProcess]:
     settings = {"leases__default_seconds": 0.5, "leases__max_share": 1.0}
     with running_agent("192MiB", **settings, streams__stall_seconds=2) as running:
         yield running
+        assert "Traceback" not in running.log, running.log[-3000:]
 
 
 @pytest.fixture
@@ -210,11 +212,28 @@ def test_a_broken_read_goes_on_where_it_ended(client: Client, proxy: UnixProxy, 
 def test_a_broken_write_goes_on_with_what_is_missing(client: Client, proxy: UnixProxy) -> None:
     with Client(proxy.address, timeout_seconds=5, transport="stream") as broken:
         namespace = broken.namespace(LARGE)
-        namespace.lookup(hashes_of("resumed", 1))
+        namespace.lookup(hashes_of("rewritten", 1))
         proxy.cut_after(21 * MIB)
-        assert store(namespace, "resumed", 16) == 16
+        assert store(namespace, "rewritten", 16) == 16
     assert proxy.connections == 2
-    assert judge(client.namespace(LARGE), hashes_of("resumed", 16)) == Verdict(right=16)
+    assert judge(client.namespace(LARGE), hashes_of("rewritten", 16)) == Verdict(right=16)
+
+
+def test_blocks_on_disk_are_streamed(tmp_path: Path) -> None:
+    sequences = [f"disk {number}" for number in range(5)]  # together more than HOST holds
+    with disk_agent(tmp_path / "agent", host="64MiB", disk="256MiB") as agent:
+        with (
+            AdminClient(agent.admin_address) as admin,
+            Client(agent.address, timeout_seconds=10, transport="stream") as client,
+        ):
+            for each in sequences:
+                assert store(client.namespace(LARGE), each, 8) == 8
+                admin.flush()
+        agent.stop()
+        restart(agent)
+        with Client(agent.address, timeout_seconds=10, transport="stream") as client:
+            for each in sequences:
+                assert judge(client.namespace(LARGE), hashes_of(each, 8)) == Verdict(right=8)
 
 
 def test_a_flipped_bit_on_the_way_is_found(client: Client, proxy: UnixProxy) -> None:
@@ -292,20 +311,24 @@ def test_clients_outlive_their_sessions_and_their_agent() -> None:
 
 
 def test_a_client_that_cannot_attach_streams(
-    agent: AgentProcess, caplog: pytest.LogCaptureFixture
+    agent: AgentProcess, proxy: UnixProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (agent.directory / "attach.sock").unlink()
-    with Client(agent.address, timeout_seconds=5) as client:
+    """The proxy's directory has no attach socket, as a container that was given only one."""
+    hashes = hashes_of("fallen back", 3)
+    with Client(proxy.address, timeout_seconds=5) as client:
         assert not client.has_memory
         assert "streams instead of shared memory" in caplog.text
-        assert store(client.namespace(LARGE), "fallen back", 3) == 3
-        assert judge(client.namespace(LARGE), hashes_of("fallen back", 3)) == Verdict(right=3)
-        for call in (client.namespace(LARGE).load, client.namespace(LARGE).reserve):
+        namespace = client.namespace(LARGE)
+        assert store(namespace, "fallen back", 3) == 3
+        assert judge(namespace, hashes) == Verdict(right=3)
+        for call in (namespace.load, namespace.reserve):
             with pytest.raises(NoSharedMemoryError, match="load_into and store"):
-                call(hashes_of("fallen back", 3))
+                call(hashes)
         assert client.is_connected
-    with Client(agent.address, transport="memory") as client:
+    with Client(proxy.address, transport="memory") as client:
         assert not client.is_connected
+    with Client(agent.address) as client:
+        assert client.has_memory
 
 
 @pytest.mark.parametrize(
