@@ -177,14 +177,21 @@ def loading(
 
 
 def _to_the_end(read: Read) -> Steps[None]:
-    """A stream that broke off goes on where it ended, as long as each comes further."""
+    """A stream that broke off goes on where it ended, as long as each comes further.
+
+    One that did not may be tried once more if that costs no time: what a connection had brought is
+    lost with it.
+    """
+    may_repeat = True
     while not read.is_complete:
         before = read.position
         try:
             yield read
-        except _BROKEN:
+        except _BROKEN as error:
             if read.position == before:
-                raise
+                if isinstance(error, DeadlineExceededError) or not may_repeat:
+                    raise
+                may_repeat = False
         else:
             if not read.is_complete:
                 raise InternalError(f"the agent's stream ended at {read.position}")
@@ -219,8 +226,9 @@ def _store_part(
         write = Write(keys_message(hashes, place), rows, block_bytes, absent)
         try:
             answer = yield write
-        except _BROKEN:
-            if write.message_count <= _UNREAD_MESSAGES or len(absent) >= fewest:
+        except _BROKEN as error:
+            is_silent = write.message_count <= _UNREAD_MESSAGES
+            if len(absent) >= fewest or (is_silent and isinstance(error, DeadlineExceededError)):
                 raise
             fewest = len(absent)
             continue

@@ -159,6 +159,8 @@ class Server:
                         async for message in answers:
                             await self._write(context, message)
                     return
+            except grpc.aio.InternalError:
+                return  # the client has gone, and the cancellation of this call is on its way
             except Exception as error:
                 code, message = status_of(method, error)
             await context.abort(grpc.StatusCode[code.name], message)
