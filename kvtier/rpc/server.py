@@ -138,6 +138,20 @@ class Server:
     def _handler(
         self, method: MethodDescriptor, behaviour: Callable[[Any, Call], Any]
     ) -> grpc.RpcMethodHandler[Any, Any]:
+        if method.client_streaming:
+            return grpc.stream_unary_rpc_method_handler(
+                self._collecting(method, behaviour), response_serializer=_serialized
+            )
+        if method.server_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._streaming(method, behaviour), response_serializer=_serialized
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            self._answering(method, behaviour), response_serializer=_serialized
+        )
+
+    def _answering(self, method: MethodDescriptor, behaviour: Callable[[Any, Call], Any]) -> Any:
+        """One request, one answer."""
         request_class: type[Message] = GetMessageClass(method.input_type)
 
         async def call(data: bytes, context: Context) -> Message:
@@ -150,6 +164,12 @@ class Server:
             except Exception as error:
                 code, message = status_of(method, error)
             return await context.abort(grpc.StatusCode[code.name], message)
+
+        return call
+
+    def _streaming(self, method: MethodDescriptor, behaviour: Callable[[Any, Call], Any]) -> Any:
+        """One request, a stream of answers."""
+        request_class: type[Message] = GetMessageClass(method.input_type)
 
         async def stream(data: bytes, context: Context) -> None:
             try:
@@ -165,6 +185,11 @@ class Server:
                 code, message = status_of(method, error)
             await context.abort(grpc.StatusCode[code.name], message)
 
+        return stream
+
+    def _collecting(self, method: MethodDescriptor, behaviour: Callable[[Any, Call], Any]) -> Any:
+        """A stream of requests, one answer."""
+
         async def collect(requests: AsyncIterator[bytes], context: Context) -> Message:
             try:
                 with self._stream_gate():
@@ -175,11 +200,7 @@ class Server:
                 code, message = status_of(method, error)
             return await context.abort(grpc.StatusCode[code.name], message)
 
-        if method.client_streaming:
-            return grpc.stream_unary_rpc_method_handler(collect, response_serializer=_serialized)
-        if method.server_streaming:
-            return grpc.unary_stream_rpc_method_handler(stream, response_serializer=_serialized)
-        return grpc.unary_unary_rpc_method_handler(call, response_serializer=_serialized)
+        return collect
 
     def _stream_gate(self) -> AbstractContextManager[None]:
         return self._streams.gate if self._streams else nullcontext()
