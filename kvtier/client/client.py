@@ -47,7 +47,7 @@ class Client:
 
     `transport` says how bytes of blocks travel: by "memory" shared with the agent, by "stream" in
     gRPC, or "auto": memory, and streams where this process cannot attach, because it is another
-    user's or in another container. `load` and `reserve` need memory.
+    user's or in another container. What `load` and `reserve` give are copies then.
 
     `address` is `unix:` and the path of worker.sock (default: `KVTIER_ADDRESS`, else where an agent
     of this user listens); `worker` a name for logs. A client does not survive a fork.

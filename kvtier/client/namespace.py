@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kvtier.client.arrays import Rows, rows_of
 from kvtier.client.connection import Connection
+from kvtier.client.private_slots import private_load, private_reserve
 from kvtier.client.requests import START, Lookup, Place, block_bytes_of, lookup_of, lookup_request
 from kvtier.client.requests import duration as _duration
 from kvtier.client.requests import keys_message as _keys
@@ -27,7 +28,7 @@ from kvtier.client.stream_connection import StreamConnection
 from kvtier.client.streaming import Steps, asking, loading, storing
 from kvtier.core.block import BlockStatus, Match
 from kvtier.core.namespace import NamespaceSpec
-from kvtier.errors import InvalidRequestError, KvtierError
+from kvtier.errors import AgentUnavailableError, InvalidRequestError, KvtierError
 from kvtier.v1 import block_cache_pb2 as pb
 from kvtier.v1 import block_pb2
 
@@ -41,6 +42,8 @@ _PART_BYTES = 256 << 20
 #: What is copied while the agent reads on.
 _PIECE_BYTES = 32 << 20
 _COPY_TTL_SECONDS = 2.0
+T = TypeVar("T")
+
 _Wait = pb.LoadBlocksRequest
 _STORED = {int(BlockStatus.OK), int(BlockStatus.PRESENT)}
 
@@ -90,7 +93,13 @@ class Namespace:
         hold_id: int = 0,
         ttl_seconds: float = 0.0,
     ) -> Loaded:
-        """Leases blocks and returns views of them in shared memory; see `Loaded`."""
+        """Leases blocks and returns views of them in shared memory; see `Loaded`.
+
+        Without shared memory they are views of copies.
+        """
+        copied = private_load(self.spec, hashes, place, hold_id)
+        if (loaded := self._by_stream(copied)) is not None:
+            return loaded
         with self._client.attached() as connection:
             token = self._session(connection)
             slots, lease = self._lease(connection, token, hashes, place, hold_id, ttl_seconds)
@@ -199,7 +208,13 @@ class Namespace:
     def reserve(
         self, hashes: Sequence[bytes], *, place: Place = START, ttl_seconds: float = 0.0
     ) -> Reservation:
-        """Slots for the blocks that are not cached yet, to be written in place."""
+        """Slots for the blocks that are not cached yet, to be written in place.
+
+        Without shared memory they are this process's own, and are sent at the commit.
+        """
+        private = private_reserve(self.spec, hashes, place, self._run)
+        if (reservation := self._by_stream(private)) is not None:
+            return reservation
         with self._client.attached() as connection:
             token = self._session(connection)
             with connection.releases(token) as ended:
@@ -239,7 +254,13 @@ class Namespace:
             token = self._session(connection)
             return connection.call(method, token, request, self._client.timeout_seconds)
 
-    def _by_stream(self, steps: Steps[list[int]]) -> list[int] | None:
+    def _run(self, steps: Steps[list[int]]) -> list[int]:
+        """What they come to, at the commit of what was reserved without shared memory."""
+        if (done := self._by_stream(steps)) is None:
+            raise AgentUnavailableError("the client's connection is another one now")
+        return done
+
+    def _by_stream(self, steps: Steps[T]) -> T | None:
         """What they come to; None, and nothing done, where there is shared memory."""
         with self._client.connected() as connection:
             if isinstance(connection, StreamConnection):

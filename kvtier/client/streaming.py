@@ -7,7 +7,7 @@ KvtierError, and return what the verb returns.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -198,28 +198,36 @@ def _to_the_end(read: Read) -> Steps[None]:
 
 
 def storing(
-    spec: NamespaceSpec, hashes: Sequence[bytes], rows: Rows, place: Place
+    spec: NamespaceSpec,
+    hashes: Sequence[bytes],
+    rows: Rows,
+    place: Place,
+    wanted: Collection[int] | None = None,
 ) -> Steps[list[int]]:
-    """As `Namespace.store`."""
+    """As `Namespace.store`. With `wanted`, only these keys have bytes and are sent; the statuses of
+    others say nothing."""
     statuses = [int(BlockStatus.REFUSED)] * len(hashes)
     block_bytes = spec.block_bytes[place.group]
     for part in _parts(len(hashes), block_bytes):
         here = shifted(place, hashes, part.start)
-        statuses[part] = yield from _store_part(hashes[part], rows[part], here, block_bytes)
+        mine: Sequence[int] = range(len(hashes[part]))
+        if wanted is not None:
+            mine = [key for key in mine if part.start + key in wanted]
+        statuses[part] = yield from _store_part(hashes[part], rows[part], here, block_bytes, mine)
         if not _STORED.issuperset(statuses[part]):
             break
     return statuses
 
 
 def _store_part(
-    hashes: Sequence[bytes], rows: Rows, place: Place, block_bytes: int
+    hashes: Sequence[bytes], rows: Rows, place: Place, block_bytes: int, wanted: Sequence[int]
 ) -> Steps[list[int]]:
-    """Sends what is not there. After a stream that broke off, what is not there yet."""
+    """Sends what is wanted and not there. After a stream that broke off, what is not there yet."""
     request = lookup_request(hashes, place, Match.PRESENCE)
     fewest = len(hashes) + 1
     while True:
         found = lookup_of((yield Call("LookupPrefix", request)), len(hashes))
-        absent = [key for key, is_present in enumerate(found.present) if not is_present]
+        absent = [key for key in wanted if not found.present[key]]
         statuses = [int(BlockStatus.PRESENT)] * len(hashes)
         if not absent:
             return statuses

@@ -150,6 +150,38 @@ def test_arrays_of_any_type_and_tensors(here: Worker, transport: str) -> None:
     assert np.array_equal(tensor.view(torch.uint8).numpy(), whole.view(np.uint8))
 
 
+@pytest.mark.parametrize("transport", ["memory", "stream"])
+def test_loaded_and_reserved_blocks(here: Worker, transport: str) -> None:
+    spec = spec_of(f"places-{transport}", 700 * KIB)
+    verbs, hashes = here.namespace(spec), hashes_of("places", 60)
+    blocks = payloads(spec, hashes)
+    assert verbs.store(hashes[:2], blocks[:2]) == [OK] * 2
+    with verbs.reserve(hashes) as reservation:
+        assert reservation.statuses == [PRESENT] * 2 + [OK] * 58
+        assert [cell is None for cell in reservation.cells] == [True] * 2 + [False] * 58
+        reservation.write(blocks)
+        assert verbs.lookup(hashes).matched == 2
+        assert reservation.commit() == [PRESENT] * 2 + [OK] * 58
+    with verbs.load([*hashes, b"x" * 32]) as loaded:
+        assert loaded.count == 60
+        assert loaded.statuses == [OK] * 60 + [ABSENT]
+        assert loaded.views[60] is None
+        assert all(map(np.array_equal, loaded.views, blocks))
+        joined = np.concatenate([cells for _, _, cells in loaded.runs()])
+        assert np.array_equal(joined, np.stack(blocks))
+        assert loaded.valid()
+    others = hashes_of("given back", 3)
+    with verbs.reserve(others) as reservation:
+        reservation.write(payloads(spec, others))
+    assert reservation.statuses == [BlockStatus.EXPIRED] * 3
+    assert verbs.lookup(others).matched == 0
+    with verbs.reserve(others) as first, verbs.reserve(others) as second:
+        for each in (first, second):
+            each.write(payloads(spec, others))
+        assert first.commit() == [OK] * 3
+        assert second.commit() == [PRESENT] * 3
+
+
 def test_what_has_no_room_is_refused(transport: str) -> None:
     with running_agent("2MiB") as small, worker(transport, small.address) as each:
         spec, hashes = spec_of("large", MIB), hashes_of("large", 4)
@@ -177,6 +209,10 @@ def test_bad_requests_name_the_field(here: Worker, transport: str) -> None:
             verb(hashes, right, place=Place(shard=1))
     with pytest.raises(InvalidRequestError, match="parent_hash"):
         verbs.store(hashes, right, place=Place(position=3))
+    if transport != "async":
+        for place_verb in (verbs.load, verbs.reserve):
+            with pytest.raises(InvalidRequestError, match="group"):
+                place_verb(hashes, place=Place(group=1))
     right.flags.writeable = False
     with pytest.raises(InvalidRequestError, match="read-only"):
         verbs.load_into(hashes, right)

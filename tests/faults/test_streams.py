@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -321,9 +323,8 @@ def test_a_client_that_cannot_attach_streams(
         namespace = client.namespace(LARGE)
         assert store(namespace, "fallen back", 3) == 3
         assert judge(namespace, hashes) == Verdict(right=3)
-        for call in (namespace.load, namespace.reserve):
-            with pytest.raises(NoSharedMemoryError, match="load_into and store"):
-                call(hashes)
+        with pytest.raises(NoSharedMemoryError, match="load_into and store"), client.attached():
+            pass
         assert client.is_connected
     with Client(proxy.address, transport="memory") as client:
         assert not client.is_connected
@@ -349,6 +350,38 @@ def test_where_others_may_connect_streams_have_to_be_allowed(settings: dict[str,
         assert client.namespace(spec_of(tenant="ours")).lookup(hashes).matched == 0
         with pytest.raises(AccessDeniedError, match=r"'theirs'.*streams\.tenants"):
             client.namespace(spec_of(tenant="theirs")).lookup(hashes)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_another_user_streams_what_it_may() -> None:
+    """Who cannot attach falls back by itself, and learns of both reasons if that is refused."""
+    stranger = 65534
+    settings = {"socket_group": stranger, "streams__tenants": "[theirs]"}
+    with running_agent("64MiB", **settings) as agent, Client(agent.address) as client:
+        for tenant in ("theirs", "ours"):
+            assert store(client.namespace(spec_of(tenant=tenant)), "secret", 4) == 4
+        answers = []
+        for tenant in ("theirs", "ours"):
+            arguments = agent.address, stranger, tenant
+            with WorkerProcess(scripts.connect_as, *arguments) as worker:
+                answers.append(worker.hear())
+    assert answers[0] == ["OK", 4]
+    name, message = answers[1]
+    assert name == "AccessDeniedError"
+    assert f"uid {stranger}" in message
+    assert "streams.tenants" in message
+
+
+def test_many_threads_share_a_client(client: Client) -> None:
+    namespace = client.namespace(LARGE)
+    assert store(namespace, "threads", 4) == 4
+
+    def load(_: int) -> Verdict:
+        return judge(namespace, hashes_of("threads", 4))
+
+    with ThreadPoolExecutor(4) as threads:
+        verdicts = set(threads.map(load, range(times(40))))
+    assert verdicts == {Verdict(right=4)}
 
 
 def test_slots_are_for_sessions_with_shared_memory_and_streams_for_those_without(
