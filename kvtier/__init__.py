@@ -9,17 +9,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from kvtier.client.async_client import AsyncClient
+    from kvtier.client.async_namespace import AsyncNamespace
     from kvtier.client.client import Client
-    from kvtier.client.namespace import Lookup, Namespace
+    from kvtier.client.namespace import Namespace
+    from kvtier.client.requests import Lookup
     from kvtier.client.slots import Loaded, Reservation
     from kvtier.core.block import BlockStatus, Match, Tier, Wait
     from kvtier.core.namespace import NamespaceSpec
 
 _HOMES = {
+    "AsyncClient": "kvtier.client.async_client",
+    "AsyncNamespace": "kvtier.client.async_namespace",
     "BlockStatus": "kvtier.core.block",
     "Client": "kvtier.client.client",
     "Loaded": "kvtier.client.slots",
-    "Lookup": "kvtier.client.namespace",
+    "Lookup": "kvtier.client.requests",
     "Match": "kvtier.core.block",
     "Namespace": "kvtier.client.namespace",
     "NamespaceSpec": "kvtier.core.namespace",
@@ -29,6 +34,8 @@ _HOMES = {
 }
 
 __all__ = [
+    "AsyncClient",
+    "AsyncNamespace",
     "BlockStatus",
     "Client",
     "Loaded",

@@ -4,6 +4,7 @@
     ├── ConfigError                 a configuration file, variable or option is wrong
     ├── InvalidRequestError         a field of a request is wrong; mend it, do not retry
     ├── LayoutConflictError         the name belongs to another layout, and the agent rejects that
+    ├── NoSharedMemoryError         the session has none, or has it; the message says what to use
     ├── UnauthenticatedError        no credentials, or unknown ones
     ├── AccessDeniedError           the credentials do not cover this
     ├── NotFoundError               no such namespace, pin or tier
@@ -33,6 +34,10 @@ class InvalidRequestError(KvtierError):
 
 class LayoutConflictError(KvtierError):
     """The message names the fields that differ."""
+
+
+class NoSharedMemoryError(KvtierError):
+    """Slots are for sessions that attached, streams for those that did not."""
 
 
 class UnauthenticatedError(KvtierError):

@@ -78,6 +78,8 @@ class Session:
     created_at: float
     #: What the worker says it takes to compute a block's tokens; 0.0 if it has not said.
     compute_seconds_per_block: float = 0.0
+    #: Without shared memory: the holder of its streams' leases, which no call can name.
+    leaser: Session | None = None
     token: bytes = field(default_factory=lambda: secrets.token_bytes(TOKEN_BYTES))
 
 
@@ -138,6 +140,12 @@ class Sessions:
                 "attach_token is unknown: attach over the attach socket first, and keep that "
                 "connection open"
             )
+        return self.open_for(attachment, spec, worker)
+
+    def open_for(
+        self, attachment: Attachment, spec: NamespaceSpec, worker: str
+    ) -> tuple[Session, list[str]]:
+        """As `open`, for a peer that is known, or for one that has no connection to hold it."""
         if not attachment.access.allows(spec.tenant):
             raise AccessDeniedError(
                 f"uid {attachment.uid} may not use tenant {spec.tenant!r}: see `workers` in the "
@@ -155,6 +163,12 @@ class Sessions:
         attachment.sessions[session.session_id] = session
         self._by_token[session.token] = session
         return session, differences
+
+    def hidden(self, session: Session) -> Session:
+        """Another holder of leases in the same namespace, that ends with the session; no token
+        finds it, and it does not count."""
+        peer, namespace = session.attachment, session.namespace
+        return Session(next(self._ids), namespace, session.worker, peer, session.created_at)
 
     def find(self, token: bytes) -> Session:
         session = self._by_token.get(token)
@@ -183,8 +197,8 @@ class Sessions:
         if not attachment.connected:
             return
         attachment.connected = False
-        del self._attachments[attachment.token]
-        self._lingering.add(attachment)
+        if self._attachments.pop(attachment.token, None) is not None:
+            self._lingering.add(attachment)
         for session in attachment.sessions.values():
             del self._by_token[session.token]
             session.namespace.session_count -= 1

@@ -140,9 +140,8 @@ class Upkeep:
             await asyncio.sleep(min(_REPORT_SECONDS, max(0.0, deadline - time.monotonic())))
         if not self._lifecycle.is_draining:
             raise AgentUnavailableError("the drain was ended by a resume")
-        for session in list(self._sessions):
-            for lease in self._grants.leases.of_session(session.session_id):
-                self._grants.revoke(lease)
+        for lease in list(self._grants.leases):
+            self._grants.revoke(lease)
         yield self._progress()
         if self._disk is not None:
             await self.flush(Tier.DISK)

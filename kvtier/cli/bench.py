@@ -1,4 +1,4 @@
-"""`kvtier bench`: how fast data, metadata, policies, DISK and CLUSTER are on this machine."""
+"""`kvtier bench`: how fast copies, streams, metadata, policies, DISK and CLUSTER are here."""
 
 from __future__ import annotations
 
@@ -137,6 +137,21 @@ def cluster(
     size_bytes = _block_bytes(block_bytes)
     exit_on_sigterm()
     _print(run(url, block_bytes=size_bytes, batch=batch, seconds=seconds), as_json)
+
+
+@app.command("stream")
+def stream(
+    block_bytes: BlockBytesOption = "2MiB",
+    batch: BatchOption = 32,
+    seconds: SecondsOption = 5.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure blocks over gRPC, for workers without shared memory, against a bare socket."""
+    from kvtier.bench.stream import run
+
+    size_bytes = _block_bytes(block_bytes)
+    exit_on_sigterm()
+    _print(run(block_bytes=size_bytes, batch=batch, seconds=seconds), as_json)
 
 
 def _block_bytes(text: str) -> int:

@@ -9,19 +9,26 @@ import secrets
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Literal, get_args
 
 from kvtier.client.connection import Connection, socket_path
 from kvtier.client.namespace import Namespace
+from kvtier.client.stream_connection import StreamConnection
 from kvtier.core.namespace import NamespaceSpec
 from kvtier.errors import (
+    AccessDeniedError,
     AgentUnavailableError,
     DeadlineExceededError,
+    InvalidRequestError,
     KvtierError,
+    NoSharedMemoryError,
     SessionLostError,
 )
 from kvtier.sockets import WORKER_SOCKET, default_address
 
 log = logging.getLogger(__name__)
+
+Transport = Literal["auto", "memory", "stream"]
 
 _CLIENT_ID_BYTES = 16
 _FIRST_DELAY_SECONDS = 0.05
@@ -38,6 +45,10 @@ class Client:
     growing, jittered delays of at most 1 s; it ends when the agent answers. Making a client fails
     for a bad address only: what else is wrong, calls say.
 
+    `transport` says how bytes of blocks travel: by "memory" shared with the agent, by "stream" in
+    gRPC, or "auto": memory, and streams where this process cannot attach, because it is another
+    user's or in another container. What `load` and `reserve` give are copies then.
+
     `address` is `unix:` and the path of worker.sock (default: `KVTIER_ADDRESS`, else where an agent
     of this user listens); `worker` a name for logs. A client does not survive a fork.
     """
@@ -48,6 +59,7 @@ class Client:
         *,
         worker: str = "",
         timeout_seconds: float = 1.0,
+        transport: Transport = "auto",
         environ: Mapping[str, str] | None = None,
     ) -> None:
         environ = os.environ if environ is None else environ
@@ -55,6 +67,11 @@ class Client:
             address = environ.get("KVTIER_ADDRESS") or default_address(environ, WORKER_SOCKET)
         self.address = f"unix:{address}" if address.startswith("/") else address
         self._path = socket_path(self.address)
+        if transport not in get_args(Transport):
+            raise InvalidRequestError(
+                f"transport is {transport!r}; it must be one of {', '.join(get_args(Transport))}"
+            )
+        self._transport = transport
         self.worker = worker or f"pid {os.getpid()}"
         self.timeout_seconds = timeout_seconds
         self._client_id = secrets.token_bytes(_CLIENT_ID_BYTES)
@@ -62,18 +79,23 @@ class Client:
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._restorer: threading.Thread | None = None
-        self._connection: Connection | None = None
-        self._suspended: Connection | None = None
+        self._connection: Connection | StreamConnection | None = None
+        self._suspended: Connection | StreamConnection | None = None
         self._failure: type[Exception] = AgentUnavailableError
         self._reason = "not connected yet"
         try:
-            self._connection = Connection(self.address, self._client_id, timeout_seconds)
+            self._connection = self._connect()
         except KvtierError as error:
             self._suspend(None, error)
 
     def namespace(self, spec: NamespaceSpec) -> Namespace:
         """The verbs on one namespace; it is registered with the agent at the first call."""
         return Namespace(self, spec)
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether the agent's memory is shared with this process now."""
+        return isinstance(self._connection, Connection)
 
     @property
     def is_connected(self) -> bool:
@@ -96,7 +118,9 @@ class Client:
         self._failure, self._reason = AgentUnavailableError, "the client is closed"
 
     @contextmanager
-    def connected(self, wanted: Connection | None = None) -> Iterator[Connection]:
+    def connected(
+        self, wanted: Connection | StreamConnection | None = None
+    ) -> Iterator[Connection | StreamConnection]:
         """The connection for one call; with `wanted`, only that one.
 
         Raises AgentUnavailableError at once when there is none. A call that ends as if the agent
@@ -118,7 +142,19 @@ class Client:
             self._suspend(connection, AgentUnavailableError("a call was interrupted"))
             raise
 
-    def _suspend(self, connection: Connection | None, error: KvtierError) -> None:
+    @contextmanager
+    def attached(self, wanted: Connection | None = None) -> Iterator[Connection]:
+        """As `connected`, with shared memory. Raises NoSharedMemoryError where there is none."""
+        with self.connected(wanted) as connection:
+            if isinstance(connection, StreamConnection):
+                raise NoSharedMemoryError(
+                    f"blocks come from {self.address} by streams: use load_into and store"
+                )
+            yield connection
+
+    def _suspend(
+        self, connection: Connection | StreamConnection | None, error: KvtierError
+    ) -> None:
         with self._lock:
             if self._closing.is_set() or self._connection is not connection:
                 return
@@ -162,17 +198,40 @@ class Client:
             log.warning("kvtier: the agent at %s answers again", self.address)
             return
 
-    def _revive(self) -> Connection:
+    def _revive(self) -> Connection | StreamConnection:
         """A new connection, once the old one is given up."""
         if self._suspended is not None:
             if not self._suspended.retire():
                 raise AgentUnavailableError("slots of the old connection are being written")
             self._suspended.close()
             self._suspended = None
-        return Connection(self.address, self._client_id, self.timeout_seconds)
+        return self._connect()
+
+    def _connect(self) -> Connection | StreamConnection:
+        refusal: KvtierError | None = None
+        if self._transport != "stream":
+            try:
+                return Connection(self.address, self._client_id, self.timeout_seconds)
+            except KvtierError as error:
+                if self._transport == "memory" or not _is_refusal(error):
+                    raise
+                refusal = error
+        streams = StreamConnection(self.address, self.worker, self.timeout_seconds, refusal)
+        if refusal is not None:
+            log.warning("kvtier: streams instead of shared memory: %s", refusal)
+        return streams
 
     def __enter__(self) -> Client:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _is_refusal(error: KvtierError) -> bool:
+    """Whether an agent that is there does not let this process attach, now and later."""
+    if isinstance(error, AccessDeniedError | InvalidRequestError | NoSharedMemoryError):
+        return True
+    return isinstance(error, AgentUnavailableError) and isinstance(
+        error.__cause__, FileNotFoundError | PermissionError | ConnectionRefusedError
+    )

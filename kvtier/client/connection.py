@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -13,13 +12,12 @@ from weakref import WeakSet
 
 from kvtier.client.attachment import Attachment
 from kvtier.client.service import Service
+from kvtier.client.sessions import OpenSessions
 from kvtier.client.slots import GrantedSlots
-from kvtier.core.namespace import Identity, NamespaceSpec
-from kvtier.errors import AgentUnavailableError, InvalidRequestError
+from kvtier.core.namespace import NamespaceSpec
+from kvtier.errors import AgentUnavailableError, InvalidRequestError, NoSharedMemoryError
 from kvtier.v1 import block_cache_pb2 as pb
 from kvtier.v1 import block_pb2
-
-log = logging.getLogger(__name__)
 
 SESSION_METADATA = "kvtier-session-bin"
 _RELEASES_PER_CALL = 1024
@@ -38,6 +36,8 @@ class Connection:
             capabilities = self._service.call(
                 "GetCapabilities", pb.GetCapabilitiesRequest(), timeout_seconds
             )
+            if not capabilities.attach_socket:
+                raise NoSharedMemoryError("this agent's memory cannot be mapped from here")
             attach_path = socket_path(address).parent / capabilities.attach_socket
             self._attachment = Attachment(str(attach_path), client_id, timeout_seconds)
         except BaseException:
@@ -47,7 +47,7 @@ class Connection:
         self._writers: WeakSet[object] = WeakSet()
         self._retired = False
         self._lock = threading.Lock()
-        self._sessions: dict[Identity, bytes] = {}
+        self._sessions = OpenSessions(self._attachment.token)
         self._releases: defaultdict[bytes, list[int]] = defaultdict(list)
 
     def call(self, method: str, session: bytes, request: Any, timeout_seconds: float) -> Any:
@@ -67,22 +67,13 @@ class Connection:
 
     def session(self, spec: NamespaceSpec, worker: str, timeout_seconds: float) -> bytes:
         """The session of a namespace, opened at the first call."""
-        token = self._sessions.get(spec.identity)
+        token = self._sessions.find(spec)
         if token is not None:
             return token
-        request = pb.OpenSessionRequest(
-            namespace=spec_message(spec), attach_token=self._attachment.token, worker=worker
+        request = self._sessions.request(spec, worker)
+        return self._sessions.opened(
+            spec, self._service.call("OpenSession", request, timeout_seconds)
         )
-        answer = self._service.call("OpenSession", request, timeout_seconds)
-        if answer.sibling_differences:
-            log.warning(
-                "kvtier: another layout is registered under the name of namespace %s; they share "
-                "no blocks, and differ in %s",
-                spec.label,
-                ", ".join(answer.sibling_differences),
-            )
-        with self._lock:
-            return self._sessions.setdefault(spec.identity, answer.session_token)
 
     def slots(
         self,
@@ -152,8 +143,3 @@ def socket_path(address: str) -> Path:
             f"address is {address!r}; it must be unix:PATH, the path of the agent's worker.sock"
         )
     return Path("/" + path.lstrip("/") if path.startswith("//") else path)
-
-
-def spec_message(spec: NamespaceSpec) -> block_pb2.NamespaceSpec:
-    fields: dict[str, Any] = spec.layout_fields()
-    return block_pb2.NamespaceSpec(tenant=spec.tenant, name=spec.name, **fields)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from google.protobuf.duration_pb2 import Duration
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kvtier.client.arrays import Rows, rows_of
 from kvtier.client.connection import Connection
+from kvtier.client.private_slots import private_load, private_reserve
+from kvtier.client.requests import START, Lookup, Place, block_bytes_of, lookup_of, lookup_request
+from kvtier.client.requests import duration as _duration
+from kvtier.client.requests import keys_message as _keys
+from kvtier.client.requests import seconds as _seconds
+from kvtier.client.requests import shifted as _shifted
 from kvtier.client.slots import (
     EXPIRED,
     OK,
@@ -22,51 +24,27 @@ from kvtier.client.slots import (
     Reservation,
     copy_out,
 )
-from kvtier.core.block import BlockStatus, Match, Tier, Wait
+from kvtier.client.stream_connection import StreamConnection
+from kvtier.client.streaming import Steps, asking, loading, storing
+from kvtier.core.block import BlockStatus, Match, Wait
 from kvtier.core.namespace import NamespaceSpec
-from kvtier.errors import InvalidRequestError, KvtierError
+from kvtier.errors import AgentUnavailableError, InvalidRequestError, KvtierError
 from kvtier.v1 import block_cache_pb2 as pb
 from kvtier.v1 import block_pb2
 
 if TYPE_CHECKING:
     from kvtier.client.client import Client
 
+__all__ = ["START", "Lookup", "Namespace", "Place"]
+
 #: A load or store of more is cut, so that no lease or reservation is held for long.
 _PART_BYTES = 256 << 20
 #: What is copied while the agent reads on.
 _PIECE_BYTES = 32 << 20
 _COPY_TTL_SECONDS = 2.0
+T = TypeVar("T")
+
 _STORED = {int(BlockStatus.OK), int(BlockStatus.PRESENT)}
-
-
-@dataclass(frozen=True)
-class Lookup:
-    """What is cached of a sequence.
-
-    `matched` counts the leading blocks that are; `runs` says in which tier they are, as (tier,
-    count); `present` has one entry per key if `match` was PRESENCE. `hold_id` goes to `load`.
-    `ready_after_seconds` has the agent's estimate for each run: when all of it could be read from
-    HOST, if it were asked for now; 0.0 where it can be read at once.
-    """
-
-    matched: int
-    runs: tuple[tuple[Tier, int], ...] = ()
-    present: tuple[bool, ...] = ()
-    hold_id: int = 0
-    ready_after_seconds: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a batch of keys stands: its KV group and shard, and what comes before the first one."""
-
-    group: int = 0
-    shard: int = 0
-    parent: bytes = b""
-    position: int = 0
-
-
-START = Place()
 
 
 class Namespace:
@@ -104,22 +82,16 @@ class Namespace:
         """
         if not hashes:
             return Lookup(0)
-        request = pb.LookupPrefixRequest(
-            keys=[_keys(hashes, place)],
-            match=match.name,
-            shards=shards,
-            compute_seconds_per_block=compute_seconds_per_block,
+        request = lookup_request(
+            hashes,
+            place,
+            match,
+            shards,
+            hold_seconds,
+            compute_seconds_per_block,
             prefetch=prefetch,
         )
-        if hold_seconds > 0:
-            request.hold.CopyFrom(_duration(hold_seconds))
-        answer = self._call("LookupPrefix", request)
-        found = answer.found[0]
-        bits = np.frombuffer(found.presence, np.uint8)
-        present = np.unpackbits(bits, bitorder="little")[: len(hashes)].astype(bool).tolist()
-        runs = tuple((Tier(run.tier), run.count) for run in found.runs)
-        ready = tuple(_seconds(run.ready_after) for run in found.runs)
-        return Lookup(found.matched_count, runs, tuple(present), answer.hold_id, ready)
+        return lookup_of(self._call("LookupPrefix", request), len(hashes))
 
     def load(
         self,
@@ -138,8 +110,12 @@ class Namespace:
         brought in the background. BREAK_EVEN gives the leading blocks that are there sooner than
         the caller would compute them, at `compute_seconds_per_block` (0.0: as it said last, in
         whatever call; it must have): with as little beside as a wait that turns out to be in vain.
+        Without shared memory they are views of copies.
         """
-        with self._client.connected() as connection:
+        copied = private_load(self.spec, hashes, place, hold_id, wait)
+        if (loaded := self._by_stream(copied)) is not None:
+            return loaded
+        with self._client.attached() as connection:
             token = self._session(connection)
             slots, lease = self._lease(
                 connection,
@@ -179,6 +155,9 @@ class Namespace:
         rows = rows_of(out, len(hashes), self._block_bytes(place))
         if not all(row.flags.writeable for row in rows):
             raise InvalidRequestError("out is read-only")
+        steps = loading(self.spec, hashes, rows, place, hold_id, wait)
+        if (streamed := self._by_stream(steps)) is not None:
+            return streamed
         statuses = [int(BlockStatus.ABSENT)] * len(hashes)
         parts = self._parts(0, len(hashes), place, _PART_BYTES)
         for part in parts:
@@ -225,7 +204,7 @@ class Namespace:
         hold_id: int = 0,
         compute_seconds_per_block: float = 0.0,
     ) -> list[int]:
-        with self._client.connected() as connection:
+        with self._client.attached() as connection:
             token = self._session(connection)
             slots, lease = self._lease(
                 connection,
@@ -256,6 +235,8 @@ class Namespace:
         """
         _check_breakpoints(breakpoints, hashes)
         rows = rows_of(blocks, len(hashes), self._block_bytes(place))
+        if (streamed := self._by_stream(storing(self.spec, hashes, rows, place))) is not None:
+            return streamed
         statuses = [int(BlockStatus.REFUSED)] * len(hashes)
         for part in self._parts(0, len(hashes), place, _PART_BYTES):
             with self.reserve(
@@ -282,10 +263,14 @@ class Namespace:
         """Slots for the blocks that are not cached yet, to be written in place.
 
         `breakpoints` are indexes of hashes whose blocks end a part that many sequences share, as a
-        system prompt or a document: worth more to the agent than what follows.
+        system prompt or a document: worth more to the agent than what follows. Without shared
+        memory the slots are this process's own, and are sent at the commit; breakpoints are not.
         """
         _check_breakpoints(breakpoints, hashes)
-        with self._client.connected() as connection:
+        private = private_reserve(self.spec, hashes, place, self._run)
+        if (reservation := self._by_stream(private)) is not None:
+            return reservation
+        with self._client.attached() as connection:
             token = self._session(connection)
             with connection.releases(token) as ended:
                 request = pb.ReserveBlocksRequest(
@@ -322,8 +307,23 @@ class Namespace:
 
     def _call(self, method: str, request: Any) -> Any:
         with self._client.connected() as connection:
+            if isinstance(connection, StreamConnection):
+                return connection.run(self.spec, asking(method, request))
             token = self._session(connection)
             return connection.call(method, token, request, self._client.timeout_seconds)
+
+    def _run(self, steps: Steps[list[int]]) -> list[int]:
+        """What they come to, at the commit of what was reserved without shared memory."""
+        if (done := self._by_stream(steps)) is None:
+            raise AgentUnavailableError("the client's connection is another one now")
+        return done
+
+    def _by_stream(self, steps: Steps[T]) -> T | None:
+        """What they come to; None, and nothing done, where there is shared memory."""
+        with self._client.connected() as connection:
+            if isinstance(connection, StreamConnection):
+                return connection.run(self.spec, steps)
+        return None
 
     def _session(self, connection: Connection) -> bytes:
         return connection.session(self.spec, self._client.worker, self._client.timeout_seconds)
@@ -363,11 +363,7 @@ class Namespace:
         )
 
     def _block_bytes(self, place: Place) -> int:
-        if not 0 <= place.group < len(self.spec.block_bytes):
-            raise InvalidRequestError(
-                f"place.group is {place.group}; the namespace has {len(self.spec.block_bytes)}"
-            )
-        return self.spec.block_bytes[place.group]
+        return block_bytes_of(self.spec, place)
 
     def _parts(self, start: int, stop: int, place: Place, part_bytes: int) -> list[slice]:
         step = max(1, part_bytes // self._block_bytes(place))
@@ -389,7 +385,7 @@ class _Grantor:
 
     def commit(self, indexes: list[int]) -> list[int]:
         request = pb.CommitBlocksRequest(reservation_id=self._reservation_id, indexes=indexes)
-        with self._client.connected(self._connection) as connection:
+        with self._client.attached(self._connection) as connection:
             answer = connection.call(
                 "CommitBlocks", self._token, request, self._client.timeout_seconds
             )
@@ -401,23 +397,8 @@ class _Grantor:
         self._connection.end_writing(self)
         if self._reservation_id and not self._committed:
             request = pb.ReleaseLeasesRequest(lease_ids=[self._reservation_id])
-            with suppress(KvtierError), self._client.connected(self._connection) as connection:
+            with suppress(KvtierError), self._client.attached(self._connection) as connection:
                 connection.call("ReleaseLeases", self._token, request, self._client.timeout_seconds)
-
-
-def _keys(hashes: Sequence[bytes], place: Place) -> block_pb2.BlockKeys:
-    size = len(hashes[0]) if hashes else 0
-    packed = b"".join(hashes)
-    if len(packed) != size * len(hashes):
-        raise InvalidRequestError("hashes have different lengths; all of a call have the same")
-    return block_pb2.BlockKeys(
-        hash_bytes=size,
-        hashes=packed,
-        group=place.group,
-        shard=place.shard,
-        parent_hash=place.parent,
-        position=place.position,
-    )
 
 
 def _check_breakpoints(breakpoints: Collection[int], hashes: Sequence[bytes]) -> None:
@@ -425,19 +406,3 @@ def _check_breakpoints(breakpoints: Collection[int], hashes: Sequence[bytes]) ->
         raise InvalidRequestError(
             f"breakpoints: {wrong[0]} is no index of the {len(hashes)} hashes"
         )
-
-
-def _duration(seconds: float) -> Duration:
-    whole = int(seconds)
-    return Duration(seconds=whole, nanos=int((seconds - whole) * 1e9))
-
-
-def _seconds(duration: Duration) -> float:
-    return duration.seconds + duration.nanos / 1e9
-
-
-def _shifted(place: Place, hashes: Sequence[bytes], start: int) -> Place:
-    """The place of the part of a batch that begins at `start`."""
-    if not start:
-        return place
-    return Place(place.group, place.shard, hashes[start - 1], place.position + start)

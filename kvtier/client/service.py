@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import grpc
-from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -15,7 +15,7 @@ from kvtier.errors import AgentUnavailableError, KvtierError
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
-_OPTIONS = [
+OPTIONS = [
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
@@ -31,19 +31,17 @@ class Service:
     """
 
     def __init__(self, address: str, descriptor: ServiceDescriptor) -> None:
-        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        self._channel = grpc.insecure_channel(address, options=OPTIONS)
         self._responses: dict[str, Any] = {
             method.name: GetMessageClass(method.output_type) for method in descriptor.methods
         }
         self._calls: dict[str, Any] = {
-            method.name: (
-                self._channel.unary_stream if method.server_streaming else self._channel.unary_unary
-            )(
-                f"/{descriptor.full_name}/{method.name}",
-                request_serializer=GetMessageClass(method.input_type).SerializeToString,
-                response_deserializer=self._responses[method.name].FromString,
-            )
+            method.name: call_of(self._channel, method) for method in descriptor.methods
+        }
+        self._serialized: dict[str, Any] = {
+            method.name: call_of(self._channel, method, is_serialized=True)
             for method in descriptor.methods
+            if method.server_streaming or method.client_streaming
         }
 
     def call(
@@ -73,8 +71,47 @@ class Service:
         finally:
             answers.cancel()
 
+    def receive(
+        self, method: str, request: Message, timeout_seconds: float, metadata: Metadata
+    ) -> Generator[bytes]:
+        """Answers as they are on the wire, all within the deadline; close the iterator."""
+        try:
+            answers = self._serialized[method](request, timeout=timeout_seconds, metadata=metadata)
+            try:
+                yield from answers
+            finally:
+                answers.cancel()
+        except ValueError as error:
+            raise AgentUnavailableError(f"{method}: {error}") from error
+        except grpc.RpcError as error:
+            raise translated(error) from error
+
+    def send(
+        self, method: str, messages: Iterator[bytes], timeout_seconds: float, metadata: Metadata
+    ) -> Any:
+        """One answer to messages that are serialized already; gRPC's thread asks for them."""
+        try:
+            call = self._serialized[method]
+            return call(messages, timeout=timeout_seconds, metadata=metadata)
+        except ValueError as error:
+            raise AgentUnavailableError(f"{method}: {error}") from error
+        except grpc.RpcError as error:
+            raise translated(error) from error
+
     def close(self) -> None:
         self._channel.close()
+
+
+def call_of(channel: Any, method: MethodDescriptor, *, is_serialized: bool = False) -> Any:
+    """What makes calls of a method; the messages of its stream are bytes if they are serialized."""
+    request: Any = GetMessageClass(method.input_type).SerializeToString
+    response: Any = GetMessageClass(method.output_type).FromString
+    path = f"/{method.containing_service.full_name}/{method.name}"
+    if method.client_streaming:
+        return channel.stream_unary(path, None if is_serialized else request, response)
+    if method.server_streaming:
+        return channel.unary_stream(path, request, None if is_serialized else response)
+    return channel.unary_unary(path, request, response)
 
 
 def translated(error: grpc.RpcError) -> KvtierError:

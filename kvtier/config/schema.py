@@ -151,6 +151,30 @@ class PinConfig(Section):
     max_pins: Count = 1024
 
 
+class StreamsConfig(Section):
+    """Bytes of blocks over gRPC, for workers without shared memory."""
+
+    max_streams: Count = 32
+    """At one time, of all workers together."""
+    stall_seconds: Seconds = 30.0
+    """A stream whose client takes or sends nothing for so long is ended."""
+    session_seconds: Seconds = 60.0
+    """A session without shared memory lives for so long after its last call."""
+    tenants: tuple[str, ...] | None = None
+    """Whose namespaces may be opened without attaching. None: all, if nobody but the agent's own
+    user can connect, else none."""
+
+    @field_validator("tenants")
+    @classmethod
+    def _tenants_have_names(cls, tenants: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if not all(map(_TENANT.fullmatch, tenants or ())):
+            raise ValueError(
+                'write null, or a list of "*" or names: lower-case letters, digits, . _ -, at '
+                "most 63, a letter or a digit first"
+            )
+        return tenants
+
+
 class HostConfig(CachingConfig):
     """The arena in host memory."""
 
@@ -333,6 +357,7 @@ class AgentConfig(Section):
     limits: LimitsConfig = LimitsConfig()
     leases: LeaseConfig = LeaseConfig()
     pins: PinConfig = PinConfig()
+    streams: StreamsConfig = StreamsConfig()
     movers: Annotated[Count, Field(le=64)] = 2
     tiers: TiersConfig = TiersConfig()
     history: HistoryConfig = HistoryConfig()

@@ -22,10 +22,11 @@ class Code(IntEnum):
     UNAUTHENTICATED = 16
 
 
-#: No code stands here twice, so that a client gets the same exception back.
+#: Of exceptions with one code, a client gets the first one back.
 CODES: dict[type[errors.KvtierError], Code] = {
     errors.InvalidRequestError: Code.INVALID_ARGUMENT,
     errors.LayoutConflictError: Code.FAILED_PRECONDITION,
+    errors.NoSharedMemoryError: Code.FAILED_PRECONDITION,
     errors.UnauthenticatedError: Code.UNAUTHENTICATED,
     errors.AccessDeniedError: Code.PERMISSION_DENIED,
     errors.NotFoundError: Code.NOT_FOUND,
@@ -36,4 +37,6 @@ CODES: dict[type[errors.KvtierError], Code] = {
     errors.InternalError: Code.INTERNAL,
 }
 
-ERRORS: dict[int, type[errors.KvtierError]] = {code: error for error, code in CODES.items()}
+ERRORS: dict[int, type[errors.KvtierError]] = {
+    code: error for error, code in reversed(CODES.items())
+}

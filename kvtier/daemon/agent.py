@@ -28,12 +28,15 @@ from kvtier.agent.pins import Pins
 from kvtier.agent.placement import Placement
 from kvtier.agent.prefetching import Prefetching
 from kvtier.agent.promotion import Promotion
+from kvtier.agent.reading import Reading
 from kvtier.agent.recording import Recorder
 from kvtier.agent.resizing import Resizing
 from kvtier.agent.sessions import Sessions
 from kvtier.agent.storing import Storing
+from kvtier.agent.stream_sessions import StreamSessions
 from kvtier.agent.upkeep import Upkeep
 from kvtier.agent.warming import Warming
+from kvtier.agent.writing import Writing
 from kvtier.config import AgentConfig
 from kvtier.core.block import Tier
 from kvtier.core.cause import Cause
@@ -53,14 +56,16 @@ from kvtier.daemon.settings import (
     namespace_rules,
     pin_limits,
     prefetch_options,
+    stream_access,
     warming_options,
 )
 from kvtier.daemon.socket_directory import SocketDirectory
 from kvtier.rpc.block_cache import BlockCacheService, Identity
+from kvtier.rpc.block_streams import BlockStreams
 from kvtier.rpc.cache_admin import CacheAdminService
 from kvtier.rpc.cache_inspection import CacheInspectionService
 from kvtier.rpc.direct import DirectCalls
-from kvtier.rpc.server import Gate, Server
+from kvtier.rpc.server import Gate, Server, StreamLimits
 from kvtier.sockets import ADMIN_SOCKET, ATTACH_SOCKET, WORKER_SOCKET
 from kvtier.tiers.cluster.embedded import EmbeddedValkey
 from kvtier.tiers.cluster.nodes import NodeNamespace, NodeRecord, NodeTier
@@ -183,12 +188,14 @@ class Agent:
         )
         self.recorder = Recorder(self.namespaces, time.time)
         self.gate = Gate(config.limits.max_calls)
+        self.streams = self._streams()
         self.block_cache = BlockCacheService(
             self.identity,
             self.sessions,
             self.grants,
             self.loading,
             self.storing,
+            self.streams,
             self.lifecycle,
             [Tier.HOST, *(each.reader.tier for each in slower)],
         )
@@ -203,6 +210,18 @@ class Agent:
         self._started_at = time.time()
         self._servers: list[Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def _streams(self) -> BlockStreams:
+        sessions = StreamSessions(
+            self.sessions,
+            self.leases,
+            access=stream_access(self.config),
+            ttl_seconds=self.config.streams.session_seconds,
+        )
+        parts = self.mover, sessions, self.lifecycle
+        reading = Reading(self.grants, self.loading, *parts)
+        writing = Writing(self.grants, self.storing, *parts)
+        return BlockStreams(sessions, self.leases, reading, writing)
 
     async def start(self, directory: SocketDirectory) -> None:
         """Listens on all sockets and serves."""
@@ -228,7 +247,9 @@ class Agent:
             )
         if self.disk:
             await self.disk.restore_namespaces(self.namespaces)
-        worker_server = Server(self.gate)
+        limits = self.config.streams
+        gate = Gate(limits.max_streams, "streams", "streams.max_streams")
+        worker_server = Server(self.gate, StreamLimits(gate, limits.stall_seconds))
         worker_server.add(_BLOCK_CACHE, self.block_cache)
         admin_server = Server(Gate(self.config.limits.max_calls))
         admin_server.add(_CACHE_ADMIN, admin, inspection)
@@ -329,6 +350,7 @@ class Agent:
         await self.placement.close()
         self.grants.close()
         self.pins.close()
+        self.streams.sessions.close()
         self.mover.close()
         self.host.close()
         log.info("stopped")

@@ -9,7 +9,7 @@ from kvtier.agent.disk import DiskSettings
 from kvtier.agent.grants import LeaseLimits
 from kvtier.agent.pins import PinLimits
 from kvtier.agent.prefetching import PrefetchOptions
-from kvtier.agent.sessions import AccessRule
+from kvtier.agent.sessions import ANY_TENANT, Access, AccessRule
 from kvtier.agent.warming import WarmingOptions
 from kvtier.config import AgentConfig
 from kvtier.core.block import Tier
@@ -87,3 +87,16 @@ def access_rules(config: AgentConfig) -> list[AccessRule]:
     if not config.workers:
         return [AccessRule(tenants=("*",), uid=os.geteuid())]
     return [AccessRule(tuple(rule.tenants), rule.uid, rule.gid) for rule in config.workers]
+
+
+def stream_access(config: AgentConfig) -> Access | None:
+    """What peers may use who did not attach; None: nothing.
+
+    The modes of the socket are all that keeps others out then. Where they let in more than the
+    agent's own user, `workers` says who may do what, and that needs the uid of an attached peer.
+    """
+    tenants = config.streams.tenants
+    if tenants is None:
+        is_private = not config.workers and config.socket_group is None
+        tenants = (ANY_TENANT,) if is_private else ()
+    return Access(frozenset(tenants)) if tenants else None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from kvtier.agent.grants import Granted, Grants
@@ -12,11 +13,14 @@ from kvtier.agent.lifecycle import Lifecycle
 from kvtier.agent.loading import Loading
 from kvtier.agent.sessions import Session, Sessions
 from kvtier.agent.storing import DIGEST_BYTES, Storing
+from kvtier.agent.stream_sessions import require_shared_memory
 from kvtier.core.block import BlockKeys, Match, Tier, Wait
+from kvtier.core.block_stream import MAX_MESSAGE_BYTES
 from kvtier.core.lease import Lease
 from kvtier.errors import InvalidRequestError, UnauthenticatedError
 from kvtier.rpc import conversion as convert
-from kvtier.rpc.server import Call
+from kvtier.rpc.block_streams import BlockStreams
+from kvtier.rpc.server import Call, patience_seconds
 from kvtier.v1 import block_cache_pb2 as pb
 from kvtier.v1 import block_pb2
 
@@ -43,6 +47,7 @@ class BlockCacheService:
         grants: Grants,
         loading: Loading,
         storing: Storing,
+        streams: BlockStreams,
         lifecycle: Lifecycle,
         tiers: Sequence[Tier],
     ) -> None:
@@ -51,6 +56,7 @@ class BlockCacheService:
         self._grants = grants
         self._loading = loading
         self._storing = storing
+        self._streams = streams
         self._lifecycle = lifecycle
         self._tiers = tiers
 
@@ -65,6 +71,8 @@ class BlockCacheService:
             attach_socket=self._identity.attach_socket,
             tiers=self._tiers,  # type: ignore[arg-type]
             version=self._identity.version,
+            max_chunk_bytes=MAX_MESSAGE_BYTES,
+            session_ttl=convert.duration(self._streams.sessions.ttl_seconds),
         )
 
     async def OpenSession(
@@ -74,7 +82,10 @@ class BlockCacheService:
         if len(request.worker.encode()) > _MAX_WORKER_BYTES:
             raise InvalidRequestError(f"worker is longer than {_MAX_WORKER_BYTES} bytes")
         spec = convert.spec_from(request.namespace)
-        session, differences = self._sessions.open(request.attach_token, spec, request.worker)
+        if request.attach_token:
+            session, differences = self._sessions.open(request.attach_token, spec, request.worker)
+        else:
+            session, differences = self._streams.sessions.open(spec, request.worker)
         return pb.OpenSessionResponse(
             session_token=session.token,
             epoch=self._identity.epoch,
@@ -112,6 +123,7 @@ class BlockCacheService:
 
     async def LoadBlocks(self, request: pb.LoadBlocksRequest, call: Call) -> pb.LoadBlocksResponse:
         session = self._working_session(call)
+        require_shared_memory(session)
         _note_speed(session, request.compute_seconds_per_block)
         self._release(session, request.release)
         if int(request.wait) not in set(map(int, Wait)):
@@ -125,7 +137,7 @@ class BlockCacheService:
             session,
             self._entries(session, request.keys),
             wait=Wait(request.wait),
-            patience_seconds=_patience_seconds(call),
+            patience_seconds=patience_seconds(call),
             stop_at_gap=request.stop_at_gap,
             ttl_seconds=convert.seconds_from(request.ttl, "ttl"),
             hold_id=request.hold_id,
@@ -142,6 +154,7 @@ class BlockCacheService:
         self, request: pb.ReserveBlocksRequest, call: Call
     ) -> pb.ReserveBlocksResponse:
         session = self._working_session(call)
+        require_shared_memory(session)
         self._release(session, request.release)
         entries = self._entries(session, request.keys)
         convert.check_parents(entries)
@@ -153,7 +166,7 @@ class BlockCacheService:
             session,
             entries,
             ttl_seconds=convert.seconds_from(request.ttl, "ttl"),
-            patience_seconds=_patience_seconds(call),
+            patience_seconds=patience_seconds(call),
             breakpoints=request.breakpoints,
         )
         return pb.ReserveBlocksResponse(
@@ -166,8 +179,10 @@ class BlockCacheService:
         self, request: pb.CommitBlocksRequest, call: Call
     ) -> pb.CommitBlocksResponse:
         self._check_length("indexes", len(request.indexes))
+        session = self._session(call)
+        require_shared_memory(session)
         statuses = await self._storing.commit(
-            self._session(call),
+            session,
             request.reservation_id,
             request.indexes,
             convert.digests_from(request.digests, DIGEST_BYTES),
@@ -188,6 +203,21 @@ class BlockCacheService:
     ) -> pb.ReleaseLeasesResponse:
         self._release(self._session(call), request.lease_ids)
         return pb.ReleaseLeasesResponse()
+
+    async def ReadBlocks(self, request: pb.ReadBlocksRequest, call: Call) -> AsyncIterator[bytes]:
+        session = self._working_session(call)
+        [keys] = self._entries(session, [request.keys])
+        async with aclosing(self._streams.read(session, keys, request, call)) as messages:
+            async for message in messages:
+                yield message
+
+    async def WriteBlocks(
+        self, messages: AsyncIterator[bytes], call: Call
+    ) -> pb.WriteBlocksResponse:
+        session = self._working_session(call)
+        return await self._streams.write(
+            session, messages, call, lambda keys: self._entries(session, [keys])[0]
+        )
 
     async def PrefetchPrefix(
         self, request: pb.PrefetchPrefixRequest, call: Call
@@ -218,7 +248,9 @@ class BlockCacheService:
                 "metadata kvtier-session-bin is missing: call OpenSession, and send its "
                 "session_token"
             )
-        return self._sessions.find(call.session_token)
+        session = self._sessions.find(call.session_token)
+        self._streams.sessions.renew(session)
+        return session
 
     def _entries(self, session: Session, keys: Sequence[block_pb2.BlockKeys]) -> list[BlockKeys]:
         return convert.entries_from(keys, session.namespace, self._identity.max_batch_blocks)
@@ -266,9 +298,3 @@ def _note_speed(session: Session, seconds: float) -> None:
             f"compute_seconds_per_block is {seconds}; it must be a number that is not negative"
         )
     session.compute_seconds_per_block = seconds or session.compute_seconds_per_block
-
-
-def _patience_seconds(call: Call) -> float | None:
-    """How long a call may wait so that its answer still arrives before the caller's deadline."""
-    remaining = call.remaining_seconds
-    return None if remaining is None else max(0.0, remaining * 0.8 - 0.02)

@@ -209,6 +209,8 @@ class CacheAdminService(PinCalls):
 
     def _session(self, session: Session) -> pb.Session:
         leases = self._leases.of_session(session.session_id)
+        if session.leaser is not None:
+            leases += self._leases.of_session(session.leaser.session_id)
         return pb.Session(
             session_id=session.session_id,
             namespace=session.namespace.label,

@@ -29,6 +29,7 @@ class DirectCalls:
                 getattr(servicer, method.name),
             )
             for method in service.methods
+            if not (method.client_streaming or method.server_streaming)
         }
 
     async def answer(self, direct: DirectCall) -> tuple[int, bytes]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 
 from kvtier.core.status import CODES, Code
-from kvtier.errors import InternalError, InvalidRequestError, KvtierError, OverloadedError
+from kvtier.errors import (
+    DeadlineExceededError,
+    InternalError,
+    InvalidRequestError,
+    KvtierError,
+    OverloadedError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +49,19 @@ class Call:
     remaining_seconds: float | None = None
 
 
+def patience_seconds(call: Call) -> float | None:
+    """How long a call may wait so that its answer still arrives before the caller's deadline."""
+    remaining = call.remaining_seconds
+    return None if remaining is None else max(0.0, remaining * 0.8 - 0.02)
+
+
 class Gate:
     """Admits so many calls at a time; the rest is refused before any work is done."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, what: str = "calls", key: str = "limits.max_calls") -> None:
         self._limit = limit
+        self._what = what
+        self._key = key
         self._in_flight = 0
         self.rejected_count = 0
 
@@ -53,7 +69,7 @@ class Gate:
         if self._in_flight >= self._limit:
             self.rejected_count += 1
             raise OverloadedError(
-                f"{self._limit} calls are in flight, as many as limits.max_calls allows"
+                f"{self._limit} {self._what} are in flight, as many as {self._key} allows"
             )
         self._in_flight += 1
 
@@ -61,18 +77,28 @@ class Gate:
         self._in_flight -= 1
 
 
+@dataclass(frozen=True, slots=True)
+class StreamLimits:
+    """How many streams there may be, and how long one waits for its client."""
+
+    gate: Gate
+    stall_seconds: float
+
+
 class Server:
     """Serves services on one Unix socket.
 
-    A servicer has a coroutine `Method(request, call)` for each method of its service, an async
-    generator for those that stream. KvtierErrors become their status code; anything else is a bug,
-    logged under an id that the caller is told.
+    A servicer has a coroutine `Method(request, call)` for each method of its service; an async
+    generator where the answer is a stream, which may yield messages that are serialized already. A
+    stream of requests is given as an async iterator of bytes. KvtierErrors become their status
+    code; anything else is a bug, logged under an id that the caller is told.
 
     The health service says that "" is SERVING while it listens, and "ready" as `set_ready` says.
     """
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, streams: StreamLimits | None = None) -> None:
         self._gate = gate
+        self._streams = streams
         self._server = grpc.aio.server(options=_OPTIONS)
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -114,6 +140,20 @@ class Server:
     def _handler(
         self, method: MethodDescriptor, behaviour: Callable[[Any, Call], Any]
     ) -> grpc.RpcMethodHandler[Any, Any]:
+        if method.client_streaming:
+            return grpc.stream_unary_rpc_method_handler(
+                self._collecting(method, behaviour), response_serializer=_serialized
+            )
+        if method.server_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._streaming(method, behaviour), response_serializer=_serialized
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            self._answering(method, behaviour), response_serializer=_serialized
+        )
+
+    def _answering(self, method: MethodDescriptor, behaviour: Callable[[Any, Call], Any]) -> Any:
+        """One request, one answer."""
         request_class: type[Message] = GetMessageClass(method.input_type)
 
         async def call(data: bytes, context: Context) -> Message:
@@ -127,20 +167,78 @@ class Server:
                 code, message = status_of(method, error)
             return await context.abort(grpc.StatusCode[code.name], message)
 
-        async def stream(data: bytes, context: Context) -> AsyncIterator[Message]:
+        return call
+
+    def _streaming(self, method: MethodDescriptor, behaviour: Callable[[Any, Call], Any]) -> Any:
+        """One request, a stream of answers."""
+        request_class: type[Message] = GetMessageClass(method.input_type)
+
+        async def stream(data: bytes, context: Context) -> None:
             try:
-                async for message in behaviour(parsed(request_class, data), _call_of(context)):
-                    yield message
+                with self._stream_gate():
+                    answers = behaviour(parsed(request_class, data), _call_of(context))
+                    async with aclosing(answers):
+                        async for message in answers:
+                            await self._write(context, message)
+                    return
+            except grpc.aio.InternalError:
+                return  # the client has gone, and the cancellation of this call is on its way
             except Exception as error:
                 code, message = status_of(method, error)
-            else:
-                return
             await context.abort(grpc.StatusCode[code.name], message)
 
-        serialize = GetMessageClass(method.output_type).SerializeToString
-        if method.server_streaming:
-            return grpc.unary_stream_rpc_method_handler(stream, response_serializer=serialize)
-        return grpc.unary_unary_rpc_method_handler(call, response_serializer=serialize)
+        return stream
+
+    def _collecting(self, method: MethodDescriptor, behaviour: Callable[[Any, Call], Any]) -> Any:
+        """A stream of requests, one answer."""
+
+        async def collect(requests: AsyncIterator[bytes], context: Context) -> Message:
+            try:
+                with self._stream_gate():
+                    async with aclosing(self._timely(requests)) as timely:
+                        result: Message = await behaviour(timely, _call_of(context))
+                    return result
+            except Exception as error:
+                code, message = status_of(method, error)
+            return await context.abort(grpc.StatusCode[code.name], message)
+
+        return collect
+
+    def _stream_gate(self) -> AbstractContextManager[None]:
+        return self._streams.gate if self._streams else nullcontext()
+
+    async def _write(self, context: Context, message: Message | bytes) -> None:
+        """Returns when the transport has taken it: a slow reader is waited for, not buffered for.
+
+        Raises DeadlineExceededError if it takes nothing for too long.
+        """
+        stall_seconds = self._streams.stall_seconds if self._streams else None
+        try:
+            async with asyncio.timeout(stall_seconds):
+                await context.write(message)
+        except TimeoutError as error:
+            raise DeadlineExceededError(
+                f"the client took nothing for {stall_seconds:g} s (streams.stall_seconds)"
+            ) from error
+
+    async def _timely(self, requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+        """Raises DeadlineExceededError if nothing comes for too long."""
+        stall_seconds = self._streams.stall_seconds if self._streams else None
+        while True:
+            try:
+                async with asyncio.timeout(stall_seconds):
+                    data = await anext(requests)
+            except StopAsyncIteration:
+                return
+            except TimeoutError as error:
+                raise DeadlineExceededError(
+                    f"the client sent nothing for {stall_seconds:g} s (streams.stall_seconds)"
+                ) from error
+            yield data
+
+
+def _serialized(message: Message | bytes) -> bytes:
+    return message if isinstance(message, bytes) else message.SerializeToString()
 
 
 def parsed(request_class: type[Message], data: bytes) -> Message:

@@ -16,20 +16,24 @@ class GetCapabilitiesRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetCapabilitiesResponse(_message.Message):
-    __slots__ = ("epoch", "max_batch_blocks", "max_lease_ttl", "attach_socket", "tiers", "version")
+    __slots__ = ("epoch", "max_batch_blocks", "max_chunk_bytes", "max_lease_ttl", "attach_socket", "tiers", "version", "session_ttl")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     MAX_BATCH_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    MAX_CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_LEASE_TTL_FIELD_NUMBER: _ClassVar[int]
     ATTACH_SOCKET_FIELD_NUMBER: _ClassVar[int]
     TIERS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    SESSION_TTL_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     max_batch_blocks: int
+    max_chunk_bytes: int
     max_lease_ttl: _duration_pb2.Duration
     attach_socket: str
     tiers: _containers.RepeatedScalarFieldContainer[_block_pb2.Tier]
     version: str
-    def __init__(self, epoch: _Optional[int] = ..., max_batch_blocks: _Optional[int] = ..., max_lease_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., attach_socket: _Optional[str] = ..., tiers: _Optional[_Iterable[_Union[_block_pb2.Tier, str]]] = ..., version: _Optional[str] = ...) -> None: ...
+    session_ttl: _duration_pb2.Duration
+    def __init__(self, epoch: _Optional[int] = ..., max_batch_blocks: _Optional[int] = ..., max_chunk_bytes: _Optional[int] = ..., max_lease_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., attach_socket: _Optional[str] = ..., tiers: _Optional[_Iterable[_Union[_block_pb2.Tier, str]]] = ..., version: _Optional[str] = ..., session_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class OpenSessionRequest(_message.Message):
     __slots__ = ("namespace", "attach_token", "worker")
@@ -199,6 +203,56 @@ class ReleaseLeasesRequest(_message.Message):
 class ReleaseLeasesResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class ReadBlocksRequest(_message.Message):
+    __slots__ = ("keys", "start_index", "start_offset", "wait", "stop_at_gap", "hold_id")
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    START_INDEX_FIELD_NUMBER: _ClassVar[int]
+    START_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FIELD_NUMBER: _ClassVar[int]
+    STOP_AT_GAP_FIELD_NUMBER: _ClassVar[int]
+    HOLD_ID_FIELD_NUMBER: _ClassVar[int]
+    keys: _block_pb2.BlockKeys
+    start_index: int
+    start_offset: int
+    wait: LoadBlocksRequest.Wait
+    stop_at_gap: bool
+    hold_id: int
+    def __init__(self, keys: _Optional[_Union[_block_pb2.BlockKeys, _Mapping]] = ..., start_index: _Optional[int] = ..., start_offset: _Optional[int] = ..., wait: _Optional[_Union[LoadBlocksRequest.Wait, str]] = ..., stop_at_gap: bool = ..., hold_id: _Optional[int] = ...) -> None: ...
+
+class ReadBlocksResponse(_message.Message):
+    __slots__ = ("index", "offset", "data", "status", "digests")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    offset: int
+    data: bytes
+    status: _containers.RepeatedScalarFieldContainer[_block_pb2.BlockStatus]
+    digests: bytes
+    def __init__(self, index: _Optional[int] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ..., status: _Optional[_Iterable[_Union[_block_pb2.BlockStatus, str]]] = ..., digests: _Optional[bytes] = ...) -> None: ...
+
+class WriteBlocksRequest(_message.Message):
+    __slots__ = ("index", "offset", "data", "digests", "keys")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    offset: int
+    data: bytes
+    digests: bytes
+    keys: _block_pb2.BlockKeys
+    def __init__(self, index: _Optional[int] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ..., digests: _Optional[bytes] = ..., keys: _Optional[_Union[_block_pb2.BlockKeys, _Mapping]] = ...) -> None: ...
+
+class WriteBlocksResponse(_message.Message):
+    __slots__ = ("status",)
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    status: _containers.RepeatedScalarFieldContainer[_block_pb2.BlockStatus]
+    def __init__(self, status: _Optional[_Iterable[_Union[_block_pb2.BlockStatus, str]]] = ...) -> None: ...
 
 class PrefetchPrefixRequest(_message.Message):
     __slots__ = ("keys", "target")

@@ -49,6 +49,10 @@ def test_copying_through_the_agent_is_near_a_plain_copy(
     reach({"load_ratio": load_ratio, "store_ratio": store_ratio}, "host", *options)
 
 
+def test_streams_read_a_good_part_of_a_bare_socket() -> None:
+    reach({"read_ratio": 0.20, "write_ratio": 0.12}, "stream", "--seconds", "1.5")
+
+
 def test_lookups_cost_little_more_than_a_call_that_does_nothing() -> None:
     measured = bench("host", "--seconds", "0.5")
     null_call = measured["null_call_p50_us"]

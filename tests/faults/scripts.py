@@ -332,3 +332,14 @@ def use_and_leave(pipe: Pipe, address: str, name: str, block_bytes: int, count: 
             store(namespace, f"{name}/{index}", 16)
             total += judge(namespace, hashes_of(f"{name}/{index}", 16))
         pipe.say(asdict(total))
+
+
+def write_a_stream(pipe: Pipe, address: str, sequence: str, count: int) -> None:
+    """Stores large blocks without shared memory."""
+    with Client(address, timeout_seconds=5, transport="stream") as client:
+        namespace = client.namespace(spec_of("large", 2 << 20))
+        hashes = hashes_of(sequence, count)
+        blocks = payloads(namespace.spec, hashes)
+        pipe.say()
+        namespace.store(hashes, blocks)
+        pipe.hear()

@@ -27,12 +27,12 @@ def test_every_exception_that_crosses_the_wire_has_a_code() -> None:
 def test_codes_are_grpc_codes_and_unique() -> None:
     numbers = {code.name: code.value[0] for code in grpc.StatusCode if code.name != "OK"}
     assert {code.name: code.value for code in CODES.values()}.items() <= numbers.items()
-    assert len(set(CODES.values())) == len(CODES)
+    assert set(ERRORS) == set(CODES.values())
 
 
 def test_a_code_comes_back_as_the_exception_that_was_raised() -> None:
-    assert {code: error for error, code in CODES.items()} == ERRORS
-    assert all(ERRORS[CODES[error]] is error for error in CODES)
+    others = {error for error in CODES if ERRORS[CODES[error]] is not error}
+    assert others == {errors.NoSharedMemoryError}  # a client raises it without asking
 
 
 def test_every_exception_stands_in_the_tree_of_the_module() -> None:

@@ -14,6 +14,7 @@ from kvtier.rpc.server import Call
 from kvtier.v1 import block_cache_pb2 as pb
 from kvtier.v1 import block_pb2
 from tests.model.node import Node
+from tests.unit.agent.stream_worker import streams_of
 from tests.unit.agent.worker import Worker
 
 KEYS = block_pb2.BlockKeys(hash_bytes=32, hashes=b"h" * 64)
@@ -27,13 +28,15 @@ def node() -> Iterator[Node]:
 
 
 def _load(node: Node, worker: Worker, *keys: block_pb2.BlockKeys, speed: float = 0.0) -> list[int]:
+    lifecycle = Lifecycle()
     service = BlockCacheService(
         Identity(1, "test", 64, "attach.sock"),
         node.sessions,
         node.grants,
         node.loading,
         node.storing,
-        Lifecycle(),
+        streams_of(node, lifecycle),
+        lifecycle,
         [Tier.HOST],
     )
     request = pb.LoadBlocksRequest(

@@ -13,6 +13,7 @@ from kvtier.rpc.server import Call
 from kvtier.v1 import block_cache_pb2 as pb
 from kvtier.v1 import block_pb2
 from tests.model.node import Node
+from tests.unit.agent.stream_worker import streams_of
 from tests.unit.agent.worker import Worker
 
 KEYS = block_pb2.BlockKeys(hash_bytes=32, hashes=b"h" * 32)
@@ -27,8 +28,16 @@ def node() -> Iterator[Node]:
 
 def _service(node: Node) -> BlockCacheService:
     identity = Identity(1, "test", 64, "attach.sock")
+    lifecycle = Lifecycle()
     return BlockCacheService(
-        identity, node.sessions, node.grants, node.loading, node.storing, Lifecycle(), [Tier.HOST]
+        identity,
+        node.sessions,
+        node.grants,
+        node.loading,
+        node.storing,
+        streams_of(node, lifecycle),
+        lifecycle,
+        [Tier.HOST],
     )
 
 

@@ -1,0 +1,80 @@
+"""Calls to one gRPC service on an event loop, with kvtier's exceptions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import Message
+
+from kvtier.client.service import OPTIONS, Metadata, call_of, translated
+from kvtier.client.streaming import Read
+from kvtier.errors import AgentUnavailableError
+
+
+class AsyncService:
+    """As `Service`; made and used on one event loop. A cancelled call ends at the agent too."""
+
+    def __init__(self, address: str, descriptor: ServiceDescriptor) -> None:
+        self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
+        self._calls: dict[str, Any] = {
+            method.name: call_of(self._channel, method, is_serialized=True)
+            for method in descriptor.methods
+        }
+
+    async def call(
+        self, method: str, request: Message, timeout_seconds: float, metadata: Metadata = ()
+    ) -> Any:
+        """One answer, within the deadline."""
+        try:
+            return await self._calls[method](request, timeout=timeout_seconds, metadata=metadata)
+        except grpc.aio.UsageError as error:  # the channel is closed
+            raise AgentUnavailableError(f"{method}: {error}") from error
+        except grpc.RpcError as error:
+            raise translated(error) from error
+
+    async def receive(
+        self, method: str, read: Read, timeout_seconds: float, metadata: Metadata
+    ) -> None:
+        """Gives a stream's messages to `read`."""
+        try:
+            answers = self._calls[method](read.request, timeout=timeout_seconds, metadata=metadata)
+            try:
+                async for message in answers:
+                    read.take(message)
+            finally:
+                answers.cancel()
+        except grpc.aio.UsageError as error:
+            raise AgentUnavailableError(f"{method}: {error}") from error
+        except grpc.RpcError as error:
+            raise translated(error) from error
+
+    async def send(
+        self, method: str, messages: Iterator[bytes], timeout_seconds: float, metadata: Metadata
+    ) -> Any:
+        """One answer to messages that are serialized already; it may come before the last one."""
+        try:
+            call = self._calls[method](timeout=timeout_seconds, metadata=metadata)
+            try:
+                # What ended the call while messages were sent, the answer itself says.
+                with suppress(asyncio.InvalidStateError, grpc.RpcError):
+                    for message in messages:
+                        if call.done():
+                            break
+                        await call.write(message)
+                    await call.done_writing()
+                return await call
+            finally:
+                call.cancel()
+        except grpc.aio.UsageError as error:
+            raise AgentUnavailableError(f"{method}: {error}") from error
+        except grpc.RpcError as error:
+            raise translated(error) from error
+
+    async def close(self) -> None:
+        await self._channel.close()
