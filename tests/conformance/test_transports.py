@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,8 @@ def test_groups_and_shards_are_apart(here: Worker, transport: str) -> None:
 
 
 def test_a_gap_and_a_sequence_that_goes_on(here: Worker, transport: str) -> None:
-    spec = spec_of(f"gaps-{transport}", 600 * KIB)
+    windowed = {"group.0": "window of 64"}
+    spec = replace(spec_of(f"gaps-{transport}", 600 * KIB), extra=windowed)
     verbs, hashes = here.namespace(spec), hashes_of("gaps", 8)
     blocks = payloads(spec, hashes)
     assert verbs.store(hashes[:2], blocks[:2]) == [OK] * 2

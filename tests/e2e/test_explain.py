@@ -34,7 +34,11 @@ def spec(**fields: Any) -> NamespaceSpec:
 
 @pytest.fixture(scope="module")
 def agent() -> Iterator[AgentProcess]:
-    settings = {"tiers.host.capacity": "4MiB", "history.blocks": 1000}
+    settings = {
+        "tiers.host.capacity": "4MiB",
+        "tiers.host.policy": "lru",
+        "history.blocks": 1000,
+    }
     with AgentProcess(settings=settings) as running:
         yield running
 

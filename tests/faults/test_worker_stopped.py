@@ -40,7 +40,7 @@ def _other(client: Client, turn: int) -> Namespace:
 def test_a_load_that_stood_still_accepts_nothing_foreign() -> None:
     total, stopped = Verdict(), 0
     with (
-        running_agent(_CAPACITY) as agent,
+        running_agent(_CAPACITY, tiers__host__policy="lru") as agent,
         AdminClient(agent.admin_address) as admin,
         Client(agent.address, timeout_seconds=5) as client,
     ):
@@ -64,7 +64,7 @@ def test_a_load_that_stood_still_accepts_nothing_foreign() -> None:
 
 def test_a_store_that_stood_still_touches_no_other_block() -> None:
     with (
-        running_agent(_CAPACITY) as agent,
+        running_agent(_CAPACITY, tiers__host__policy="lru") as agent,
         AdminClient(agent.admin_address) as admin,
         Client(agent.address, timeout_seconds=5) as client,
     ):

@@ -53,7 +53,7 @@ class Policy(Protocol):
         ...
 
     def worth(self, lane: Lane, block_hash: bytes, parent: int) -> float:
-        """What may make way for this block and those that continue it: blocks worth less.
+        """What may make way for this block and those that continue it: blocks worth no more.
 
         `parent` is the row before it, or -1.
         """

@@ -300,7 +300,7 @@ class Hd:
         chosen = self._chosen
         if chosen == NONE or end[chosen] == NONE or not evictable(end[chosen]):
             self._chosen = chosen = self._choose()
-        if chosen == NONE or self._chosen_worth >= worth:
+        if chosen == NONE or self._chosen_worth > worth:
             return NONE  # what is here is worth more
         return end[chosen]
 
