@@ -42,6 +42,7 @@ def test_rules_of_the_configuration_hold(tmp_path: Path) -> None:
     ):
         short, hashes = client.namespace(spec("short")), hashes_of("short x", 16)
         assert fill(client, "short", "x", 16) == [BlockStatus.OK] * 16
+        admin.flush(Tier.DISK)
         for number in range(6):
             fill(client, "b", f"{number}", 32)
             fill(client, "a", f"{number}", 32)

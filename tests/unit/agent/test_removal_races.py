@@ -14,6 +14,7 @@ import pytest
 import xxhash
 
 from kvtier.agent.grants import Granted
+from kvtier.agent.job_queue import Job, Kind
 from kvtier.agent.namespaces import FIRST_GENERATION
 from kvtier.core.block import BlockKeys, BlockStatus, Tier
 from kvtier.errors import AgentUnavailableError
@@ -62,7 +63,7 @@ async def nothing_of_it_is_found(agent: DiskAgent, keys: BlockKeys = KEYS) -> No
 
 
 class Ends:
-    """Calls of threads that have ended, whether the loop has heard of it or not."""
+    """Reads that have ended, whether the loop has heard of it or not."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._ended = threading.Event()
@@ -72,7 +73,8 @@ class Ends:
 
     def _heard(self, callback: Callable[..., object], *args: Any, **options: Any) -> object:
         handle = self._tell(callback, *args, **options)
-        self._ended.set()
+        if any(isinstance(each, Job) and each.kind is Kind.READ for each in args):
+            self._ended.set()
         return handle
 
     def wait(self) -> None:
