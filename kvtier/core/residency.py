@@ -108,6 +108,10 @@ class Residency:
         """Whether a block that has its parent here is the only one to continue it."""
         return self._next[row] == NONE and self._previous[row] == NONE
 
+    def children(self, row: int) -> Iterator[int]:
+        """Blocks here that continue a block."""
+        return self._siblings(self.first_child[row])
+
     def continuations(self, lane: Lane, block_hash: bytes) -> list[bytes]:
         """Hashes of the blocks here that continue a block, which itself may be elsewhere."""
         number = self._lane_numbers.get(lane)

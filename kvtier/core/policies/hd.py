@@ -24,6 +24,8 @@ from kvtier.core.residency import NONE
 _SAMPLE = 32
 _REFRESH_REQUESTS = 200
 _KEPT_PAUSE = 0.7
+#: Of a long path, the blocks at its two ends that are looked at.
+_HEAD_ROWS, _TAIL_ROWS = 256, 768
 #: Who asked and has not loaded or stored anything since may ask again for so long.
 _OPEN_SECONDS = 60.0
 #: A load in parts is one use.
@@ -87,6 +89,8 @@ class Hd:
         path = rows[:missing]
         if keys.parent:
             path = self._path_to(self._residency.find(keys.lane, keys.parent)) + path
+        if len(path) > _HEAD_ROWS + _TAIL_ROWS:  # one turn of the loop has no time for more
+            path = path[:_HEAD_ROWS] + path[-_TAIL_ROWS:]
         depth, record = self._deepest(hashes, rows, missing, tag)
         if record == NONE and path:
             record = self._owner[path[-1]]
@@ -137,9 +141,15 @@ class Hd:
         return [(record, list(rows)) for record, rows in groupby(path, owner.__getitem__)]
 
     def _is_whole(self, record: int, stretches: list[_Stretch]) -> bool:
-        """Whether all blocks of a record are on the path."""
-        here = sum(len(rows) for each, rows in stretches if each == record)
-        return here == self._chains.block_count[record]
+        """Whether all blocks of a record are on the path; of a long one, whether its end is."""
+        mine = [rows for each, rows in stretches if each == record]
+        here = sum(map(len, mine))
+        if here < min(_TAIL_ROWS, self._chains.block_count[record]):
+            return False
+        if here == self._chains.block_count[record]:
+            return True
+        last, owner = mine[-1][-1], self._owner
+        return all(owner[child] != record for child in self._residency.children(last))
 
     def _next_turn(self, record: int, stretches: list[_Stretch], now: float) -> int:
         """The record of a chain's next turn: the same one, unless the chain went on otherwise."""
