@@ -7,7 +7,7 @@ from collections.abc import Iterable
 #: Estimates are taken for so much longer than they are.
 CAUTION = 1.25
 #: The part of what computing takes that a wait may cost a request which gets nothing for it.
-SHARE = 0.04
+SHARE = 0.02
 #: The part that it may cost because its tier was trusted: one of which nothing new is known, one
 #: that was just measured, and one that broke its word.
 TRUSTED, CONFIRMED, DISTRUSTED = 0.5, 1.0, 0.0

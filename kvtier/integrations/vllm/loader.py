@@ -67,7 +67,8 @@ class Loader(Mover):
         group = self._groups[blocks.group]
         part_bytes = _SLOWER_PART_BYTES if is_slower else _PART_BYTES
         cut = parts(len(blocks.hashes), group.block_bytes, part_bytes)
-        wait = Wait.BREAK_EVEN if compute_seconds else Wait.ALL
+        # What the scheduler was promised is worth waiting for as a whole, not part by part.
+        wait = Wait.ALL
         done = 0
         for part, following in zip(cut, [*cut[1:], None], strict=True):
             if self._clock() > deadline:  # computing would have been faster
