@@ -1,14 +1,14 @@
 """vLLM's block hashes, without vLLM.
 
-A block's hash is that of (hash before it, its tokens, extra keys), serialized: by `pickle`, or as
-canonical CBOR (RFC 8949, 4.2.1). The first block's parent is the hash of a seed. See vLLM's
-`v1/core/kv_cache_utils.py` and `utils/hashing.py` (version 0.32).
+A block's hash is that of (hash before it, its tokens, extra keys), serialized as canonical CBOR
+(RFC 8949, 4.2.1); what vLLM pickles depends on its Python, and is not known here. The first
+block's parent is the hash of a seed. See vLLM's `v1/core/kv_cache_utils.py` and `utils/hashing.py`
+(version 0.32).
 """
 
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -55,19 +55,11 @@ def vllm_hashes(
 
 def _hash(algorithm: str) -> Hash:
     match algorithm.removeprefix("vllm-"):
-        case "sha256":
-            return lambda value: hashlib.sha256(_pickled(value)).digest()
         case "sha256_cbor":
             return lambda value: hashlib.sha256(cbor(value)).digest()
-        case "xxhash":
-            return lambda value: xxhash.xxh3_128_digest(_pickled(value))
         case "xxhash_cbor":
             return lambda value: xxhash.xxh3_128_digest(cbor(value))
     raise InvalidRequestError(f"--tokens: {algorithm} is not known here; give the hashes")
-
-
-def _pickled(value: object) -> bytes:
-    return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
 
 
 def cbor(value: object) -> bytes:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from kvtier.client.namespace import Namespace
-from kvtier.core.block import BlockStatus, Wait
+from kvtier.core.block import BlockStatus
 from kvtier.integrations.vllm.mover import Mover
 from kvtier.integrations.vllm.parts import part_of, parts
 from kvtier.integrations.vllm.plan import Blocks, Load
@@ -28,47 +28,31 @@ class Loaded:
 
 
 class Loader(Mover):
-    """Loads one request after the other, in the calling thread: what comes sooner than it would be
-    computed."""
+    """Loads one request after the other, in the calling thread: all that its scheduler was
+    promised, which is what comes sooner than it would be computed."""
 
     def load(self, namespace: Namespace, load: Load) -> Loaded:
         """Never raises. Groups of which some blocks are missing are not gone on with: a prefix ends
         at the first one."""
         started = self._clock()
         deadline = started + load.budget_seconds if load.budget_seconds else float("inf")
-        total_bytes = sum(group.block_bytes for group in self._groups)
         missing: list[int] = []
         size_bytes, error = 0, ""
         for blocks in load.blocks:
             copied = 0
             if not missing:
-                group = self._groups[blocks.group]
-                # Groups share the time by their bytes, and the blocks of one share it evenly.
-                share = group.block_bytes / total_bytes / max(1, len(blocks.hashes))
-                compute_seconds = share * load.budget_seconds
-                action = partial(
-                    self._load, namespace, blocks, load.is_slower, deadline, compute_seconds
-                )
+                action = partial(self._load, namespace, blocks, load.is_slower, deadline)
                 copied, error = self._attempt(action, 0)
             size_bytes += copied * self._groups[blocks.group].block_bytes
             missing += blocks.ids[copied:]
         seconds = self._clock() - started
         return Loaded(load.request_id, tuple(missing), size_bytes, seconds, error)
 
-    def _load(
-        self,
-        namespace: Namespace,
-        blocks: Blocks,
-        is_slower: bool,
-        deadline: float,
-        compute_seconds: float,
-    ) -> int:
-        """How many leading blocks were copied; computing one takes `compute_seconds`."""
+    def _load(self, namespace: Namespace, blocks: Blocks, is_slower: bool, deadline: float) -> int:
+        """How many leading blocks were copied."""
         group = self._groups[blocks.group]
         part_bytes = _SLOWER_PART_BYTES if is_slower else _PART_BYTES
         cut = parts(len(blocks.hashes), group.block_bytes, part_bytes)
-        # What the scheduler was promised is worth waiting for as a whole, not part by part.
-        wait = Wait.ALL
         done = 0
         for part, following in zip(cut, [*cut[1:], None], strict=True):
             if self._clock() > deadline:  # computing would have been faster
@@ -79,12 +63,7 @@ class Loader(Mover):
                 both = part_of(blocks, slice(part.start, following.stop))
                 namespace.prefetch(both.hashes, place=self._place(both))
             with namespace.load(
-                piece.hashes,
-                place=self._place(piece),
-                hold_id=hold_id,
-                ttl_seconds=_TTL_SECONDS,
-                wait=wait,
-                compute_seconds_per_block=compute_seconds,
+                piece.hashes, place=self._place(piece), hold_id=hold_id, ttl_seconds=_TTL_SECONDS
             ) as loaded:
                 count = loaded.count
                 for first, stop, cells in loaded.runs():

@@ -23,15 +23,10 @@ NEVER = Explanation(fate=Explanation.UNKNOWN, reason="never stored")
 TOKENS = [1000, 1001, 1002, 1003, 1004]
 #: As `vllm.utils.hashing` computes them for TOKENS, two at a time (vLLM 0.32).
 VLLM = {
-    "vllm-sha256": (
-        "3008adf7984915b0d5cf6a480d3475d190f1d973f394cde4a278bb77d6d86433",
-        "96ebdced315436ea6a6877cc755404de58f5f6de697787026d68a99e8ae78b5d",
-    ),
     "vllm-sha256_cbor": (
         "616b424eba42b45e9cad91e5b0027e858e4b082a194a2e3f1464f747b30ef8bf",
         "60ff45dba3cb9d438a7d95b2970625be3738594670e50f5e7e6a29125f7b8372",
     ),
-    "vllm-xxhash": ("f139602afc886138af53e9f1e50b8033", "cbd4db2156a502f01c65dbcaf167652d"),
     "vllm-xxhash_cbor": ("de9b07b43e7da2d7e2ef7f89a59bb0ff", "cd76891694d395cff53803523eb67f3d"),
 }
 
@@ -175,7 +170,7 @@ def test_the_seed_of_a_vllm_is_compared() -> None:
         ("", "", "of an unnamed kind"),
         ("sglang", "", "the namespace's hashes are sglang"),
         ("vllm-md5", "", "vllm-md5 is not known"),
-        ("vllm-sha256", "salt", "--extra"),
+        ("vllm-sha256_cbor", "salt", "--extra"),
     ],
 )
 def test_hashes_that_only_the_engine_knows_are_refused(
