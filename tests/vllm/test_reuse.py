@@ -19,7 +19,7 @@ from tests.vllm.repetitions import either
 PROMPT_TOKENS = either(4096, 2048)
 REPETITIONS = either(5, 2)
 #: Ratios may be so many times their limits.
-SLACK = either(1.0, 4.0)
+SLACK = either(1.0, 3.0)
 #: Found of a prompt: all full blocks but the last, of which a token must be computed.
 HIT_TOKENS = (PROMPT_TOKENS - 1) // 32 * 32
 
