@@ -5,11 +5,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from tests.vllm.repetitions import either
+from tests.vllm.repetitions import QUICK
 
-#: Of five runs and more their middle. Two say nothing of the middle: the fastest is what the
-#: program takes when nothing else has the machine.
-_typical = either(statistics.median, min)
+
+def _typical(seconds: Sequence[float]) -> float:
+    """Of five runs and more the middle one; of two the faster one, which is what the program takes
+    when nothing else has the machine."""
+    return min(seconds) if QUICK else statistics.median(seconds)
 
 
 class Figures:
