@@ -5,22 +5,24 @@ from __future__ import annotations
 from kvtier.config.load import SYSTEM_FILE, LoadedConfig, load_config
 from kvtier.config.schema import (
     AgentConfig,
-    ClusterConfig,
-    Codec,
-    DiskConfig,
-    HostConfig,
     LayoutConflict,
     LeaseConfig,
     LimitsConfig,
     LogConfig,
     LogFormat,
     LogLevel,
-    TiersConfig,
     WorkerRule,
-    WritePolicy,
 )
 from kvtier.config.secret_files import SealingKeys, load_password, load_sealing_keys
 from kvtier.config.size import Size, format_size, parse_size
+from kvtier.config.tiers import (
+    ClusterConfig,
+    Codec,
+    DiskConfig,
+    HostConfig,
+    TiersConfig,
+    WritePolicy,
+)
 
 __all__ = [
     "SYSTEM_FILE",

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from kvtier.config.schema import ClusterConfig
+from kvtier.config.tiers import ClusterConfig
 from kvtier.errors import ConfigError
 
 SealingKeys = tuple[dict[int, bytes], int | None]
