@@ -74,11 +74,12 @@ def map_shared(
     writable: bool,
     offset: int = 0,
     on_unmap: Callable[[], None] = lambda: None,
+    before_unmap: Callable[[], None] = lambda: None,
 ) -> ByteArray:
     """Maps a file and returns its bytes; unmapped when the last view of the array is gone.
 
     The descriptor may be closed afterwards. Forked children do not inherit the mapping. `on_unmap`
-    is called after unmapping, by whichever thread dropped the last view.
+    is called after unmapping, by whichever thread dropped the last view, `before_unmap` before it.
     """
     protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
     flags = mmap.MAP_SHARED | _MAP_NORESERVE
@@ -87,7 +88,8 @@ def map_shared(
         _raise_errno("mmap")
     buffer = (ctypes.c_ubyte * size_bytes).from_address(address)
     # At exit the kernel unmaps; doing it here would pull memory from under live views.
-    weakref.finalize(buffer, _unmap, os.getpid(), address, size_bytes, on_unmap).atexit = False
+    end = (os.getpid(), address, size_bytes, on_unmap, before_unmap)
+    weakref.finalize(buffer, _unmap, *end).atexit = False
     if _libc.madvise(address, size_bytes, _MADV_DONTFORK):
         _raise_errno("madvise(MADV_DONTFORK)")
     array: ByteArray = np.frombuffer(buffer, dtype=np.uint8)  # type: ignore[call-overload]
@@ -95,9 +97,16 @@ def map_shared(
     return array
 
 
-def _unmap(pid: int, address: int, size_bytes: int, on_unmap: Callable[[], None]) -> None:
+def _unmap(
+    pid: int,
+    address: int,
+    size_bytes: int,
+    on_unmap: Callable[[], None],
+    before_unmap: Callable[[], None],
+) -> None:
     if os.getpid() != pid:  # a forked child has no such mapping, and perhaps another one there
         return
+    before_unmap()
     _libc.munmap(address, size_bytes)
     on_unmap()
 

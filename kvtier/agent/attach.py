@@ -8,7 +8,7 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from kvtier.agent.sessions import AccessRule, Attachment, Sessions, access_of
 from kvtier.core import attach as protocol
 from kvtier.core.block import Tier
 from kvtier.errors import AccessDeniedError, InvalidRequestError, KvtierError
-from kvtier.tiers.arena import Arena, HostExtent, SharedSlotTable
+from kvtier.tiers.arena import Arena, HostExtent, SharedExtent, SharedSlotTable
 from kvtier.tiers.slot_table import Extent
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,8 @@ _MAX_SILENT = 64
 _ATTACH_SECONDS = 5.0
 _PAUSE_SECONDS = 1.0
 
+#: A further operation: its answer, and the descriptors that go with it.
+Operation = Callable[[protocol.Message, Attachment], tuple[protocol.Message, list[int]]]
 #: Answers a direct call: a gRPC status code (0: OK) and the response or a message.
 Answer = Callable[[protocol.DirectCall], Awaitable[tuple[int, bytes]]]
 
@@ -46,9 +48,13 @@ class AttachServer:
         rules: Sequence[AccessRule],
         epoch: int,
         answer: Answer,
+        devices: Sequence[Arena] = (),
+        operations: Mapping[str, Operation] | None = None,
     ) -> None:
         self.sessions = sessions
-        self.arena = arena
+        #: HOST's, and those of devices.
+        self.arenas = (arena, *devices)
+        self.operations = operations or {}
         self.rules = rules
         self.epoch = epoch
         self.answer = answer
@@ -70,14 +76,15 @@ class AttachServer:
 
     def announce_retired(self, extent: Extent) -> None:
         """Asks the workers that hold an extent to unmap it."""
-        assert isinstance(extent, HostExtent)
+        assert isinstance(extent, SharedExtent)
         for connection in self.connections:
             if connection.attachment in extent.holders:
                 connection.announce_retired(extent.extent_id)
 
     def forget(self, attachment: Attachment) -> None:
         """An attachment that can map nothing any more: its process need not be watched."""
-        self.arena.forget_holder(attachment)
+        for arena in self.arenas:
+            arena.forget_holder(attachment)
         for connection in list(self.connections):
             if connection.attachment is attachment:
                 connection.forget_process()
@@ -208,6 +215,8 @@ class _Connection:
             self._give_extents(message, self.attachment)
         elif operation == "unmapped":
             self._note_unmapped(message, self.attachment)
+        elif operation in self._server.operations:
+            self.send(*self._server.operations[operation](message, self.attachment))
         else:
             raise InvalidRequestError(f"attach message: unknown op {operation[:40]!r}")
 
@@ -290,7 +299,8 @@ class _Connection:
 
     def _note_unmapped(self, message: protocol.Message, attachment: Attachment) -> None:
         wanted = protocol.numbers(message, "extents", protocol.MAX_MESSAGE_BYTES)
-        self._server.arena.forget_holder(attachment, set(wanted))
+        for arena in self._server.arenas:
+            arena.forget_holder(attachment, set(wanted))
 
     def _flush(self) -> None:
         while self._outgoing:
@@ -332,9 +342,8 @@ class _Connection:
         log.info("worker disconnected: pid %d", self._pid)
         sessions = self._server.sessions
         sessions.disconnect(self.attachment)
-        if not sessions.has_quarantine(self.attachment) and not self._server.arena.is_held_by(
-            self.attachment
-        ):
+        is_holder = any(arena.is_held_by(self.attachment) for arena in self._server.arenas)
+        if not sessions.has_quarantine(self.attachment) and not is_holder:
             sessions.process_gone(self.attachment)
 
     def _process_ended(self) -> None:

@@ -58,7 +58,7 @@ async def evict(
     async for lane, block_hash in blocks:
         here = [
             (size_class, row)
-            for tier, size_classes in namespace.tiers.items()
+            for tier, size_classes in namespace.places
             if tier in tiers
             and (row := (size_class := size_classes[lane.group]).residency.find(lane, block_hash))
             != NONE

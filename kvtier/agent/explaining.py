@@ -154,12 +154,13 @@ class Explaining:
     ) -> list[Explanation]:
         """Where blocks are; without tiers for those that are nowhere."""
         found = [Explanation(Fate.CACHED) for _ in hashes]
-        for tier, size_classes in namespace.tiers.items():
+        for tier, size_classes in namespace.places:
             size_class = size_classes[lane.group]
             references, slot = size_class.table.references, size_class.residency.slot
             for each, row in zip(found, size_class.find_many(lane, hashes), strict=True):
                 if row != NONE:
-                    each.tiers.append(tier)
+                    if tier not in each.tiers:
+                        each.tiers.append(tier)
                     each.lease_count += references[slot[row]]
         for source in self._promotion.sources:
             for each, has in zip(found, source.has(namespace, lane, hashes), strict=True):

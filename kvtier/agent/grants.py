@@ -60,10 +60,17 @@ class LeaseLimits:
 class Grants:
     """Ties leases to slots: whatever a lease lists has a reference, until it is released here."""
 
-    def __init__(self, tiers: Sequence[SlotTier], leases: LeaseTable, limits: LeaseLimits) -> None:
+    def __init__(
+        self,
+        tiers: Sequence[SlotTier],
+        leases: LeaseTable,
+        limits: LeaseLimits,
+        devices: Sequence[SlotTier] = (),
+    ) -> None:
         self.leases = leases
         self.limits = limits
         self._tiers = {tier.tier: tier for tier in tiers}
+        self._devices = devices
         self._timer: asyncio.TimerHandle | None = None
         self._alarm = math.inf
 
@@ -107,6 +114,7 @@ class Grants:
         lane: Lane,
         rows: list[int],
         tier: Tier = Tier.HOST,
+        device: int = 0,
     ) -> int:
         """Adds blocks to a lease; the caller keeps within `room`. Returns how many.
 
@@ -115,7 +123,8 @@ class Grants:
         self.require_active(lease)
         if rows:
             slots = size_class.acquire(rows)
-            self.leases.extend(lease, LeasePart(lane, slots, size_class.slot_bytes, tier=tier))
+            part = LeasePart(lane, slots, size_class.slot_bytes, tier=tier, device=device)
+            self.leases.extend(lease, part)
         return len(rows)
 
     def require_active(self, lease: Lease) -> None:
@@ -174,7 +183,8 @@ class Grants:
         return [(self._class_of(namespace.namespace_id, part), part.slots) for part in parts]
 
     def _class_of(self, namespace_id: int, part: LeasePart) -> SizeClass:
-        return self._tiers[part.tier].size_class(namespace_id, part.slot_bytes)
+        tier = self._devices[part.device - 1] if part.device else self._tiers[part.tier]
+        return tier.size_class(namespace_id, part.slot_bytes)
 
     def drop_oldest_hold(self, namespace: Namespace, session: Session | None = None) -> bool:
         """Makes the oldest hold of a namespace, or of one session, yield; False if none."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 
+from kvtier.agent.device import Device
 from kvtier.agent.grants import Granted, Grants, Guards, release_guards
 from kvtier.agent.namespaces import Namespace
 from kvtier.agent.prefetching import Prefetching, Waiter
-from kvtier.agent.promotion import Flight, Promotion, Source
+from kvtier.agent.promotion import Flight, Promotion
 from kvtier.agent.prospects import Prospects, Worth
 from kvtier.agent.sessions import Session
 from kvtier.agent.turns import READ_SLICE, slices
@@ -18,14 +20,25 @@ from kvtier.agent.whereabouts import PLACES, At, Run, Whereabouts
 from kvtier.core.block import BlockKeys, BlockStatus, Lane, Match, Tier, Wait
 from kvtier.core.break_even import allowance
 from kvtier.core.lease import Lease, LeaseKind
-from kvtier.tiers.size_class import SizeClass
+from kvtier.core.residency import NONE
+from kvtier.tiers.size_class import Counters, SizeClass
 
 _EVERYTHING = frozenset(Tier)
 #: Of what computing takes; more than this is not trusted to be lost on asking.
 _LEARNING_SHARE = 0.1
 _ROOM_SHARE = 0.1
 
-Arrived = dict[tuple[Lane, bytes], Source]
+
+class Supplier(Protocol):
+    """A tier that supplied the bytes of a block, where that is not HOST."""
+
+    @property
+    def tier(self) -> Tier: ...
+
+    def counters(self, namespace: Namespace, group: int) -> Counters: ...
+
+
+Arrived = dict[tuple[Lane, bytes], Supplier]
 
 
 @dataclass(slots=True)
@@ -251,8 +264,11 @@ class Loading:
         ttl_seconds: float = 0.0,
         hold_id: int = 0,
         compute_seconds_per_block: float = 0.0,
+        device: Device | None = None,
     ) -> Granted:
         """Leases blocks, after bringing to HOST what is in slower tiers.
+
+        Of what a `device` has a copy of, the copies are leased; the rest may come to it then.
 
         PENDING is what does not arrive within the wait, of at most `patience_seconds`; REFUSED what
         finds no room in HOST, or what the session may not lease beside what it has.
@@ -277,16 +293,15 @@ class Loading:
                             await self._promote(session, entries, guards, flights)
                         if flights and wait is Wait.ALL:
                             await asyncio.wait([flight.answer for flight in flights])
-                arrived = {
+                arrived: Arrived = {
                     (flight.lane, flight.block_hash): flight.source
                     for flight in flights
                     if flight.has_arrived
                 }
                 for keys in entries:
                     part = keys if worth is None else worth.leading(keys)
-                    await self._load_entry(
-                        session, part, granted, arrived, stop_at_gap=stop_at_gap or is_limited
-                    )
+                    stops = stop_at_gap or is_limited
+                    await self._load_entry(session, part, granted, arrived, device, stops)
                     await self._leave_out(session.namespace, keys, len(part.hashes), granted)
             finally:
                 self._promotion.leave(flights)
@@ -361,7 +376,7 @@ class Loading:
         keys: BlockKeys,
         granted: Granted,
         arrived: Arrived,
-        *,
+        device: Device | None,
         stop_at_gap: bool,
     ) -> None:
         size_class = session.namespace.groups[keys.lane.group]
@@ -377,11 +392,46 @@ class Loading:
             self.prefetching.used(session.namespace, keys.lane, hashes, rows)
             size_class.touch(present)
             leased = present[: self._grants.room(session, size_class)]
-            self._grants.refer(size_class, granted.lease, keys.lane, leased)
+            suppliers = arrived
+            if device is None:
+                self._grants.refer(size_class, granted.lease, keys.lane, leased)
+                self._describe(session.namespace, keys.lane, hashes, granted, rows, len(leased))
+            else:
+                piece = BlockKeys(keys.lane, hashes, *_before(keys, part.start))
+                found = self._load_on_device(
+                    session.namespace, piece, granted, rows, len(leased), device
+                )
+                suppliers = arrived | {(keys.lane, hashes[index]): device for index in found}
             for on_used in self.on_used:
                 on_used(size_class, leased)
-            self._describe(session.namespace, keys.lane, hashes, granted, rows, len(leased))
-            self._count(session.namespace, keys.lane, hashes, granted, arrived)
+            self._count(session.namespace, keys.lane, hashes, granted, suppliers)
+
+    def _load_on_device(
+        self,
+        namespace: Namespace,
+        keys: BlockKeys,
+        granted: Granted,
+        rows: list[int],
+        leased: int,
+        device: Device,
+    ) -> Collection[int]:
+        """Leases copies on the device, and in HOST what it has not; that may come to it then.
+
+        Of blocks in `rows` the first `leased` present ones. The indexes of those on the device.
+        """
+        size_class, start = namespace.groups[keys.lane.group], len(granted.statuses)
+        chosen = [index for index, row in enumerate(rows) if row >= 0][:leased]
+        mine = [NONE] * len(rows)
+        for index in chosen:
+            mine[index] = rows[index]
+        found = device.find(namespace, keys.lane, keys.hashes, mine)
+        others = [rows[index] for index in chosen if index not in found]
+        self._grants.refer(size_class, granted.lease, keys.lane, others)
+        device.lease(self._grants, granted.lease, namespace, keys.lane, found)
+        self._describe(namespace, keys.lane, keys.hashes, granted, rows, leased)
+        device.answer(granted, start, namespace, keys.lane.group, found)
+        device.promote(namespace, keys, mine, found)
+        return found
 
     def _describe(
         self,
@@ -450,3 +500,8 @@ class Loading:
             rows = size_class.find_many(keys.lane, keys.hashes[part])
             self.prefetching.used(session.namespace, keys.lane, keys.hashes[part], rows)
             size_class.touch([row for row in rows if row >= 0])
+
+
+def _before(keys: BlockKeys, start: int) -> tuple[bytes, int]:
+    """The parent and the position of a part of some keys."""
+    return keys.hashes[start - 1] if start else keys.parent, keys.position + start

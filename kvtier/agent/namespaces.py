@@ -47,6 +47,8 @@ class Namespace:
     #: Are told what workers look for: the list of `Namespaces`.
     on_asked: list[OnAsked] = field(default_factory=list, repr=False)
     rule: NamespaceRule = NO_RULE
+    #: Copies of what HOST has: as `tiers`, for each device.
+    devices: tuple[tuple[SizeClass, ...], ...] = ()
 
     @property
     def label(self) -> str:
@@ -64,15 +66,20 @@ class Namespace:
     def ask(self, keys: BlockKeys) -> None:
         """A worker looks for these blocks: tells the policies."""
         if keys.hashes:
-            for size_classes in self.tiers.values():
+            for _, size_classes in self.places:
                 size_classes[keys.lane.group].policy.ask(keys)
             for on_asked in self.on_asked:
                 on_asked(self, keys)
 
     @property
+    def places(self) -> list[tuple[Tier, tuple[SizeClass, ...]]]:
+        """Each device's and each tier's; copies before what they are copies of."""
+        return [*((Tier.GPU, each) for each in self.devices), *self.tiers.items()]
+
+    @property
     def is_empty(self) -> bool:
         """Whether no tier has space of it."""
-        return not any(each.extents for tier in self.tiers for each in self.classes_of(tier))
+        return not any(each.extents for _, size_classes in self.places for each in size_classes)
 
 
 class Namespaces:
@@ -85,8 +92,10 @@ class Namespaces:
         limit: int,
         layout_conflict: LayoutConflict = LayoutConflict.WARN,
         rules: Sequence[NamespaceRule] = (),
+        devices: Sequence[SlotTier] = (),
     ) -> None:
         self._tiers = tiers
+        self._devices = devices
         self._limit = limit
         self._layout_conflict = layout_conflict
         self._rules = rules
@@ -129,14 +138,12 @@ class Namespaces:
     def _add(self, spec: NamespaceSpec, generation_id: bytes | None = None) -> Namespace:
         namespace_id = next(self._ids)
         rule = rule_for(self._rules, spec.tenant, spec.name)
-        for tier in self._tiers:
+        for tier in (*self._tiers, *self._devices):
             tier.assign(namespace_id, rule)
-        tiers = {
-            tier.tier: tuple(tier.size_class(namespace_id, size) for size in spec.block_bytes)
-            for tier in self._tiers
-        }
+        tiers = {tier.tier: _classes_of(tier, namespace_id, spec) for tier in self._tiers}
+        devices = tuple(_classes_of(each, namespace_id, spec) for each in self._devices)
         if spec.shards > 1 or len(spec.block_bytes) > 1:
-            for size_classes in tiers.values():
+            for size_classes in (*tiers.values(), *devices):
                 companions = Companions(size_classes, spec.shards, spec.needs_parents)
                 for size_class in size_classes:
                     size_class.companions = companions
@@ -147,6 +154,7 @@ class Namespaces:
             generation_id or FIRST_GENERATION,
             rule=rule,
             on_asked=self.on_asked,
+            devices=devices,
         )
         self._by_identity[spec.identity] = namespace
         for on_added in self.on_added:
@@ -192,7 +200,7 @@ class Namespaces:
         for identity, each in self._by_identity.items():
             if each.session_count == 0 and each.is_empty:
                 del self._by_identity[identity]
-                for tier in self._tiers:
+                for tier in (*self._tiers, *self._devices):
                     tier.drop_namespace(each.namespace_id)
                 for on_dropped in self.on_dropped:
                     on_dropped(each)
@@ -200,6 +208,10 @@ class Namespaces:
         raise OverloadedError(
             f"{len(self)} namespaces are in use, as many as limits.max_namespaces allows"
         )
+
+
+def _classes_of(tier: SlotTier, namespace_id: int, spec: NamespaceSpec) -> tuple[SizeClass, ...]:
+    return tuple(tier.size_class(namespace_id, size) for size in spec.block_bytes)
 
 
 #: Of a namespace that was never invalidated, so that nodes agree without asking.

@@ -65,6 +65,8 @@ class Attachment:
     token: bytes = field(default_factory=lambda: secrets.token_bytes(TOKEN_BYTES))
     sessions: dict[int, Session] = field(default_factory=dict)
     connected: bool = True
+    #: The number of the device that the worker is on; 0: none of the agent's.
+    device: int = 0
 
 
 @dataclass(eq=False)

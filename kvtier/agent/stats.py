@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from kvtier.agent.cluster import Cluster
+from kvtier.agent.device import Device
 from kvtier.agent.disk import Disk
+from kvtier.agent.gpu import Gpu
 from kvtier.agent.mover import Mover
 from kvtier.agent.namespaces import Namespace
 from kvtier.core.block import Tier
 from kvtier.core.lease import LeaseKind, LeaseTable
 from kvtier.tiers.health import Health
 from kvtier.tiers.host import HostTier
+from kvtier.tiers.size_class import SizeClass
 from kvtier.tiers.slot_tier import SlotTier
 
 
@@ -31,18 +34,18 @@ class TierStats:
     """One tier, for some namespaces. Counts are blocks since the agent's start."""
 
     tier: Tier
-    capacity_bytes: int
-    allocated_bytes: int
-    used_bytes: int
-    leased_bytes: int
-    block_count: int
-    lookup_count: int
-    lookup_hit_count: int
-    hit_count: int
-    miss_count: int
-    stored_count: int
-    evicted_count: int
-    refused_count: int
+    capacity_bytes: int = 0
+    allocated_bytes: int = 0
+    used_bytes: int = 0
+    leased_bytes: int = 0
+    block_count: int = 0
+    lookup_count: int = 0
+    lookup_hit_count: int = 0
+    hit_count: int = 0
+    miss_count: int = 0
+    stored_count: int = 0
+    evicted_count: int = 0
+    refused_count: int = 0
     queue_depth: int = 0
     quarantined_bytes: int = 0
     state: TierState = TierState.ACTIVE
@@ -64,6 +67,8 @@ class TierStats:
     prefetched_count: int = 0
     prefetch_used_count: int = 0
     prefetch_wasted_count: int = 0
+    #: Of GPU.
+    device: str = ""
 
 
 def host_stats(
@@ -78,6 +83,29 @@ def host_stats(
         if lease.kind is LeaseKind.QUARANTINE and lease.namespace_id in chosen
     )
     stats.queue_depth = mover.queue_depth
+    return stats
+
+
+def gpu_stats(gpu: Gpu, namespaces: Collection[Namespace]) -> list[TierStats]:
+    """Each device likewise; those that stayed off have a reason and nothing else."""
+    found = [_device_stats(gpu, each, namespaces) for each in gpu.devices]
+    for name, reason in gpu.failures.items():
+        off = TierStats(Tier.GPU, state=TierState.UNAVAILABLE, reason=reason, device=name)
+        found.append(off)
+    return found
+
+
+def _device_stats(gpu: Gpu, device: Device, namespaces: Collection[Namespace]) -> TierStats:
+    classes = [
+        size_class
+        for each in namespaces
+        for size_class in dict.fromkeys(each.devices[device.number - 1])
+    ]
+    stats = _counted(device.slots, classes)
+    stats.device = device.name
+    stats.queue_depth = device.mover.queue_depth
+    stats.error_count = device.error_count
+    stats.reason = gpu.shortages.get(device.name, "")
     return stats
 
 
@@ -156,6 +184,10 @@ def cluster_stats(cluster: Cluster, namespaces: Collection[Namespace]) -> TierSt
 
 def _stats(tier: SlotTier, namespaces: Collection[Namespace]) -> TierStats:
     classes = [each for namespace in namespaces for each in namespace.classes_of(tier.tier)]
+    return _counted(tier, classes)
+
+
+def _counted(tier: SlotTier, classes: Collection[SizeClass]) -> TierStats:
     return TierStats(
         tier=tier.tier,
         capacity_bytes=tier.space.capacity_bytes,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from kvtier.agent.cluster import Cluster
 from kvtier.agent.disk import Disk, ScrubProgress
 from kvtier.agent.evicting import Evicted, below, evict
+from kvtier.agent.gpu import Gpu
 from kvtier.agent.grants import Grants
 from kvtier.agent.lifecycle import Lifecycle
 from kvtier.agent.mover import Mover
@@ -18,7 +19,7 @@ from kvtier.agent.namespaces import Namespace, Namespaces, next_generation
 from kvtier.agent.renewals import Renewals
 from kvtier.agent.resizing import Resizing
 from kvtier.agent.sessions import Sessions
-from kvtier.agent.stats import TierStats, cluster_stats, disk_stats, host_stats
+from kvtier.agent.stats import TierStats, cluster_stats, disk_stats, gpu_stats, host_stats
 from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.cause import Cause
 from kvtier.core.lease import LeaseKind
@@ -59,9 +60,11 @@ class Upkeep:
         lifecycle: Lifecycle,
         on_ready: Callable[[bool], None],
         resizing: Resizing,
+        gpu: Gpu | None = None,
     ) -> None:
         self._host = host
         self._mover = mover
+        self._gpu = gpu
         self._disk = disk
         self._cluster = cluster
         self._namespaces = namespaces
@@ -82,9 +85,10 @@ class Upkeep:
             cluster.on_generation = self._renewals.renew
 
     def stats(self, selector: str) -> list[TierStats]:
-        """One entry for each tier."""
+        """One entry for each tier, for each device of GPU; the fastest first."""
         namespaces = self._namespaces.select(selector)
-        found = [host_stats(self._host, self._grants.leases, self._mover, namespaces)]
+        found = gpu_stats(self._gpu, namespaces) if self._gpu is not None else []
+        found += [host_stats(self._host, self._grants.leases, self._mover, namespaces)]
         if self._disk is not None:
             found.append(disk_stats(self._disk, namespaces))
         if self._cluster is not None:
@@ -100,6 +104,11 @@ class Upkeep:
         """What it has of each tier with quotas, with all others under the same rule."""
         tiers = [self._host, *([self._disk.tier] if self._disk is not None else [])]
         return {tier.tier: tier.holding(namespace.namespace_id) for tier in tiers}
+
+    @property
+    def devices(self) -> list[str]:
+        """Names of GPU's, by number."""
+        return [each.name for each in self._gpu.devices] if self._gpu is not None else []
 
     def _disk_for(self, tier: Tier) -> Disk:
         if tier is not Tier.DISK:

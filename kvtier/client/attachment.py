@@ -5,31 +5,36 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import weakref
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import Message
 
-from kvtier import errors, memory
+from kvtier import devices, errors, memory
+from kvtier.client.device import UnreadableDeviceError, WorkerDevice
 from kvtier.core import attach as protocol
 from kvtier.core import slots as layout
 from kvtier.core.status import ERRORS
-from kvtier.memory import ByteArray
 
 _UNMAPPED_PER_MESSAGE = 1024
 
 
 @dataclass(frozen=True)
 class MappedExtent:
-    """An extent: `cells` is [slots, slot_bytes], `generations` one u64 per slot."""
+    """An extent: `cells` is [slots, slot_bytes], an array, or a tensor on a device; `generations`
+    has one u64 per slot. `settle` waits for what a device still copies from it for this thread.
+    """
 
     extent_id: int
-    cells: ByteArray
+    cells: Any
     generations: npt.NDArray[np.uint64]
+    settle: Callable[[], None] = lambda: None
 
 
 class Attachment:
@@ -46,6 +51,7 @@ class Attachment:
         self._pid = os.getpid()
         self._extents: dict[int, MappedExtent] = {}
         self._unmapped: deque[int] = deque()
+        self._device: WorkerDevice | None = None
         try:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         except OSError as error:
@@ -68,6 +74,16 @@ class Attachment:
         finally:
             os.close(pidfd)
         return self._receive("attached")[0]
+
+    def pin_for(self, device: WorkerDevice) -> None:
+        """Memory that is mapped from now on is registered for copies to this device."""
+        self._device = device
+
+    def place(self, device: WorkerDevice, timeout_seconds: float) -> bool:
+        """Says on which device this worker is; whether the agent has slots there."""
+        with self._exchange(timeout_seconds):
+            self._socket.send(protocol.encode({"op": "device", "device": device.identity}))
+            return bool(self._receive("device")[0]["device"])
 
     def poll(self) -> None:
         """Handles what the agent has said meanwhile, without waiting.
@@ -136,18 +152,32 @@ class Attachment:
     def get(
         self, session_token: bytes, extent_ids: Collection[int], timeout_seconds: float
     ) -> dict[int, MappedExtent]:
-        """These extents, mapped; without those that the agent has retired."""
+        """These extents, mapped; without those that the agent has retired.
+
+        Raises UnreadableDeviceError if one on a device cannot be opened.
+        """
         if any(each not in self._extents for each in extent_ids):
-            if not self._lock.acquire(timeout=timeout_seconds):
-                raise errors.DeadlineExceededError("the attach connection is in use")
-            try:
-                with self._waiting(timeout_seconds):
-                    missing = [each for each in extent_ids if each not in self._extents]
-                    self._request(session_token, missing)
-            finally:
-                self._lock.release()
+            failures: list[UnreadableDeviceError] = []
+            with self._exchange(timeout_seconds):
+                missing = [each for each in extent_ids if each not in self._extents]
+                on_device = [each for each in missing if devices.place_of(each)]
+                self._request(session_token, [e for e in missing if e not in on_device])
+                self._request_on_device(session_token, on_device, failures)
+            if failures:
+                raise failures[0]
         known = self._extents
         return {each: known[each] for each in extent_ids if each in known}
+
+    @contextmanager
+    def _exchange(self, timeout_seconds: float) -> Iterator[None]:
+        """Under the lock."""
+        if not self._lock.acquire(timeout=timeout_seconds):
+            raise errors.DeadlineExceededError("the attach connection is in use")
+        try:
+            with self._waiting(timeout_seconds):
+                yield
+        finally:
+            self._lock.release()
 
     def _request(self, session_token: bytes, extent_ids: list[int]) -> None:
         step = protocol.MAX_EXTENTS_PER_REQUEST
@@ -164,21 +194,66 @@ class Attachment:
 
     def _map(self, described: dict[str, int], table_fd: int, fd: int) -> None:
         extent_id, slots, unmapped = described["extent"], described["slots"], self._unmapped
+        pinned: list[Callable[[], None]] = []
         cells = memory.map_shared(
             fd,
             slots * described["slot_bytes"],
             writable=True,
             on_unmap=lambda: unmapped.append(extent_id),
+            before_unmap=lambda: _call_all(pinned),
         )
+        if self._device is not None:
+            pinned += self._device.pin(cells)
+        self._install(described, table_fd, cells.reshape(slots, -1))
+
+    def _install(self, described: protocol.Message, table_fd: int, cells: Any) -> None:
+        slots = described["slots"]
         table = memory.map_shared(
             table_fd,
             layout.table_pages(slots) * memory.PAGE_BYTES,
             writable=False,
             offset=described["base"] * layout.GENERATION_BYTES,
         )
-        self._extents[extent_id] = MappedExtent(
-            extent_id, cells.reshape(slots, -1), table.view("<u8")[:slots]
+        settle = self._device.settle if self._device is not None else lambda: None
+        self._extents[described["extent"]] = MappedExtent(
+            described["extent"], cells, table.view("<u8")[:slots], settle
         )
+
+    def _request_on_device(
+        self, session_token: bytes, extent_ids: list[int], failures: list[UnreadableDeviceError]
+    ) -> None:
+        step = protocol.MAX_DEVICE_EXTENTS_PER_REQUEST
+        for start in range(0, len(extent_ids), step):
+            wanted = extent_ids[start : start + step]
+            request = {"op": "device_extents", "session": session_token.hex(), "extents": wanted}
+            self._socket.send(protocol.encode(request))
+            answer, descriptors = self._receive("device_extents")
+            try:
+                following = iter(descriptors[1:])
+                for described in answer["extents"]:
+                    fd = None if described["handle"] else next(following)
+                    try:
+                        self._open(described, descriptors[0], fd)
+                    except UnreadableDeviceError as error:  # the connection is as good as before
+                        failures.append(error)
+            finally:
+                _close_all(descriptors)
+
+    def _open(self, described: protocol.Message, table_fd: int, fd: int | None) -> None:
+        """An extent on the device; one that cannot be opened is not held either."""
+        assert self._device is not None
+        extent_id, unmapped = described["extent"], self._unmapped
+        shape = (described["slots"], described["slot_bytes"])
+        try:
+            cells = self._device.open(
+                fd, described["handle"], shape, lambda: unmapped.append(extent_id)
+            )
+        except UnreadableDeviceError:
+            unmapped.append(extent_id)
+            raise
+        if fd is None:  # no mapping of ours, whose end would say so
+            weakref.finalize(cells, unmapped.append, extent_id).atexit = False
+        self._install(described, table_fd, cells)
 
     def _receive(self, wanted: str) -> tuple[protocol.Message, list[int]]:
         """The next message of this kind; handles others on the way."""
@@ -251,3 +326,8 @@ class Attachment:
 def _close_all(descriptors: list[int]) -> None:
     for fd in descriptors:
         os.close(fd)
+
+
+def _call_all(calls: list[Callable[[], None]]) -> None:
+    for call in calls:
+        call()

@@ -8,10 +8,11 @@ import random
 import secrets
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Literal, get_args
+from contextlib import contextmanager, suppress
+from typing import Any, Literal, get_args
 
 from kvtier.client.connection import Connection, socket_path
+from kvtier.client.device import WorkerDevice
 from kvtier.client.namespace import Namespace
 from kvtier.client.stream_connection import StreamConnection
 from kvtier.core.namespace import NamespaceSpec
@@ -49,6 +50,8 @@ class Client:
     gRPC, or "auto": memory, and streams where this process cannot attach, because it is another
     user's or in another container. What `load` and `reserve` give are copies then.
 
+    `device` is the one that the worker computes on, by torch's name: see `use_device`.
+
     `address` is `unix:` and the path of worker.sock (default: `KVTIER_ADDRESS`, else where an agent
     of this user listens); `worker` a name for logs. A client does not survive a fork.
     """
@@ -60,6 +63,7 @@ class Client:
         worker: str = "",
         timeout_seconds: float = 1.0,
         transport: Transport = "auto",
+        device: Any = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
         environ = os.environ if environ is None else environ
@@ -72,6 +76,7 @@ class Client:
                 f"transport is {transport!r}; it must be one of {', '.join(get_args(Transport))}"
             )
         self._transport = transport
+        self.device = WorkerDevice(device) if device is not None else None
         self.worker = worker or f"pid {os.getpid()}"
         self.timeout_seconds = timeout_seconds
         self._client_id = secrets.token_bytes(_CLIENT_ID_BYTES)
@@ -91,6 +96,22 @@ class Client:
     def namespace(self, spec: NamespaceSpec) -> Namespace:
         """The verbs on one namespace; it is registered with the agent at the first call."""
         return Namespace(self, spec)
+
+    def use_device(self, device: Any) -> None:
+        """Says that this worker computes on a device, before its first load.
+
+        The agent's memory is then registered for fast copies to it. If the agent has a GPU tier on
+        the same device, loads give tensors there for the blocks that it has on it. `cpu` is for an
+        emulated tier. Needs torch, imported by the caller. Raises InvalidRequestError for what is
+        no device.
+        """
+        chosen = WorkerDevice(device)
+        if self.device is not None and self.device.identity == chosen.identity:
+            return
+        self.device = chosen
+        with suppress(KvtierError), self.connected() as connection:
+            if isinstance(connection, Connection):
+                connection.use_device(chosen, self.timeout_seconds)
 
     @property
     def has_memory(self) -> bool:
@@ -211,7 +232,10 @@ class Client:
         refusal: KvtierError | None = None
         if self._transport != "stream":
             try:
-                return Connection(self.address, self._client_id, self.timeout_seconds)
+                connection = Connection(self.address, self._client_id, self.timeout_seconds)
+                if self.device is not None:
+                    connection.use_device(self.device, self.timeout_seconds)
+                return connection
             except KvtierError as error:
                 if self._transport == "memory" or not _is_refusal(error):
                     raise

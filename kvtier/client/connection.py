@@ -11,6 +11,7 @@ from typing import Any
 from weakref import WeakSet
 
 from kvtier.client.attachment import Attachment
+from kvtier.client.device import WorkerDevice
 from kvtier.client.service import Service
 from kvtier.client.sessions import OpenSessions
 from kvtier.client.slots import GrantedSlots
@@ -44,11 +45,20 @@ class Connection:
             self._service.close()
             raise
         self.epoch = self._attachment.epoch
+        self._has_devices = block_pb2.TIER_GPU in capabilities.tiers
+        #: Whether loads may answer slots on the worker's device.
+        self.reads_device = False
         self._writers: WeakSet[object] = WeakSet()
         self._retired = False
         self._lock = threading.Lock()
         self._sessions = OpenSessions(self._attachment.token)
         self._releases: defaultdict[bytes, list[int]] = defaultdict(list)
+
+    def use_device(self, device: WorkerDevice, timeout_seconds: float) -> None:
+        """From now on memory is registered for this device, and loads may answer slots on it."""
+        self._attachment.pin_for(device)
+        if self._has_devices:
+            self.reads_device = self._attachment.place(device, timeout_seconds)
 
     def call(self, method: str, session: bytes, request: Any, timeout_seconds: float) -> Any:
         """One call of the request path: directly if it is small, else by gRPC."""

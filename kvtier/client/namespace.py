@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from kvtier.client.arrays import Rows, rows_of
+from kvtier.client.arrays import Rows, is_read_only, rows_of
 from kvtier.client.connection import Connection
+from kvtier.client.device import UnreadableDeviceError
 from kvtier.client.private_slots import private_load, private_reserve
 from kvtier.client.requests import START, Lookup, Place, block_bytes_of, lookup_of, lookup_request
 from kvtier.client.requests import duration as _duration
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from kvtier.client.client import Client
 
 __all__ = ["START", "Lookup", "Namespace", "Place"]
+
+log = logging.getLogger(__name__)
 
 #: A load or store of more is cut, so that no lease or reservation is held for long.
 _PART_BYTES = 256 << 20
@@ -143,17 +147,17 @@ class Namespace:
         wait: Wait = Wait.ALL,
         compute_seconds_per_block: float = 0.0,
     ) -> list[int]:
-        """Copies blocks into the caller's arrays or CPU tensors; one BlockStatus per key.
+        """Copies blocks into the caller's arrays or tensors; one BlockStatus per key.
 
         `out` is one contiguous array of [blocks, block_bytes] bytes in all, of any type, or a
-        sequence of arrays, one per block. Only entries that are OK hold a block; others may have
-        been written to. What a slower tier has is waited for, until the client's timeout for each
-        32 MiB: PENDING is what came too late. Stops asking at the first part of which nothing was
-        there. With another `wait` than ALL it is as for `load`, and with BREAK_EVEN the first part
-        that is not there as a whole is the last one.
+        sequence of arrays, one per block; tensors are on the CPU or on the client's device. Only
+        entries that are OK hold a block; others may have been written to. What a slower tier has is
+        waited for, until the client's timeout for each 32 MiB: PENDING is what came too late. Stops
+        asking at the first part of which nothing was there. With another `wait` than ALL it is as
+        for `load`, and with BREAK_EVEN the first part that is not there as a whole is the last one.
         """
-        rows = rows_of(out, len(hashes), self._block_bytes(place))
-        if not all(row.flags.writeable for row in rows):
+        rows = self._rows(out, hashes, place)
+        if is_read_only(rows):
             raise InvalidRequestError("out is read-only")
         steps = loading(self.spec, hashes, rows, place, hold_id, wait)
         if (streamed := self._by_stream(steps)) is not None:
@@ -234,7 +238,7 @@ class Namespace:
         block is not stored. `breakpoints` are as of `reserve`.
         """
         _check_breakpoints(breakpoints, hashes)
-        rows = rows_of(blocks, len(hashes), self._block_bytes(place))
+        rows = self._rows(blocks, hashes, place)
         if (streamed := self._by_stream(storing(self.spec, hashes, rows, place))) is not None:
             return streamed
         statuses = [int(BlockStatus.REFUSED)] * len(hashes)
@@ -339,17 +343,32 @@ class Namespace:
         wait: Wait,
         compute_seconds_per_block: float,
     ) -> tuple[GrantedSlots, block_pb2.Lease]:
+        request = pb.LoadBlocksRequest(
+            keys=[_keys(hashes, place)],
+            wait=wait.name,
+            compute_seconds_per_block=compute_seconds_per_block,
+            hold_id=hold_id,
+            ttl=_duration(ttl_seconds),
+        )
+        try:
+            return self._load_blocks(connection, token, request, place)
+        except UnreadableDeviceError as error:
+            log.warning("kvtier: blocks are loaded from HOST, not from the device: %s", error)
+            connection.reads_device = False
+            return self._load_blocks(connection, token, request, place)
+
+    def _load_blocks(
+        self, connection: Connection, token: bytes, request: pb.LoadBlocksRequest, place: Place
+    ) -> tuple[GrantedSlots, block_pb2.Lease]:
         with connection.releases(token) as ended:
-            request = pb.LoadBlocksRequest(
-                keys=[_keys(hashes, place)],
-                wait=wait.name,
-                compute_seconds_per_block=compute_seconds_per_block,
-                hold_id=hold_id,
-                release=ended,
-                ttl=_duration(ttl_seconds),
-            )
+            request.release[:] = ended
+            request.accept_device_slots = connection.reads_device
             answer = connection.call("LoadBlocks", token, request, self._client.timeout_seconds)
-        return self._granted(connection, token, answer, place), answer.lease
+        try:
+            return self._granted(connection, token, answer, place), answer.lease
+        except UnreadableDeviceError:
+            connection.release_later(token, answer.lease.lease_id)
+            raise
 
     def _granted(
         self, connection: Connection, token: bytes, answer: Any, place: Place
@@ -361,6 +380,11 @@ class Namespace:
             self._block_bytes(place),
             self._client.timeout_seconds,
         )
+
+    def _rows(self, blocks: Any, hashes: Sequence[bytes], place: Place) -> Rows:
+        device = self._client.device if self._client.has_memory else None
+        on = device.device if device is not None else None
+        return rows_of(blocks, len(hashes), self._block_bytes(place), on)
 
     def _block_bytes(self, place: Place) -> int:
         return block_bytes_of(self.spec, place)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from kvtier.client.arrays import Rows
 from kvtier.client.attachment import MappedExtent
+from kvtier.client.device import copy
 from kvtier.core.block import BlockStatus
 from kvtier.memory import ByteArray
 from kvtier.v1 import block_pb2
@@ -45,12 +46,18 @@ class GrantedSlots:
     def __len__(self) -> int:
         return len(self.statuses)
 
-    def runs(self) -> Iterator[tuple[int, int, ByteArray]]:
-        """Consecutive keys in consecutive slots: first key, one past the last, their cells."""
+    def runs(self) -> Iterator[tuple[int, int, Any]]:
+        """Consecutive keys in consecutive slots: first key, one past the last, and their cells, a
+        tensor if they are on a device."""
         for first, stop in self._spans():
             slot = self._slots[first]
             cells = self._extents[self._extent_ids[first]].cells
             yield first, stop, cells[slot : slot + stop - first, : self.block_bytes]
+
+    def settle(self) -> None:
+        """Returns when copies have ended that a device does for this thread's current stream."""
+        for extent in self._extents.values():
+            extent.settle()
 
     def _spans(self) -> Iterator[tuple[int, int]]:
         statuses, slots, extent_ids = self.statuses, self._slots, self._extent_ids
@@ -71,7 +78,7 @@ class GrantedSlots:
                 following += 1
             yield first, stop
 
-    def cells(self) -> list[ByteArray | None]:
+    def cells(self) -> list[Any]:
         """The bytes of each block in the agent's memory; None where it is not OK."""
         return [
             self._extents[extent_id].cells[slot, : self.block_bytes] if status == OK else None
@@ -81,8 +88,12 @@ class GrantedSlots:
         ]
 
     def expire_changed(self) -> bool:
-        """Marks as EXPIRED what others may have written to since the grant; whether any was."""
+        """Marks as EXPIRED what others may have written to since the grant; whether any was.
+
+        Copies that a device does for this thread's current stream end before.
+        """
         changed = False
+        self.settle()
         for first, stop in self._spans():
             slot, generations = self._slots[first], self._generations[first:stop]
             table = self._extents[self._extent_ids[first]].generations
@@ -99,9 +110,9 @@ def copy_out(slots: GrantedSlots, rows: Rows) -> None:
     for first, stop, cells in slots.runs():
         if isinstance(rows, list):
             for row, cell in zip(rows[first:stop], cells, strict=True):
-                np.copyto(row, cell)
+                copy(row, cell)
         else:
-            np.copyto(rows[first:stop], cells)
+            copy(rows[first:stop], cells)
     slots.expire_changed()
 
 
@@ -110,15 +121,18 @@ def copy_in(slots: GrantedSlots, rows: Rows) -> None:
     for first, stop, cells in slots.runs():
         if isinstance(rows, list):
             for row, cell in zip(rows[first:stop], cells, strict=True):
-                np.copyto(cell, row)
+                copy(cell, row)
         else:
-            np.copyto(cells, rows[first:stop])
+            copy(cells, rows[first:stop])
+    slots.settle()
 
 
 class Loaded:
     """Blocks in the agent's memory, under a lease: a context manager, released at its end.
 
-    `views` has one read-only array of [block_bytes] per key, None where the block is absent. The
+    `views` has one read-only array of [block_bytes] per key, None where the block is absent; of a
+    worker on a device (`Client.use_device`), a tensor where the block is there, not to be written
+    to. The
     lease lasts `ttl_seconds`; use the bytes before that, or check `valid()` after using them: it
     tells whether they were still the blocks' up to then. Not thread-safe.
     """
@@ -131,19 +145,20 @@ class Loaded:
         self.ttl_seconds = ttl_seconds
 
     @cached_property
-    def views(self) -> list[ByteArray | None]:
+    def views(self) -> list[Any]:
         """The bytes of each block."""
         views = self._slots.cells()
         for view in views:
-            if view is not None:
+            if isinstance(view, np.ndarray):
                 view.flags.writeable = False
         return views
 
-    def runs(self) -> Iterator[tuple[int, int, ByteArray]]:
+    def runs(self) -> Iterator[tuple[int, int, Any]]:
         """The same bytes with fewer arrays: the first key, one past the last one, and a read-only
         [keys, block_bytes] of what lies together."""
         for first, stop, cells in self._slots.runs():
-            cells.flags.writeable = False
+            if isinstance(cells, np.ndarray):
+                cells.flags.writeable = False
             yield first, stop, cells
 
     @property

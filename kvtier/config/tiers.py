@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from kvtier.config.caching import CachingConfig, PolicyName
 from kvtier.config.cluster_url import ClusterUrl, has_password, has_tls
 from kvtier.config.directories import Directories
+from kvtier.config.gpu import GpuConfig
 from kvtier.config.section import NAME, Count, File, Seconds, SecondsOrNone, Section, Text
 from kvtier.config.size import Size, at_least, format_size
 from kvtier.core.capacity import LEAST_DISK_PATH_BYTES, LEAST_HOST_BYTES
-from kvtier.core.policies.named import find_policy
 
 WritePolicy = Literal["through", "on_evict", "after_hits"]
-Admission = Literal["always", "second_hit", "cold_first_turn"]
 Codec = Literal["none", "planes_lz4"]
 
 _LEAST_PER_PATH: Final = LEAST_DISK_PATH_BYTES
@@ -23,28 +23,6 @@ _NAMESPACE: Final = re.compile(rf"{NAME}/{NAME}")
 _KEY_PREFIX: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _NODE_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-
-def _can_be_found(policy: str) -> str:
-    find_policy(policy)
-    return policy
-
-
-PolicyName = Annotated[Text, AfterValidator(_can_be_found)]
-
-
-class CachingConfig(Section):
-    """What a tier keeps."""
-
-    policy: PolicyName = "lru"
-    admission: Admission = "always"
-
-    @field_validator("admission")
-    @classmethod
-    def _admission_suits_policy(cls, admission: Admission, info: ValidationInfo) -> Admission:
-        if "policy" in info.data:
-            find_policy(info.data["policy"], admission)
-        return admission
 
 
 class HostConfig(CachingConfig):
@@ -181,6 +159,7 @@ class ClusterConfig(Section):
 class TiersConfig(Section):
     """One section for each tier."""
 
+    gpu: GpuConfig = GpuConfig()
     host: HostConfig = HostConfig()
     disk: DiskConfig = DiskConfig()
     cluster: ClusterConfig = ClusterConfig()

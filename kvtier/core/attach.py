@@ -19,6 +19,8 @@ TOKEN_BYTES = 16
 MAX_MESSAGE_BYTES = 64 << 10
 #: SCM_RIGHTS carries at most 64 here; one of them is the generation table.
 MAX_EXTENTS_PER_REQUEST = 63
+#: A handle of one has some 500 bytes.
+MAX_DEVICE_EXTENTS_PER_REQUEST = 32
 #: Of a direct call's request; larger ones use gRPC.
 MAX_DIRECT_BYTES = 16 << 10
 MAX_ANSWER_BYTES = MAX_MESSAGE_BYTES - 64

@@ -36,6 +36,8 @@ class LeasePart:
     slot_bytes: int
     keys: BlockKeys | None = None
     tier: Tier = Tier.HOST
+    #: Of GPU: the number of the device.
+    device: int = 0
     breakpoints: frozenset[int] = frozenset()
 
 

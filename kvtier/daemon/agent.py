@@ -18,6 +18,7 @@ from kvtier.agent.cluster import Cluster
 from kvtier.agent.disk import Disk
 from kvtier.agent.expiry import Expiry
 from kvtier.agent.explaining import Explaining
+from kvtier.agent.gpu import Gpu, OpenAccelerator
 from kvtier.agent.grants import Grants
 from kvtier.agent.history import History
 from kvtier.agent.lifecycle import Lifecycle
@@ -51,6 +52,7 @@ from kvtier.daemon.cluster import (
 )
 from kvtier.daemon.settings import (
     access_rules,
+    device_options,
     disk_settings,
     lease_limits,
     namespace_rules,
@@ -82,9 +84,14 @@ _STOP_GRACE_SECONDS = 1.0
 
 class Agent:
     """One node's agent. Its parts are attributes, for tests and for `kvtier bench`; `disk_io` is
-    what DISK calls in place of the kernel."""
+    what DISK calls in place of the kernel, `open_accelerator` finds GPU's devices."""
 
-    def __init__(self, config: AgentConfig, disk_io: BlockIO | None = None) -> None:
+    def __init__(
+        self,
+        config: AgentConfig,
+        disk_io: BlockIO | None = None,
+        open_accelerator: OpenAccelerator | None = None,
+    ) -> None:
         self.config = config
         self.identity = Identity(
             epoch=secrets.randbits(64) or 1,
@@ -126,14 +133,17 @@ class Agent:
                 )
             if self.cluster:
                 self.cluster.reader.on_damaged = self.history.note_damaged_value
+        self.gpu = Gpu(device_options(config), self.host, open_accelerator)
+        devices = self.gpu.tiers
         self.leases = LeaseTable(time.monotonic)
         rules = namespace_rules(config)
-        self.grants = Grants(tiers, self.leases, lease_limits(config))
+        self.grants = Grants(tiers, self.leases, lease_limits(config), devices)
         self.namespaces = Namespaces(
             tiers,
             limit=config.limits.max_namespaces,
             layout_conflict=LayoutConflict(config.layout_conflict),
             rules=rules,
+            devices=devices,
         )
         self.sessions = Sessions(
             self.namespaces,
@@ -174,7 +184,9 @@ class Agent:
             self.lifecycle,
             self._set_ready,
             Resizing(self.placement, self.disk, [each.demotion for each in slower]),
+            self.gpu,
         )
+        self.gpu.watch(self.namespaces)
         if self.cluster:
             self.cluster.watch(self.namespaces)
         self.explaining = Explaining(
@@ -197,7 +209,8 @@ class Agent:
             self.storing,
             self.streams,
             self.lifecycle,
-            [Tier.HOST, *(each.reader.tier for each in slower)],
+            [*({each.tier for each in devices}), Tier.HOST, *(each.reader.tier for each in slower)],
+            self.gpu,
         )
         self.attach = AttachServer(
             self.sessions,
@@ -205,8 +218,11 @@ class Agent:
             access_rules(config),
             self.identity.epoch,
             DirectCalls(_BLOCK_CACHE, self.block_cache, self.gate).answer,
+            [each.arena for each in devices],
+            self.gpu.operations(self.sessions),
         )
         self.placement.on_retired = self.attach.announce_retired
+        self.gpu.announce(self.attach.announce_retired)
         self._started_at = time.time()
         self._servers: list[Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -347,6 +363,7 @@ class Agent:
                 log.error("a tier did not stop as it should", exc_info=result)
         if self._valkey is not None:
             await asyncio.to_thread(self._valkey.stop)
+        await self.gpu.close()
         await self.placement.close()
         self.grants.close()
         self.pins.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from kvtier.agent.demotion import WritePolicy
+from kvtier.agent.device import DeviceOptions
 from kvtier.agent.disk import DiskSettings
 from kvtier.agent.grants import LeaseLimits
 from kvtier.agent.pins import PinLimits
@@ -31,6 +32,14 @@ def disk_settings(config: AgentConfig) -> DiskSettings:
         max_in_flight_bytes=disk.max_in_flight,
         scrub_bytes_per_second=disk.scrub_rate,
     )
+
+
+def device_options(config: AgentConfig) -> dict[str, DeviceOptions]:
+    """By the device's name."""
+    gpu = config.tiers.gpu
+    return {
+        each.device: DeviceOptions(each.capacity, gpu.policy, gpu.admission) for each in gpu.devices
+    }
 
 
 def lease_limits(config: AgentConfig) -> LeaseLimits:

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from kvtier.agent.device import Device
+from kvtier.agent.gpu import Gpu
 from kvtier.agent.grants import Granted, Grants
 from kvtier.agent.lifecycle import Lifecycle
 from kvtier.agent.loading import Loading
@@ -50,6 +52,7 @@ class BlockCacheService:
         streams: BlockStreams,
         lifecycle: Lifecycle,
         tiers: Sequence[Tier],
+        gpu: Gpu | None = None,
     ) -> None:
         self._identity = identity
         self._sessions = sessions
@@ -59,6 +62,7 @@ class BlockCacheService:
         self._streams = streams
         self._lifecycle = lifecycle
         self._tiers = tiers
+        self._gpu = gpu
 
     async def GetCapabilities(
         self, request: pb.GetCapabilitiesRequest, call: Call
@@ -142,6 +146,7 @@ class BlockCacheService:
             ttl_seconds=convert.seconds_from(request.ttl, "ttl"),
             hold_id=request.hold_id,
             compute_seconds_per_block=session.compute_seconds_per_block,
+            device=self._device(session) if request.accept_device_slots else None,
         )
         return pb.LoadBlocksResponse(
             lease=self._granted_lease(granted),
@@ -224,7 +229,9 @@ class BlockCacheService:
     ) -> pb.PrefetchPrefixResponse:
         session = self._working_session(call)
         if request.target not in (block_pb2.TIER_UNSPECIFIED, block_pb2.TIER_HOST):
-            raise InvalidRequestError("target must be TIER_HOST: this agent has no faster tier")
+            raise InvalidRequestError(
+                "target must be TIER_HOST; what comes to a device, its policy decides"
+            )
         [keys] = self._entries(session, [request.keys])
         accepted = await self._loading.prefetch(session, keys)
         return pb.PrefetchPrefixResponse(accepted_count=accepted)
@@ -236,6 +243,9 @@ class BlockCacheService:
         for keys in self._entries(session, [request.keys]):
             await self._loading.touch(session, keys)
         return pb.TouchBlocksResponse()
+
+    def _device(self, session: Session) -> Device | None:
+        return self._gpu.device_of(session) if self._gpu is not None else None
 
     def _working_session(self, call: Call) -> Session:
         """For calls that begin something; those that end something are taken while draining."""

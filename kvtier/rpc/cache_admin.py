@@ -231,6 +231,16 @@ class CacheAdminService(PinCalls):
             blocks[tier - 1] = sum(len(each.residency) for each in classes)
             used[tier - 1] = sum(each.used_slots * each.slot_bytes for each in classes)
             pinned[tier - 1] = sum(each.pinned.size_bytes for each in classes)
+        copies = [
+            pb.NamespaceInfo.Copies(
+                device=name,
+                block_count=sum(len(each.residency) for each in classes),
+                used_bytes=sum(each.used_slots * each.slot_bytes for each in classes),
+            )
+            for name, classes in zip(self._upkeep.devices, map(set, namespace.devices), strict=True)
+        ]
+        blocks[Tier.GPU - 1] = sum(each.block_count for each in copies)
+        used[Tier.GPU - 1] = sum(each.used_bytes for each in copies)
         holdings = self._upkeep.holdings(namespace)
         ttl = namespace.rule.ttl_seconds
         return pb.NamespaceInfo(
@@ -247,6 +257,7 @@ class CacheAdminService(PinCalls):
             limit_bytes=_per_tier({t: each.limit_bytes or 0 for t, each in holdings.items()}),
             guaranteed_bytes=_per_tier({t: each.guaranteed_bytes for t, each in holdings.items()}),
             occupied_bytes=_per_tier({t: each.occupied_bytes for t, each in holdings.items()}),
+            copies=copies,
         )
 
     def _node(self, node: NodeRecord) -> pb.Node:

@@ -60,7 +60,20 @@ class SharedSlotTable(SlotTable):
         os.close(self.fd)
 
 
-class HostExtent(Extent):
+class SharedExtent(Extent):
+    """One that workers map."""
+
+    def __init__(self, extent_id: int, base: int, slots: int, slot_bytes: int) -> None:
+        super().__init__(extent_id, base, slots, slot_bytes)
+        #: Attachments that were given it and may still map the memory.
+        self.holders: set[Hashable] = set()
+
+    def close(self) -> None:
+        """Nobody maps it any more."""
+        raise NotImplementedError
+
+
+class HostExtent(SharedExtent):
     """One memfd of one namespace and size class."""
 
     def __init__(self, extent_id: int, base: int, slots: int, slot_bytes: int) -> None:
@@ -68,14 +81,17 @@ class HostExtent(Extent):
         self.fd = memory.create_memfd(f"kvtier-extent-{extent_id}", slots * slot_bytes)
         self._memory = memory.map_shared(self.fd, slots * slot_bytes, writable=True)
         self.cells = self._memory.reshape(slots, slot_bytes)
-        #: Attachments that were given the descriptor and may still map the memory.
-        self.holders: set[Hashable] = set()
+        #: Ends its registration as pinned memory; set by who registered it, or found it impossible.
+        self.unpin: Callable[[], None] | None = None
 
     def populate(self, slots: int) -> None:
         start = self.populated_slots * self.slot_bytes
         memory.populate(self.fd, self._memory, start, slots * self.slot_bytes)
 
     def discard(self) -> None:
+        if self.unpin is not None:  # else the kernel would keep the pages
+            self.unpin()
+            self.unpin = None
         memory.punch_hole(self.fd, 0, self.slots * self.slot_bytes)
 
     def close(self) -> None:
@@ -85,14 +101,14 @@ class HostExtent(Extent):
 class Arena:
     """All extents of HOST, within a capacity."""
 
-    def __init__(self, capacity_bytes: int) -> None:
+    def __init__(self, capacity_bytes: int, first_extent_id: int = 1) -> None:
         self.capacity_bytes = capacity_bytes
-        self._live: set[HostExtent] = set()
+        self._live: set[SharedExtent] = set()
         self._tables: set[SharedSlotTable] = set()
         self._live_bytes = 0
-        self._next_extent_id = 1
-        self._retired: deque[HostExtent] = deque()
-        self._returned_bytes: dict[HostExtent, int] = {}
+        self._next_extent_id = first_extent_id
+        self._retired: deque[SharedExtent] = deque()
+        self._returned_bytes: dict[SharedExtent, int] = {}
 
     @property
     def allocated_bytes(self) -> int:
@@ -141,18 +157,21 @@ class Arena:
         self._tables.remove(table)
         table.close()
 
-    def create_extent(self, table: SlotTable, slots: int, slot_bytes: int) -> HostExtent:
+    def create_extent(self, table: SlotTable, slots: int, slot_bytes: int) -> SharedExtent:
         """An extent without pages yet; its bytes count from now on."""
-        extent = HostExtent(self._next_extent_id, table.allocate_base(slots), slots, slot_bytes)
+        extent = self._make(self._next_extent_id, table.allocate_base(slots), slots, slot_bytes)
         self._next_extent_id += 1
         self._live.add(extent)
         self._live_bytes += extent.size_bytes
         table.install(extent)
         return extent
 
+    def _make(self, extent_id: int, base: int, slots: int, slot_bytes: int) -> SharedExtent:
+        return HostExtent(extent_id, base, slots, slot_bytes)
+
     def retire(self, extent: Extent) -> None:
         """After `discard`: what the kernel still counts keeps counting, until nobody maps it."""
-        assert isinstance(extent, HostExtent)
+        assert isinstance(extent, SharedExtent)
         self._live.remove(extent)
         self._live_bytes -= extent.size_bytes
         self._retired.append(extent)
@@ -185,6 +204,7 @@ class Arena:
         """What late readers brought back; some extents are looked at each time, in turn."""
         for _ in range(min(_RETIRED_SLICE, len(self._retired))):
             extent = self._retired[0]
+            assert isinstance(extent, HostExtent)
             self._retired.rotate(-1)
             left = memory.allocated_bytes(extent.fd)
             if left:

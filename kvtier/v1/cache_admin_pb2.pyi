@@ -13,7 +13,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TierStats(_message.Message):
-    __slots__ = ("tier", "state", "capacity_bytes", "used_bytes", "block_count", "leased_bytes", "hit_count", "miss_count", "evicted_count", "corrupt_count", "queue_depth", "allocated_bytes", "quarantined_bytes", "stored_count", "refused_count", "lookup_count", "lookup_hit_count", "reason", "error_count", "promoted_count", "demoted_count", "unwritten_count", "pending_bytes", "read_bytes", "written_bytes", "pinned_bytes", "prefetched_count", "prefetch_used_count", "prefetch_wasted_count", "expired_count", "unadmitted_count", "written_last_day_bytes", "policy", "admission")
+    __slots__ = ("tier", "state", "capacity_bytes", "used_bytes", "block_count", "leased_bytes", "hit_count", "miss_count", "evicted_count", "corrupt_count", "queue_depth", "allocated_bytes", "quarantined_bytes", "stored_count", "refused_count", "lookup_count", "lookup_hit_count", "reason", "error_count", "promoted_count", "demoted_count", "unwritten_count", "pending_bytes", "read_bytes", "written_bytes", "pinned_bytes", "prefetched_count", "prefetch_used_count", "prefetch_wasted_count", "expired_count", "unadmitted_count", "written_last_day_bytes", "policy", "admission", "device")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[TierStats.State]
@@ -60,6 +60,7 @@ class TierStats(_message.Message):
     WRITTEN_LAST_DAY_BYTES_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     ADMISSION_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
     tier: _block_pb2.Tier
     state: TierStats.State
     capacity_bytes: int
@@ -94,7 +95,8 @@ class TierStats(_message.Message):
     written_last_day_bytes: int
     policy: str
     admission: str
-    def __init__(self, tier: _Optional[_Union[_block_pb2.Tier, str]] = ..., state: _Optional[_Union[TierStats.State, str]] = ..., capacity_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., block_count: _Optional[int] = ..., leased_bytes: _Optional[int] = ..., hit_count: _Optional[int] = ..., miss_count: _Optional[int] = ..., evicted_count: _Optional[int] = ..., corrupt_count: _Optional[int] = ..., queue_depth: _Optional[int] = ..., allocated_bytes: _Optional[int] = ..., quarantined_bytes: _Optional[int] = ..., stored_count: _Optional[int] = ..., refused_count: _Optional[int] = ..., lookup_count: _Optional[int] = ..., lookup_hit_count: _Optional[int] = ..., reason: _Optional[str] = ..., error_count: _Optional[int] = ..., promoted_count: _Optional[int] = ..., demoted_count: _Optional[int] = ..., unwritten_count: _Optional[int] = ..., pending_bytes: _Optional[int] = ..., read_bytes: _Optional[int] = ..., written_bytes: _Optional[int] = ..., pinned_bytes: _Optional[int] = ..., prefetched_count: _Optional[int] = ..., prefetch_used_count: _Optional[int] = ..., prefetch_wasted_count: _Optional[int] = ..., expired_count: _Optional[int] = ..., unadmitted_count: _Optional[int] = ..., written_last_day_bytes: _Optional[int] = ..., policy: _Optional[str] = ..., admission: _Optional[str] = ...) -> None: ...
+    device: str
+    def __init__(self, tier: _Optional[_Union[_block_pb2.Tier, str]] = ..., state: _Optional[_Union[TierStats.State, str]] = ..., capacity_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., block_count: _Optional[int] = ..., leased_bytes: _Optional[int] = ..., hit_count: _Optional[int] = ..., miss_count: _Optional[int] = ..., evicted_count: _Optional[int] = ..., corrupt_count: _Optional[int] = ..., queue_depth: _Optional[int] = ..., allocated_bytes: _Optional[int] = ..., quarantined_bytes: _Optional[int] = ..., stored_count: _Optional[int] = ..., refused_count: _Optional[int] = ..., lookup_count: _Optional[int] = ..., lookup_hit_count: _Optional[int] = ..., reason: _Optional[str] = ..., error_count: _Optional[int] = ..., promoted_count: _Optional[int] = ..., demoted_count: _Optional[int] = ..., unwritten_count: _Optional[int] = ..., pending_bytes: _Optional[int] = ..., read_bytes: _Optional[int] = ..., written_bytes: _Optional[int] = ..., pinned_bytes: _Optional[int] = ..., prefetched_count: _Optional[int] = ..., prefetch_used_count: _Optional[int] = ..., prefetch_wasted_count: _Optional[int] = ..., expired_count: _Optional[int] = ..., unadmitted_count: _Optional[int] = ..., written_last_day_bytes: _Optional[int] = ..., policy: _Optional[str] = ..., admission: _Optional[str] = ..., device: _Optional[str] = ...) -> None: ...
 
 class Pin(_message.Message):
     __slots__ = ("pin_id", "namespace", "block_count", "expire_time", "reason", "pinned_bytes")
@@ -455,7 +457,16 @@ class ListSessionsResponse(_message.Message):
     def __init__(self, sessions: _Optional[_Iterable[_Union[Session, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class NamespaceInfo(_message.Message):
-    __slots__ = ("spec", "layout_digest", "generation_id", "block_count", "used_bytes", "sibling_differences", "session_count", "pinned_bytes", "rule", "ttl", "limit_bytes", "guaranteed_bytes", "occupied_bytes")
+    __slots__ = ("spec", "layout_digest", "generation_id", "block_count", "used_bytes", "sibling_differences", "session_count", "pinned_bytes", "rule", "ttl", "limit_bytes", "guaranteed_bytes", "occupied_bytes", "copies")
+    class Copies(_message.Message):
+        __slots__ = ("device", "block_count", "used_bytes")
+        DEVICE_FIELD_NUMBER: _ClassVar[int]
+        BLOCK_COUNT_FIELD_NUMBER: _ClassVar[int]
+        USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+        device: str
+        block_count: int
+        used_bytes: int
+        def __init__(self, device: _Optional[str] = ..., block_count: _Optional[int] = ..., used_bytes: _Optional[int] = ...) -> None: ...
     SPEC_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_DIGEST_FIELD_NUMBER: _ClassVar[int]
     GENERATION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -469,6 +480,7 @@ class NamespaceInfo(_message.Message):
     LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
     GUARANTEED_BYTES_FIELD_NUMBER: _ClassVar[int]
     OCCUPIED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    COPIES_FIELD_NUMBER: _ClassVar[int]
     spec: _block_pb2.NamespaceSpec
     layout_digest: bytes
     generation_id: bytes
@@ -482,7 +494,8 @@ class NamespaceInfo(_message.Message):
     limit_bytes: _containers.RepeatedScalarFieldContainer[int]
     guaranteed_bytes: _containers.RepeatedScalarFieldContainer[int]
     occupied_bytes: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, spec: _Optional[_Union[_block_pb2.NamespaceSpec, _Mapping]] = ..., layout_digest: _Optional[bytes] = ..., generation_id: _Optional[bytes] = ..., block_count: _Optional[_Iterable[int]] = ..., used_bytes: _Optional[_Iterable[int]] = ..., sibling_differences: _Optional[_Iterable[str]] = ..., session_count: _Optional[int] = ..., pinned_bytes: _Optional[_Iterable[int]] = ..., rule: _Optional[str] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., limit_bytes: _Optional[_Iterable[int]] = ..., guaranteed_bytes: _Optional[_Iterable[int]] = ..., occupied_bytes: _Optional[_Iterable[int]] = ...) -> None: ...
+    copies: _containers.RepeatedCompositeFieldContainer[NamespaceInfo.Copies]
+    def __init__(self, spec: _Optional[_Union[_block_pb2.NamespaceSpec, _Mapping]] = ..., layout_digest: _Optional[bytes] = ..., generation_id: _Optional[bytes] = ..., block_count: _Optional[_Iterable[int]] = ..., used_bytes: _Optional[_Iterable[int]] = ..., sibling_differences: _Optional[_Iterable[str]] = ..., session_count: _Optional[int] = ..., pinned_bytes: _Optional[_Iterable[int]] = ..., rule: _Optional[str] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., limit_bytes: _Optional[_Iterable[int]] = ..., guaranteed_bytes: _Optional[_Iterable[int]] = ..., occupied_bytes: _Optional[_Iterable[int]] = ..., copies: _Optional[_Iterable[_Union[NamespaceInfo.Copies, _Mapping]]] = ...) -> None: ...
 
 class ListNamespacesRequest(_message.Message):
     __slots__ = ("page_size", "page_token")

@@ -145,6 +145,8 @@ class KvtierConnector(KVConnectorBase_V1, SupportsHMA):
         self._layout = worker_layout(config, [group.block_bytes for group in paged], kv_caches)
         shard, stores = shard_of(config, kv_cache, config.parallel_config.rank)
         client = self._client(f"worker {shard}", self._settings.transfer_timeout_seconds)
+        if (device := next(iter(kv_caches.values())).device).type != "cpu":
+            client.use_device(device)
         self._worker = WorkerSide(paged, shard, stores, client)
 
     def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata | None:

@@ -25,7 +25,7 @@ class Region(Protocol):
         """Copies blocks into [blocks, size_bytes]; a layer's part of a block after the other."""
         ...
 
-    def write(self, ids: slice, cells: ByteArray) -> None:
+    def write(self, ids: slice, cells: Any) -> None:
         """Copies [blocks, size_bytes] into blocks."""
         ...
 
@@ -56,14 +56,12 @@ class PagedGroup:
         for region, blocks, rows in self._pieces(ids, cells):
             region.read(blocks, rows)
 
-    def write(self, ids: Sequence[int], cells: ByteArray) -> None:
-        """Copies cells into blocks of the cache, likewise."""
+    def write(self, ids: Sequence[int], cells: Any) -> None:
+        """Copies cells into blocks of the cache, likewise; they may be a tensor on its device."""
         for region, blocks, rows in self._pieces(ids, cells):
             region.write(blocks, rows)
 
-    def _pieces(
-        self, ids: Sequence[int], cells: ByteArray
-    ) -> Iterator[tuple[Region, slice, ByteArray]]:
+    def _pieces(self, ids: Sequence[int], cells: Any) -> Iterator[tuple[Region, slice, Any]]:
         for first, stop, blocks in _runs(ids):
             start = 0
             for region in self._regions:
@@ -168,9 +166,9 @@ class _DeviceRegion:
         staged = self._pages.index_select(1, self._index(ids)).transpose(0, 1)
         torch.from_numpy(cells).copy_(staged.reshape(len(cells), -1))
 
-    def write(self, ids: slice, cells: ByteArray) -> None:
+    def write(self, ids: slice, cells: Any) -> None:
         layers, _, page_bytes = self._pages.shape
-        staged = torch.from_numpy(cells).to(self._pages.device)
+        staged = torch.as_tensor(cells).to(self._pages.device)
         staged = staged.view(len(cells), layers, page_bytes).transpose(0, 1)
         self._pages.index_copy_(1, self._index(ids), staged)
 

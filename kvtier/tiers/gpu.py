@@ -1,0 +1,188 @@
+"""Devices by PyTorch: the agent's only module that imports torch, when a GPU tier is configured.
+
+`cpu` emulates a device in shared memory, through the same tensors and calls. What needs a device
+has a comment that says so.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from kvtier import devices, memory
+from kvtier.memory import ByteArray
+from kvtier.tiers.device import Accelerator, Cells, Completion, DeviceMemory
+
+#: torch's allocator shares what it takes from the driver between allocations smaller than this. A
+#: handle opens all of it, and an extent is of one namespace alone.
+_LEAST_EXTENT_BYTES = 10 << 20
+#: Torch has shared handles for these: NVIDIA's, and AMD's by the same name.
+_SHAREABLE = ("cuda",)
+
+
+def open_accelerator(name: str) -> Accelerator:
+    """A device by torch's name for it. Raises OSError if it is not there or cannot be shared."""
+    torch.set_num_threads(1)  # movers are threads enough
+    if name == devices.EMULATED:
+        return EmulatedAccelerator()
+    device = torch.device(name)
+    present = torch.accelerator.current_accelerator()
+    if present is None or device.type != present.type:
+        raise OSError(f"torch has no {device.type} here; it has {present or 'no accelerator'}")
+    if device.type not in _SHAREABLE:
+        raise OSError(f"torch cannot share memory of {device.type} with other processes")
+    if device.index >= torch.accelerator.device_count():
+        raise OSError(f"there are {torch.accelerator.device_count()} devices, from number 0 on")
+    try:
+        return TorchAccelerator(device)
+    except RuntimeError as error:
+        raise OSError(_first_line(error)) from error
+
+
+class EmulatedAccelerator:
+    """A device that is not there: its memory is shared memory, its copies end as they begin."""
+
+    name = "cpu (emulated)"
+    identity = devices.EMULATED
+    least_extent_bytes = 0
+
+    def available_bytes(self) -> int:
+        return memory.available_bytes()
+
+    def allocate(self, slots: int, slot_bytes: int) -> DeviceMemory:
+        return _SharedMemory(slots, slot_bytes)
+
+    def copy(self, pairs: Sequence[tuple[Cells, Cells]]) -> Completion:
+        for source, target in pairs:
+            torch.as_tensor(target).copy_(torch.as_tensor(source))
+        return _DONE
+
+    def pin(self, cells: ByteArray) -> Callable[[], None]:
+        return lambda: None
+
+    def close(self) -> None:
+        """It has nothing."""
+
+
+class _Done:
+    def wait(self) -> None:
+        return
+
+
+_DONE = _Done()
+
+
+class _SharedMemory:
+    """A populated memfd."""
+
+    def __init__(self, slots: int, slot_bytes: int) -> None:
+        size_bytes = slots * slot_bytes
+        self.fd = memory.create_memfd("kvtier-device", size_bytes)
+        try:
+            mapped = memory.map_shared(self.fd, size_bytes, writable=True)
+            memory.populate(self.fd, mapped, 0, size_bytes)
+        except OSError:
+            os.close(self.fd)
+            raise
+        self.cells: Cells = torch.from_numpy(mapped).view(slots, slot_bytes)
+
+    def handle(self) -> tuple[list[int], list[str | int]]:
+        return [self.fd], []
+
+    def close(self) -> None:
+        self.cells = None
+        os.close(self.fd)
+
+
+# All below needs a device.
+
+
+class TorchAccelerator:
+    """One device. Each mover thread has a stream of its own; the default stream is never used."""
+
+    least_extent_bytes = _LEAST_EXTENT_BYTES
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._module: Any = torch.get_device_module(device)
+        self._streams = threading.local()
+        self.identity = devices.identity(torch, device)
+        self.name = f"{device} ({self._module.get_device_properties(device.index).name})"
+
+    def available_bytes(self) -> int:
+        free_bytes: int = self._module.mem_get_info(self._device.index)[0]
+        return free_bytes
+
+    def allocate(self, slots: int, slot_bytes: int) -> DeviceMemory:
+        self._enter()
+        try:
+            return _TorchMemory(
+                torch.empty((slots, slot_bytes), dtype=torch.uint8, device=self._device),
+                self._module,
+            )
+        except torch.OutOfMemoryError as error:
+            self._module.empty_cache()
+            raise OSError(errno.ENOMEM, _first_line(error)) from error
+
+    def copy(self, pairs: Sequence[tuple[Cells, Cells]]) -> Completion:
+        stream = self._enter()
+        event = torch.Event(self._device, blocking=True)
+        try:
+            for source, target in pairs:
+                target.copy_(torch.as_tensor(source), non_blocking=True)
+            event.record(stream)
+        except RuntimeError as error:
+            stream.synchronize()  # what has begun goes on otherwise, in slots that are used again
+            raise OSError(_first_line(error)) from error
+        return _Recorded(event)
+
+    def _enter(self) -> torch.Stream:
+        """Makes this thread use the device, on a stream of the thread's own."""
+        if not hasattr(self._streams, "own"):
+            torch.accelerator.set_device_index(self._device.index)
+            self._streams.own = torch.Stream(self._device)
+            torch.accelerator.set_stream(self._streams.own)
+        stream: torch.Stream = self._streams.own
+        return stream
+
+    def pin(self, cells: ByteArray) -> Callable[[], None]:
+        return devices.register(torch, self._device, cells)
+
+    def close(self) -> None:
+        self._module.empty_cache()
+
+
+class _Recorded:
+    def __init__(self, event: torch.Event) -> None:
+        self._event = event
+
+    def wait(self) -> None:
+        try:
+            self._event.synchronize()
+        except RuntimeError as error:
+            raise OSError(_first_line(error)) from error
+
+
+class _TorchMemory:
+    """A tensor that has an allocation of the driver for itself."""
+
+    def __init__(self, cells: torch.Tensor, module: Any) -> None:
+        self.cells: Cells = cells
+        self._module = module
+
+    def handle(self) -> tuple[list[int], list[str | int]]:
+        return [], devices.share(self.cells)
+
+    def close(self) -> None:
+        """Torch keeps nothing of it, or the next extent, of another namespace, could be there."""
+        self.cells = None
+        self._module.empty_cache()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
