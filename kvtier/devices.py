@@ -51,6 +51,9 @@ def index_of(torch: Any, device: Any) -> int:
 def register(torch: Any, device: Any, cells: ByteArray) -> Callable[[], None]:
     """Pins memory of this process for fast copies; what it returns ends that, before the memory is
     unmapped. Raises OSError."""
+    kind = torch.device(device).type
+    if kind != "cuda":
+        raise OSError(f"torch registers no memory for {kind}")
     runtime, pointer = torch.cuda.cudart(), cells.ctypes.data
     with torch.cuda.device(device):
         error = runtime.cudaHostRegister(pointer, cells.nbytes, _PORTABLE)

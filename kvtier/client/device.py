@@ -42,7 +42,8 @@ class WorkerDevice:
 
     @property
     def is_emulated(self) -> bool:
-        return self.identity == devices.EMULATED
+        kind: str = self.device.type
+        return kind == devices.EMULATED
 
     def open(
         self,
@@ -72,7 +73,7 @@ class WorkerDevice:
             return []
         try:
             return [devices.register(self._torch, self.device, cells)]
-        except (OSError, RuntimeError) as error:
+        except OSError as error:
             with self._lock:
                 is_first, self._is_warned = not self._is_warned, True
             if is_first:

@@ -89,13 +89,17 @@ class HostExtent(SharedExtent):
         memory.populate(self.fd, self._memory, start, slots * self.slot_bytes)
 
     def discard(self) -> None:
-        if self.unpin is not None:  # else the kernel would keep the pages
-            self.unpin()
-            self.unpin = None
+        self._end_pinning()  # else the kernel would keep the pages
         memory.punch_hole(self.fd, 0, self.slots * self.slot_bytes)
 
     def close(self) -> None:
+        self._end_pinning()
         os.close(self.fd)
+
+    def _end_pinning(self) -> None:
+        if self.unpin is not None:
+            self.unpin()
+            self.unpin = None
 
 
 class Arena:

@@ -13,8 +13,9 @@ from kvtier import memory
 from kvtier.core.block import BlockKey, BlockStatus
 from kvtier.core.namespace import NamespaceSpec
 from kvtier.memory import ByteArray
-from kvtier.testing import payload_for
+from kvtier.testing import LateAccelerator, payload_for
 from kvtier.tiers.arena import HostExtent, SharedSlotTable, cell_of
+from kvtier.tiers.device import Accelerator, DeviceExtent, DeviceTier
 from kvtier.tiers.disk.io import BlockIO
 from kvtier.tiers.disk.slab import Fetched, Filling, Slab
 from kvtier.tiers.disk.tier import DiskTier, slab_of
@@ -203,6 +204,57 @@ class DiskSpace(Space):
                 yield Slab(volume, header, 0, 0)
 
 
+class DeviceSpace(Space):
+    """As HOST; what is allocated is seen by what its memfds have."""
+
+    def __init__(self, accelerator: Accelerator, pages: int) -> None:
+        self.accelerator = accelerator
+        self.tier = self.device = DeviceTier(accelerator, 1, pages * PAGE)
+        self._memory: list[DeviceExtent] = []
+
+    def populate(self, size_class: SizeClass, extent: Extent, slots: int | None = None) -> None:
+        super().populate(size_class, extent, slots)
+        assert isinstance(extent, DeviceExtent)
+        self._memory.append(extent)
+
+    def counted_bytes(self) -> int:
+        fds = {
+            each.table.fd for each in self.device.classes if isinstance(each.table, SharedSlotTable)
+        }
+        for extent in self._memory:
+            if extent.memory is not None:
+                fds.update(extent.memory.handle()[0])
+        return sum(map(memory.allocated_bytes, fds))
+
+    def _cell(self, size_class: SizeClass, slot: int) -> ByteArray:
+        extent = size_class.table.extent_of(slot)
+        assert isinstance(extent, DeviceExtent)
+        return np.asarray(extent.cells[slot - extent.base])
+
+    def write(self, size_class: SizeClass, key: BlockKey, slot: int) -> None:
+        extent = size_class.table.extent_of(slot)
+        assert isinstance(extent, DeviceExtent)
+        source = payload(key, size_class.slot_bytes)
+        self.accelerator.copy([(source, extent.cells[slot - extent.base])]).wait()
+
+    def is_whole(self, size_class: SizeClass, key: BlockKey, slot: int) -> bool:
+        cell = self._cell(size_class, slot)
+        return bool(np.array_equal(cell, payload(key, size_class.slot_bytes)))
+
+    def spoil(self, size_class: SizeClass, slot: int) -> bool:
+        return False
+
+    def close(self) -> None:
+        super().close()
+        self.accelerator.close()
+
+
+def _emulated() -> Accelerator:
+    from kvtier.tiers.gpu import EmulatedAccelerator  # imports torch
+
+    return EmulatedAccelerator()
+
+
 @dataclass(frozen=True)
 class Kind:
     """A way to make a space of so many pages, or a little more."""
@@ -221,6 +273,11 @@ class Kind:
 
 KINDS = (
     Kind("host", HostSpace),
+    Kind("gpu", lambda path, pages: DeviceSpace(_emulated(), pages)),
+    Kind(
+        "gpu-late",
+        lambda path, pages: DeviceSpace(LateAccelerator(delay_seconds=0.0), pages),
+    ),
     Kind("disk", DiskSpace),
     Kind("disk-of-two-volumes", lambda path, pages: DiskSpace(path, pages, volumes=2)),
 )

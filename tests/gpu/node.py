@@ -70,9 +70,11 @@ class GpuNode:
         """What holds at every moment."""
 
         def audit() -> None:
-            self.agent.host.check_integrity()
-            for device in self.agent.gpu.devices:
-                device.slots.check_integrity()
+            tiers = [self.agent.host, *self.agent.gpu.tiers]
+            for tier in tiers:
+                tier.check_integrity()
+            if not len(self.agent.leases):
+                assert not any(c.referenced_slots for tier in tiers for c in tier.classes)
             for namespace in self.agent.namespaces:
                 for copies in namespace.devices:
                     for host, size_class in zip(namespace.groups, copies, strict=True):
@@ -118,6 +120,7 @@ def running_node(
             node = GpuNode(Path(name), agent, loop)
             try:
                 yield node
+                node.settle()
                 node.check()
             finally:
                 node.do(agent.stop())
