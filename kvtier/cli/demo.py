@@ -32,6 +32,14 @@ def demo(
             "else the demo starts one.",
         ),
     ] = None,
+    gpu: Annotated[
+        str,
+        typer.Option(
+            metavar="DEVICE",
+            help="With one node: a tier on the device where workers compute, as well: cuda:0 and "
+            "so on, or cpu, which emulates one.",
+        ),
+    ] = "",
 ) -> None:
     """Show the main job: an agent, or two, and four workers.
 
@@ -43,6 +51,9 @@ def demo(
     of CLUSTER is killed, and both nodes go on with what they have. A server given by --url is not
     stopped, and what was written to it is removed.
 
+    With --gpu, blocks that a worker has loaded from HOST are on the device afterwards, and the
+    third worker loads them there.
+
     Exit code 1 if any token differs from a run without kvtier, or if a worker finds nothing.
 
     Example: kvtier demo --nodes 2 --url redis://127.0.0.1:6379
@@ -51,5 +62,7 @@ def demo(
 
     if url is not None and nodes == 1:
         raise ConfigError("--url is for two nodes: add --nodes 2")
+    if gpu and nodes == 2:
+        raise ConfigError("--gpu is for one node: leave --nodes 2 out")
     exit_on_sigterm()
-    raise typer.Exit(run_demo(model=model, tokens=tokens, nodes=nodes, url=url))
+    raise typer.Exit(run_demo(model=model, tokens=tokens, nodes=nodes, url=url, device=gpu))

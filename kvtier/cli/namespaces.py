@@ -32,7 +32,8 @@ def namespaces(
 ) -> None:
     """List namespaces, their blocks and bytes.
 
-    Where namespaces of one name have several layouts, the fields that differ are named. Rules of
+    Blocks count in each tier that has them; what is on devices is shown device by device. Where
+    namespaces of one name have several layouts, the fields that differ are named. Rules of
     the configuration are shown with what their namespaces occupy together, in whole extents.
     """
     with admin(address, timeout_seconds) as client:
@@ -45,7 +46,7 @@ def namespaces(
         out.print("no namespaces yet: one is registered at a worker's first call")
         return
     out.print(table(_COLUMNS, (row(info) for info in found), left=3))
-    for line in (*differences(found), *rules(found)):
+    for line in (*differences(found), *copies(found), *rules(found)):
         out.print(line)
 
 
@@ -83,6 +84,15 @@ def differences(found: list[NamespaceInfo]) -> Iterator[str]:
             yield f"{label(info)} differs from others of its name in " + ", ".join(
                 info.sibling_differences
             )
+
+
+def copies(found: list[NamespaceInfo]) -> Iterator[str]:
+    """A line for each device that has copies of a namespace's blocks."""
+    for info in found:
+        for each in info.copies:
+            if each.block_count:
+                size = human_bytes(each.used_bytes)
+                yield f"{label(info)}: {each.block_count:,} blocks, {size}, on GPU {each.device}"
 
 
 def rules(found: list[NamespaceInfo]) -> Iterator[str]:

@@ -20,6 +20,7 @@ DEFAULT_LONG_TIMEOUT_SECONDS: Final = 300.0
 class TierName(StrEnum):
     """Tiers that hold blocks, as options name them."""
 
+    GPU = "gpu"
     HOST = "host"
     DISK = "disk"
     CLUSTER = "cluster"

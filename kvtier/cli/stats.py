@@ -18,6 +18,7 @@ from kvtier.cli.options import (
     TimeoutOption,
 )
 from kvtier.cli.text import console, human_bytes, human_seconds, percent, plural, table
+from kvtier.cli.tiers import name_of
 from kvtier.v1 import block_pb2
 from kvtier.v1.cache_admin_pb2 import Stats, TierStats
 
@@ -72,6 +73,9 @@ def stats(
 
     Looked up and found are blocks that workers asked for; lost before load are those that were
     gone when a worker came to load them.
+
+    GPU has a column for each device. Its blocks are copies of what HOST has: stored are those that
+    came, loaded those that workers on the device read there.
 
     Prefetched are blocks that were brought to HOST ahead of use: of those, used ones were loaded
     later, wasted ones evicted before.
@@ -132,17 +136,13 @@ def overview(sample: Stats) -> Group:
         f"{plural(sample.lease_count, 'lease')}, {plural(sample.rejected_count, 'call')} rejected"
     )
     troubles = [
-        f"{_name(tier)} is {_state(tier)}: {tier.reason}" for tier in sample.tiers if tier.reason
+        f"{name_of(tier)} is {_state(tier)}: {tier.reason}" for tier in sample.tiers if tier.reason
     ]
     tiers = [_rows(tier) for tier in sample.tiers]
     longest = max(tiers, key=len, default={})
     rows = [(row, *(tier.get(row, "-") for tier in tiers)) for row in longest]
-    drawn = table(("", *map(_name, sample.tiers)), rows)
+    drawn = table(("", *map(name_of, sample.tiers)), rows)
     return Group(heading, *troubles, drawn, reach(sample.history))
-
-
-def _name(tier: TierStats) -> str:
-    return block_pb2.Tier.Name(tier.tier).removeprefix("TIER_")
 
 
 def _state(tier: TierStats) -> str:
@@ -151,8 +151,10 @@ def _state(tier: TierStats) -> str:
 
 def _rows(tier: TierStats) -> dict[str, str]:
     rows = _of_every_tier(tier)
+    if tier.tier != block_pb2.TIER_HOST:
+        rows |= dict.fromkeys(_OF_HOST, "-")
     if tier.tier > block_pb2.TIER_HOST:
-        rows |= _of_a_lower_tier(tier) | dict.fromkeys(_OF_HOST, "-")
+        rows |= _of_a_lower_tier(tier)
     if tier.tier == block_pb2.TIER_CLUSTER:
         rows |= dict.fromkeys(_NOT_OF_CLUSTER, "-")
     return rows

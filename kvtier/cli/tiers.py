@@ -28,7 +28,7 @@ def tiers(
     address: AddressOption = DEFAULT_ADDRESS,
     timeout_seconds: TimeoutOption = DEFAULT_TIMEOUT_SECONDS,
 ) -> None:
-    """List the tiers, the fastest first: their state, size and blocks.
+    """List the tiers, the fastest first: their state, size and blocks; GPU device by device.
 
     Allocated is what a tier takes from the machine, whether blocks use it or not; a tier that has
     more than its capacity is shrinking. Of CLUSTER, the servers say it, for all that share them.
@@ -49,8 +49,9 @@ def tiers(
 
 
 def name_of(tier: TierStats) -> str:
-    """As people write it: `HOST`."""
-    return block_pb2.Tier.Name(tier.tier).removeprefix("TIER_")
+    """As people write it: `HOST`, `GPU cpu (emulated)`."""
+    name = block_pb2.Tier.Name(tier.tier).removeprefix("TIER_")
+    return f"{name} {tier.device}" if tier.device else name
 
 
 def is_shrinking(tier: TierStats) -> bool:

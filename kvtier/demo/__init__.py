@@ -9,13 +9,18 @@ __all__ = ["run_demo"]
 
 
 def run_demo(
-    model: str | None = None, tokens: int = 4096, nodes: int = 1, url: str | None = None
+    model: str | None = None,
+    tokens: int = 4096,
+    nodes: int = 1,
+    url: str | None = None,
+    device: str = "",
 ) -> int:
     """Runs it and prints what happens; the exit status.
 
     `model` is a Hugging Face causal language model, by name or path; without it, a small one is
     made from a seed. The prompt has `tokens` tokens. Two `nodes` share the server at `url`, or one
-    that the demo starts and stops. Raises ConfigError for a wrong `url`.
+    that the demo starts and stops. One node may have a GPU tier
+    on a `device`. Raises ConfigError for a wrong `url`.
     """
     if find_spec("torch") is None or find_spec("transformers") is None:
         sys.stderr.write(
@@ -26,4 +31,4 @@ def run_demo(
     from kvtier.demo.story import tell
     from kvtier.demo.two_nodes import TwoNodes
 
-    return tell(TwoNodes(url) if nodes == 2 else OneNode(), model, tokens)
+    return tell(TwoNodes(url) if nodes == 2 else OneNode(device), model, tokens)

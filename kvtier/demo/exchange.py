@@ -9,7 +9,9 @@ from dataclasses import dataclass
 class Task:
     """For a worker. `answer` has the tokens with which the conversation went on so far.
 
-    `model` is a name or a path; `is_made` says that it is the demo's own, to be made if missing.
+    `device` is where the worker computes, by torch's name, and reads from a GPU tier; "": on the
+    CPU, and it reads from none. `model` is a name or a path; `is_made` says that it is the demo's
+    own, to be made if missing.
     """
 
     address: str
@@ -20,6 +22,7 @@ class Task:
     new_tokens: int
     block_tokens: int
     answer: tuple[int, ...] = ()
+    device: str = ""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ class Turn:
 
     @property
     def is_served(self) -> bool:
-        served = self.hits.get(self.source, 0) > 0 and self.outcome.restored_tokens > 0
+        hits = sum(count for name, count in self.hits.items() if name.split()[0] == self.source)
+        served = hits > 0 and self.outcome.restored_tokens > 0
         return served or not self.source
 
 
@@ -87,11 +88,18 @@ def _speed_up(outcome: Outcome) -> str:
 def tier_line(tier: TierStats) -> str:
     """One tier, as `kvtier stats` counts it.
 
+    Of GPU how much it has: a copy's block is HOST's.
     Of CLUSTER what the agent did: how full it is, all nodes together do.
     """
     if tier.tier == block_pb2.TIER_CLUSTER:
         done = f"{tier.stored_count:,} blocks stored, {tier.hit_count:,} loaded"
         return f"{_name(tier)}: {done}; {TierStats.State.Name(tier.state)}"
+    if tier.tier == block_pb2.TIER_GPU:
+        return (
+            f"{_name(tier)}: {tier.block_count:,} blocks, {human_bytes(tier.used_bytes)} of "
+            f"{human_bytes(tier.capacity_bytes)}; {tier.stored_count:,} copied from HOST, "
+            f"{tier.hit_count:,} loaded"
+        )
     return (
         f"{_name(tier)}: {tier.block_count:,} blocks, {human_bytes(tier.used_bytes)} of "
         f"{human_bytes(tier.capacity_bytes)}; {tier.stored_count:,} stored, {tier.hit_count:,} "
@@ -129,4 +137,5 @@ def human_bytes(size_bytes: int) -> str:
 
 
 def _name(tier: TierStats) -> str:
-    return block_pb2.Tier.Name(tier.tier).removeprefix("TIER_")
+    name = block_pb2.Tier.Name(tier.tier).removeprefix("TIER_")
+    return f"{name} {tier.device}" if tier.device else name

@@ -45,11 +45,13 @@ def work(task: Task, tell: Tell) -> Outcome:
     """Answers with kvtier, then without it."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     model, tokenizer = _open(task, tell)
-    ids = torch.tensor([conversation(tokenizer, task.prompt_tokens, task.answer)])
+    device = task.device or "cpu"
+    model.to(torch.device(device))  # type: ignore[arg-type]
+    ids = torch.tensor([conversation(tokenizer, task.prompt_tokens, task.answer)], device=device)
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if limit is not None and ids.shape[1] + task.new_tokens > limit:
         raise ValueError(f"{ids.shape[1]} tokens are too many for a model of {limit} positions")
-    with Client(task.address, worker=task.worker) as client:
+    with Client(task.address, worker=task.worker, device=task.device or None) as client:
         prefixes = PrefixCache(client, model, name="demo", block_tokens=task.block_tokens)
         tell(f"warming up with {ids.shape[1]:,} tokens, untimed")
         generate(model, ids, 2, DynamicCache(config=model.config))

@@ -12,6 +12,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from kvtier.client.device import copy
 from kvtier.memory import ByteArray
 
 #: The bytes of a block, dimension by dimension.
@@ -81,19 +82,22 @@ class KvGroup:
         """The first block of which a cache still has every token."""
         return -(-_dropped(cache.layers[self.layers[0]]) // self.block_tokens)
 
-    def states(self, blocks: int) -> torch.Tensor:
-        """Room on the CPU for so many blocks: [layers, 2, kv_heads, tokens, head_dim]."""
+    def states(self, blocks: int, device: torch.device) -> torch.Tensor:
+        """Room for so many blocks: [layers, 2, kv_heads, tokens, head_dim]."""
         tokens = blocks * self.block_tokens
         shape = (len(self.layers), 2, self.kv_heads, tokens, self.head_dim)
-        return torch.empty(shape, dtype=self.dtype)
+        return torch.empty(shape, dtype=self.dtype, device=device)
 
-    def copy_blocks(self, cells: Sequence[ByteArray], states: torch.Tensor, first: int) -> None:
-        """Copies blocks into `states`, the first of them as block `first` of what is there."""
-        rows = states.view(torch.uint8).numpy()
+    def copy_blocks(self, cells: Sequence[Any], states: torch.Tensor, first: int) -> None:
+        """Copies blocks into `states`, the first of them as block `first` of what is there.
+
+        On a device it only begins; `Loaded.valid` waits.
+        """
+        rows = states.view(torch.uint8)
         shape = (*rows.shape[:3], self.block_tokens, rows.shape[4])
         for index, cell in enumerate(cells, first):
             start = index * self.block_tokens
-            np.copyto(rows[:, :, :, start : start + self.block_tokens], cell.reshape(shape))
+            copy(rows[:, :, :, start : start + self.block_tokens], cell.reshape(shape))
 
     def fill(self, cache: DynamicCache, states: torch.Tensor, tokens: int) -> None:
         """Makes `states` the layers' part of an empty cache whose length is `tokens`."""

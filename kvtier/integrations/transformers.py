@@ -100,6 +100,10 @@ class PrefixCache:
         self._block_seconds = block_tokens / tokens_per_second if tokens_per_second else 0.0
         self._patience_seconds = client.timeout_seconds
         self._config = model.config
+        places = {device for group in self.groups for device in group.devices}
+        self._device = places.pop() if len(places) == 1 else torch.device("cpu")
+        if self._device.type != "cpu":
+            client.use_device(self._device)
         self._namespace = client.namespace(self.spec)
         self._failing = False
 
@@ -156,7 +160,7 @@ class PrefixCache:
             return cache, 0, 0
         states, present = [], []
         for index, group in enumerate(self.groups):
-            states.append(group.states(found - group.first_needed(found)))
+            states.append(group.states(found - group.first_needed(found), self._device))
             present.append(self._load_group(index, hashes[:found], states[-1], deadline))
         blocks = longest_prefix(self.groups, present, found)
         size_bytes = 0

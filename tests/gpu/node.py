@@ -56,7 +56,7 @@ class GpuNode:
 
     def stats(self, tier: Tier = Tier.GPU) -> TierStats:
         with AdminClient(self.admin_address) as admin:
-            return next(each for each in admin.get_stats().tiers if each.tier == tier)
+            return next(each for each in admin.get_stats().tiers if int(each.tier) == tier)
 
     def settle(self) -> None:
         """Returns when nothing is on its way to a device any more."""

@@ -33,6 +33,7 @@ def populated(
     arena: Arena, table: SharedSlotTable, slots: int, slot_bytes: int = PAGE
 ) -> HostExtent:
     extent = arena.create_extent(table, slots, slot_bytes)
+    assert isinstance(extent, HostExtent)
     extent.populate(slots)
     extent.populated_slots = slots
     return extent
@@ -50,6 +51,7 @@ def is_open(fd: int) -> bool:
 
 def test_an_extent_counts_before_it_has_pages(arena: Arena, table: SharedSlotTable) -> None:
     extent = arena.create_extent(table, 8, PAGE)
+    assert isinstance(extent, HostExtent)
     assert memory.allocated_bytes(extent.fd) == 0
     assert arena.allocated_bytes >= 8 * PAGE
     assert arena.free_bytes() == arena.capacity_bytes - arena.allocated_bytes
@@ -255,6 +257,7 @@ def test_cells_are_the_memory_of_the_extent(arena: Arena, table: SharedSlotTable
 
 def test_pages_are_populated_from_the_first_slot_on(arena: Arena, table: SharedSlotTable) -> None:
     extent = arena.create_extent(table, 8, PAGE)
+    assert isinstance(extent, HostExtent)
     for done in (2, 4):
         extent.populate(2)
         extent.populated_slots += 2
