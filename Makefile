@@ -7,7 +7,7 @@ STAMP := $(VENV)/.stamp
 PROTOC = $(BIN)/python -m grpc_tools.protoc -I proto proto/kvtier/v1/*.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-crash test-cluster test-model test-traces test-vllm check proto bench fmt
+.PHONY: help demo test test-faults test-crash test-cluster test-cuda test-model test-traces test-vllm check proto bench fmt
 
 help:
 	@echo 'make demo          two agents and four workers on this machine, with a small model'
@@ -15,6 +15,7 @@ help:
 	@echo 'make test-faults   workers and agents killed and stopped, many times (QUICK=1: a tenth)'
 	@echo 'make test-crash    DISK killed, torn, flipped, failing, full (QUICK=1: a tenth)'
 	@echo 'make test-cluster  agents share Redis, which is killed, stopped, full (QUICK=1: a tenth)'
+	@echo 'make test-cuda     the GPU tier on the accelerator of this machine'
 	@echo 'make test-vllm     the connector on real engines, in its own environment (QUICK=1: less)'
 	@echo 'make test-traces   hit rates on the traces in KVTIER_TRACES, all of them'
 	@echo 'make test-model    the state machine of HOST, long'
@@ -40,6 +41,9 @@ test-crash: $(STAMP)
 
 test-cluster: $(STAMP)
 	$(BIN)/pytest -q -m cluster
+
+test-cuda: $(STAMP)
+	$(BIN)/pytest -q -rs -m cuda tests/gpu
 
 test-model: $(STAMP)
 	KVTIER_EXAMPLES=1000 $(BIN)/pytest -q tests/model

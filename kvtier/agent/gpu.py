@@ -15,9 +15,11 @@ from kvtier.agent.sessions import Attachment, Session, Sessions
 from kvtier.core import attach as protocol
 from kvtier.core.capacity import LEAST_DEVICE_BYTES
 from kvtier.core.cause import Cause
+from kvtier.devices import EMULATED
 from kvtier.errors import AccessDeniedError
 from kvtier.tiers.arena import SharedSlotTable
 from kvtier.tiers.device import Accelerator, DeviceExtent, DeviceTier
+from kvtier.tiers.emulated import EmulatedAccelerator
 from kvtier.tiers.host import HostTier
 from kvtier.tiers.size_class import SizeClass
 from kvtier.tiers.slot_table import Extent
@@ -48,7 +50,7 @@ class Gpu:
         self._namespaces: dict[int, Namespace] = {}
         for name, options in wanted.items():
             try:
-                accelerator = (open_accelerator or _open_by_torch)(name)
+                accelerator = (open_accelerator or _open)(name)
                 fitting = self._fitting(accelerator, options)
             except OSError as error:
                 self.failures[name] = str(error)
@@ -180,7 +182,9 @@ def _described(
     return {"op": "device_extents", "extents": described}, descriptors
 
 
-def _open_by_torch(name: str) -> Accelerator:
+def _open(name: str) -> Accelerator:
+    if name == EMULATED:
+        return EmulatedAccelerator()
     if find_spec("torch") is None:
         raise OSError("it needs PyTorch: pip install 'kvtier[gpu]'")
     from kvtier.tiers.gpu import open_accelerator  # some seconds, and memory: only when it is used

@@ -1,4 +1,4 @@
-"""`kvtier bench`: how fast copies, streams, metadata, policies, DISK and CLUSTER are here."""
+"""`kvtier bench`: how fast copies, streams, metadata, policies, GPU, DISK and CLUSTER are here."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from kvtier.cli.document import print_json
 from kvtier.cli.exit import exit_on_sigterm
 from kvtier.cli.options import JsonOption
 from kvtier.cli.text import console, number, table
+from kvtier.errors import ConfigError
 
 app = typer.Typer(help="Measure this machine.", no_args_is_help=True)
 
@@ -88,6 +89,32 @@ def policies(
         for each in measured["results"]
     ]
     console().print(table(("policy", "blocks", "operations a second"), rows))
+
+
+@app.command("gpu")
+def gpu(
+    device: Annotated[
+        str,
+        typer.Option("--device", metavar="DEVICE", help="As cuda:0, or cpu, which emulates one."),
+    ] = "cpu",
+    block_bytes: BlockBytesOption = "2MiB",
+    batch: BatchOption = 64,
+    seconds: SecondsOption = 3.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure copies to a device and on it, against plain ones.
+
+    Example: kvtier bench gpu --device cuda:0 --json
+    """
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        raise ConfigError("this needs PyTorch: pip install 'kvtier[gpu]'")
+    from kvtier.bench.gpu import run
+
+    size_bytes = _block_bytes(block_bytes)
+    exit_on_sigterm()
+    _print(run(device, block_bytes=size_bytes, batch=batch, seconds=seconds), as_json)
 
 
 @app.command("disk")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import errno
-import os
 import random
 import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from kvtier import devices, memory
+from kvtier import devices
 from kvtier.memory import ByteArray
 from kvtier.tiers.device import Cells, Completion, DeviceMemory
+from kvtier.tiers.emulated import EmulatedMemory
 
 #: In slots to which a copy is under way.
 _GARBAGE = 0xA5
@@ -146,20 +146,12 @@ class _Copy:
         self._ended.wait()
 
 
-class _Memory:
-    """A memfd, as an emulated device has it."""
-
+class _Memory(EmulatedMemory):
     def __init__(self, accelerator: LateAccelerator, slots: int, slot_bytes: int) -> None:
+        super().__init__(slots, slot_bytes)
         self._accelerator = accelerator
         self._size_bytes = slots * slot_bytes
-        self.fd = memory.create_memfd("kvtier-late-device", self._size_bytes)
-        mapped = memory.map_shared(self.fd, self._size_bytes, writable=True)
-        self.cells: Cells = mapped.reshape(slots, slot_bytes)
-
-    def handle(self) -> tuple[list[int], list[str | int]]:
-        return [self.fd], []
 
     def close(self) -> None:
-        self.cells = None
-        os.close(self.fd)
+        super().close()
         self._accelerator.free(self._size_bytes)

@@ -1,20 +1,19 @@
-"""Devices by PyTorch: the agent's only module that imports torch, when a GPU tier is configured.
+"""Devices by PyTorch: all of the agent that needs a device, and its only module that imports torch.
 
-`cpu` emulates a device in shared memory, through the same tensors and calls. What needs a device
-has a comment that says so.
+It is imported when one is configured. It has not run on a device yet: see docs/gpu.md, and
+`make test-cuda`.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from kvtier import devices, memory
+from kvtier import devices
 from kvtier.memory import ByteArray
 from kvtier.tiers.device import Accelerator, Cells, Completion, DeviceMemory
 
@@ -28,8 +27,6 @@ _SHAREABLE = ("cuda",)
 def open_accelerator(name: str) -> Accelerator:
     """A device by torch's name for it. Raises OSError if it is not there or cannot be shared."""
     torch.set_num_threads(1)  # movers are threads enough
-    if name == devices.EMULATED:
-        return EmulatedAccelerator()
     device = torch.device(name)
     present = torch.accelerator.current_accelerator()
     if present is None or device.type != present.type:
@@ -42,64 +39,6 @@ def open_accelerator(name: str) -> Accelerator:
         return TorchAccelerator(device)
     except RuntimeError as error:
         raise OSError(_first_line(error)) from error
-
-
-class EmulatedAccelerator:
-    """A device that is not there: its memory is shared memory, its copies end as they begin."""
-
-    name = "cpu (emulated)"
-    identity = devices.EMULATED
-    least_extent_bytes = 0
-
-    def available_bytes(self) -> int:
-        return memory.available_bytes()
-
-    def allocate(self, slots: int, slot_bytes: int) -> DeviceMemory:
-        return _SharedMemory(slots, slot_bytes)
-
-    def copy(self, pairs: Sequence[tuple[Cells, Cells]]) -> Completion:
-        for source, target in pairs:
-            torch.as_tensor(target).copy_(torch.as_tensor(source))
-        return _DONE
-
-    def pin(self, cells: ByteArray) -> Callable[[], None]:
-        return lambda: None
-
-    def close(self) -> None:
-        """It has nothing."""
-
-
-class _Done:
-    def wait(self) -> None:
-        return
-
-
-_DONE = _Done()
-
-
-class _SharedMemory:
-    """A populated memfd."""
-
-    def __init__(self, slots: int, slot_bytes: int) -> None:
-        size_bytes = slots * slot_bytes
-        self.fd = memory.create_memfd("kvtier-device", size_bytes)
-        try:
-            mapped = memory.map_shared(self.fd, size_bytes, writable=True)
-            memory.populate(self.fd, mapped, 0, size_bytes)
-        except OSError:
-            os.close(self.fd)
-            raise
-        self.cells: Cells = torch.from_numpy(mapped).view(slots, slot_bytes)
-
-    def handle(self) -> tuple[list[int], list[str | int]]:
-        return [self.fd], []
-
-    def close(self) -> None:
-        self.cells = None
-        os.close(self.fd)
-
-
-# All below needs a device.
 
 
 class TorchAccelerator:

@@ -20,6 +20,7 @@ from kvtier.tiers.disk.io import BlockIO
 from kvtier.tiers.disk.slab import Fetched, Filling, Slab
 from kvtier.tiers.disk.tier import DiskTier, slab_of
 from kvtier.tiers.disk.volume import Volume
+from kvtier.tiers.emulated import EmulatedAccelerator
 from kvtier.tiers.host import HostTier
 from kvtier.tiers.size_class import SizeClass
 from kvtier.tiers.slot_table import Extent
@@ -249,12 +250,6 @@ class DeviceSpace(Space):
         self.accelerator.close()
 
 
-def _emulated() -> Accelerator:
-    from kvtier.tiers.gpu import EmulatedAccelerator  # imports torch
-
-    return EmulatedAccelerator()
-
-
 @dataclass(frozen=True)
 class Kind:
     """A way to make a space of so many pages, or a little more."""
@@ -273,7 +268,7 @@ class Kind:
 
 KINDS = (
     Kind("host", HostSpace),
-    Kind("gpu", lambda path, pages: DeviceSpace(_emulated(), pages)),
+    Kind("gpu", lambda path, pages: DeviceSpace(EmulatedAccelerator(), pages)),
     Kind(
         "gpu-late",
         lambda path, pages: DeviceSpace(LateAccelerator(delay_seconds=0.0), pages),

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from kvtier import BlockStatus, Client, NamespaceSpec
 from kvtier.config import AgentConfig, load_config
 from kvtier.config.load import config_keys, section_keys
+from kvtier.testing import AgentProcess
 
 REPOSITORY = Path(__file__).parents[2]
 SHIPPED_CONFIG = REPOSITORY / "configs" / "agent.yaml"
@@ -46,6 +48,26 @@ def test_every_shipped_key_is_explained() -> None:
         is_leaf = bool(line.strip()) and not line.strip().startswith("#") and line[-1] != ":"
         assert not is_leaf or previous.strip().startswith("#"), f"{key} has no comment"
         previous = line
+
+
+class _TimedAgent(AgentProcess):
+    """Its log says what it imports."""
+
+    command = ("-X", "importtime", "-m", "kvtier", "agent")
+
+
+def test_an_agent_without_a_gpu_tier_imports_no_torch() -> None:
+    with _TimedAgent() as agent:
+        with Client(agent.address) as client:
+            namespace = client.namespace(NamespaceSpec(name="a", block_bytes=(4096,)))
+            assert namespace.store([bytes(32)], bytes(4096)) == [BlockStatus.OK]
+            assert namespace.load_into([bytes(32)], bytearray(4096)) == [BlockStatus.OK]
+        lines = agent.log.splitlines()
+        assert "libtorch" not in Path(f"/proc/{agent.pid}/maps").read_text()
+    imported = {line.rpartition("|")[2].strip() for line in lines}
+    assert "kvtier.agent.gpu" in imported
+    assert not [each for each in imported if each.partition(".")[0] == "torch"]
+    assert "kvtier.tiers.gpu" not in imported
 
 
 @pytest.mark.parametrize("heavy", ["numpy", "pydantic", "torch", "rich", "yaml"])
