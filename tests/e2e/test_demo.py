@@ -38,6 +38,25 @@ def test_workers_share_a_prefix_and_find_it_after_a_restart(demo: Demo) -> None:
     assert not demo.remains()
 
 
+@pytest.mark.faults
+@in_full
+def test_an_emulated_device_serves_the_third_worker(demo: Demo) -> None:
+    done = demo.run("--tokens", "300", "--gpu", "cpu")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = rows_of(done.stdout)
+    assert rows["hits in GPU cpu (emulated), blocks"] == ["0", "0", "4", "0"]
+    assert rows["hits in HOST, blocks"] == ["0", "4", "1", "0"]
+    assert rows["same tokens"] == ["yes", "yes", "yes", "yes"]
+    assert "GPU cpu (emulated): " in done.stdout
+    assert not demo.remains()
+
+
+def test_a_device_and_two_nodes_exclude_each_other(demo: Demo) -> None:
+    done = demo.run("--gpu", "cpu", "--nodes", "2")
+    assert done.returncode != 0
+    assert "--gpu is for one node" in done.stderr
+
+
 _RUN_WITH_A_DISK_THAT_GETS_LOST = """
 import shutil, sys
 from kvtier.demo import run_demo

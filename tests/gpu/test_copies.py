@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ from kvtier import Client
 from kvtier.client.admin import AdminClient
 from kvtier.client.device import WorkerDevice
 from kvtier.core.block import Tier
+from kvtier.memory import ByteArray
 from kvtier.testing import LateAccelerator
+from kvtier.tiers.arena import HostExtent
 from kvtier.tiers.device import DeviceMemory
 from kvtier.v1 import cache_admin_pb2 as pb
 from tests.faults.blocks import BLOCK_BYTES, Verdict, hashes_of, spec_of, store
@@ -368,3 +372,51 @@ def test_what_cannot_be_pinned_is_copied_all_the_same(caplog: pytest.LogCaptureF
     warned = [each for each in caplog.records if "cannot be pinned" in each.message]
     assert len(warned) == 1
     assert warned[0].levelno == logging.WARNING
+
+
+class Registering(WorkerDevice):
+    """Notes what it registers, as a worker on a device would."""
+
+    def __init__(self) -> None:
+        super().__init__("cpu")
+        self.sizes: dict[int, int] = {}
+        self.mapped_at_end: list[bool] = []
+        self.settled_count = 0
+
+    def pin(self, cells: ByteArray) -> list[Callable[[], None]]:
+        address = cells.ctypes.data
+        assert address not in self.sizes
+        self.sizes[address] = cells.nbytes
+
+        def unpin() -> None:
+            maps = Path("/proc/self/maps").read_text()
+            self.mapped_at_end.append(f"{address:x}-" in maps)
+            del self.sizes[address]
+
+        return [unpin]
+
+    def settle(self) -> None:
+        self.settled_count += 1
+
+
+def test_a_worker_registers_each_extent_of_host_once() -> None:
+    """On a device, whether the agent has a tier there or not."""
+    with running_node({}) as node:
+        device = Registering()
+        with Client(node.address, transport="memory") as client:
+            with client.attached() as connection:
+                connection.use_device(device, 5.0)
+            namespace = client.namespace(spec_of())
+            store(namespace, "a", _COUNT)
+            before = device.settled_count
+            for _ in range(3):
+                assert load(namespace, hashes_of("a", _COUNT)) == Verdict(_COUNT)
+            assert device.settled_count > before, "generations are compared after copies have ended"
+            [known] = node.agent.namespaces
+            extents = [each for each in known.groups[0].extents if isinstance(each, HostExtent)]
+            mapped = [each.size_bytes for each in extents if each.holders]
+            assert sorted(device.sizes.values()) == sorted(mapped)
+            assert sum(mapped) >= _COUNT * BLOCK_BYTES
+        gc.collect()
+        assert not device.sizes
+        assert device.mapped_at_end == [True] * len(mapped)

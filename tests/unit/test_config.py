@@ -175,6 +175,14 @@ def test_a_value_for_a_section_is_refused(agent_yaml: Path) -> None:
         ("workers=[{uid: 1, tenants: [Team]}]", "lower-case letters, digits, . _ -, at most 63"),
         ("workers=[{uid: 1, tenant: a}]", "unknown key"),
         ("workers=1000", "a list"),
+        ("tiers.gpu.devices=[{device: gpu0, capacity: 1GiB}]", "write cuda:0, xpu:1 "),
+        ("tiers.gpu.devices=[{device: cuda, capacity: 1GiB}]", "write cuda:0, xpu:1 "),
+        ("tiers.gpu.devices=[{device: cpu, capacity: 1KiB}]", "at least 1MiB"),
+        ("tiers.gpu.devices=[{device: cpu}]", "capacity"),
+        (
+            "tiers.gpu.devices=[{device: cpu, capacity: 1GiB}, {device: cpu, capacity: 2GiB}]",
+            "cpu is given twice",
+        ),
     ],
 )
 def test_a_bad_value_is_refused_with_what_is_allowed(

@@ -9,7 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console, RenderableType
 
-from kvtier.cli import namespaces, sessions
+from kvtier.cli import namespaces, sessions, tiers
 from kvtier.cli.stats import overview
 from kvtier.v1 import block_pb2
 from kvtier.v1.cache_admin_pb2 import NamespaceInfo, Session, Stats, TierStats
@@ -129,3 +129,25 @@ def test_sessions_have_an_age() -> None:
     )
     session.pid, session.uid = 0, 2**32 - 1  # without shared memory: who it is is not known
     assert sessions.row(session, now)[3:5] == ("-", "-")
+
+
+def test_a_device_is_named_wherever_its_tier_is() -> None:
+    gpu = TierStats(
+        tier=block_pb2.TIER_GPU, state=TierStats.ACTIVE, device="cpu (emulated)", hit_count=7
+    )
+    lines = printed(overview(Stats(tiers=[gpu, TierStats(tier=block_pb2.TIER_HOST)])))
+    assert "GPU cpu (emulated) HOST" in lines
+    assert "prefetched - 0" in lines
+    assert "loaded 7 0" in lines
+    assert tiers.row(gpu)[0] == "GPU cpu (emulated)"
+    info = NamespaceInfo(
+        spec=block_pb2.NamespaceSpec(tenant="a", name="b"),
+        layout_digest=bytes.fromhex("0123abcd00"),
+        copies=[
+            NamespaceInfo.Copies(device="cpu (emulated)", block_count=3, used_bytes=2**20),
+            NamespaceInfo.Copies(device="cuda:1 (none of it)"),
+        ],
+    )
+    assert list(namespaces.copies([info])) == [
+        "a/b@0123abcd: 3 blocks, 1.00 MiB, on GPU cpu (emulated)"
+    ]
