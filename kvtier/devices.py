@@ -34,7 +34,7 @@ def identity(torch: Any, device: Any) -> str:
     if device.type == EMULATED:
         return EMULATED
     properties = torch.get_device_module(device).get_device_properties(index_of(torch, device))
-    return f"{device.type}:{properties.uuid}"
+    return f"{device.type}:{getattr(properties, 'uuid', device.index)}"
 
 
 def index_of(torch: Any, device: Any) -> int:

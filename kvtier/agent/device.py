@@ -13,6 +13,7 @@ from kvtier.agent.mover import Mover
 from kvtier.agent.namespaces import Namespace
 from kvtier.agent.pinning import Pinning
 from kvtier.agent.placement import Placement
+from kvtier.agent.turns import WRITE_SLICE, slices
 from kvtier.core.block import BlockKeys, BlockStatus, Lane, Tier
 from kvtier.core.lease import Lease
 from kvtier.core.residency import NONE
@@ -25,7 +26,8 @@ log = logging.getLogger(__name__)
 
 #: Two batches at a time: the second begins while a mover waits for the first.
 _MOVERS = 2
-#: Of HOST, kept in use by copies under way; what is beyond it comes with a later load.
+#: Of HOST, and at most half of it, kept in use by copies under way; what is beyond that comes with
+#: a later load.
 _MAX_IN_FLIGHT_BYTES = 512 << 20
 _WHOLE = 1 << 62
 
@@ -76,6 +78,7 @@ class Device:
         )
         self.slots.arena.free = lambda extent: self._spawn_free(extent)
         self.error_count = 0
+        self._host = host
         self._pinning = pinning
         self._coming: set[tuple[SizeClass, int]] = set()
         self._in_flight_bytes = 0
@@ -156,7 +159,8 @@ class Device:
             for index, row in enumerate(rows)
             if row != NONE and index not in found and (host, row) not in coming
         ]
-        room = (_MAX_IN_FLIGHT_BYTES - self._in_flight_bytes) // host.slot_bytes
+        most_bytes = min(_MAX_IN_FLIGHT_BYTES, self._host.space.capacity_bytes // 2)
+        room = (most_bytes - self._in_flight_bytes) // host.slot_bytes
         wanted = wanted[: max(0, min(room, size_class.admitted(keys, wanted)))]
         if not wanted:
             return
@@ -193,12 +197,11 @@ class Device:
         try:
             if targets:
                 await self.mover.run(self._copy, host, sources[: len(targets)], size_class, targets)
-                for row, source, generation, target in zip(
-                    rows, sources, generations, targets, strict=False
-                ):
-                    # It has left HOST meanwhile, or is another one's: then it is not here either.
-                    if host.is_at(row, source, generation):
-                        self._arrived(host, row, size_class, target)
+                async for part in slices(len(targets), WRITE_SLICE):
+                    for index in range(part.start, part.stop):
+                        # What has left HOST meanwhile does not come here either.
+                        if host.is_at(rows[index], sources[index], generations[index]):
+                            self._arrived(host, rows[index], size_class, targets[index])
         except OSError as error:
             self.error_count += 1
             log.error("%s: blocks cannot be copied to it: %s", self.name, error)
@@ -247,10 +250,6 @@ class Device:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception():
             log.error("%s: background work failed", self.name, exc_info=task.exception())
-
-    @property
-    def queue_depth(self) -> int:
-        return self.mover.queue_depth
 
     async def close(self) -> None:
         """Waits for copies under way: they write to memory that goes now."""

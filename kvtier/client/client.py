@@ -219,6 +219,15 @@ class Client:
             log.warning("kvtier: the agent at %s answers again", self.address)
             return
 
+    def _place(self, connection: Connection) -> None:
+        """Closes it if that fails."""
+        try:
+            if self.device is not None:
+                connection.use_device(self.device, self.timeout_seconds)
+        except BaseException:
+            connection.close()
+            raise
+
     def _revive(self) -> Connection | StreamConnection:
         """A new connection, once the old one is given up."""
         if self._suspended is not None:
@@ -233,8 +242,7 @@ class Client:
         if self._transport != "stream":
             try:
                 connection = Connection(self.address, self._client_id, self.timeout_seconds)
-                if self.device is not None:
-                    connection.use_device(self.device, self.timeout_seconds)
+                self._place(connection)
                 return connection
             except KvtierError as error:
                 if self._transport == "memory" or not _is_refusal(error):

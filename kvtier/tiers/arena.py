@@ -145,7 +145,7 @@ class Arena:
         slots = max(1, min(max(first, class_bytes), largest) // slot_bytes)
         room = self.free_bytes()
         fitting = min(slots, room // slot_bytes)
-        while fitting > 0 and _most_bytes(fitting, slot_bytes) > room:
+        while fitting > 0 and most_bytes(fitting, slot_bytes) > room:
             fitting -= 1
         return max(fitting, 0)
 
@@ -231,7 +231,7 @@ class Arena:
         self._tables.clear()
 
 
-def _most_bytes(slots: int, slot_bytes: int) -> int:
+def most_bytes(slots: int, slot_bytes: int) -> int:
     """What a new extent adds at most: its memory and new pages of the generation table."""
     return slots * slot_bytes + layout.table_pages(slots) * memory.PAGE_BYTES
 

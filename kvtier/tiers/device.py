@@ -13,7 +13,7 @@ from kvtier import devices
 from kvtier.core.ages import Ages
 from kvtier.core.block import Tier
 from kvtier.memory import ByteArray
-from kvtier.tiers.arena import Arena, SharedExtent
+from kvtier.tiers.arena import Arena, SharedExtent, most_bytes
 from kvtier.tiers.size_class import SizeClass
 from kvtier.tiers.slot_table import Extent, SlotTable
 from kvtier.tiers.slot_tier import Move, SlotTier
@@ -135,7 +135,7 @@ class DeviceArena(Arena):
         least = -(-self._accelerator.least_extent_bytes // slot_bytes)
         if slots >= least:
             return slots
-        return least if slots and least * slot_bytes <= self.free_bytes() - (1 << 16) else 0
+        return least if slots and most_bytes(least, slot_bytes) <= self.free_bytes() else 0
 
     def _make(self, extent_id: int, base: int, slots: int, slot_bytes: int) -> SharedExtent:
         return DeviceExtent(self._accelerator, extent_id, base, slots, slot_bytes)

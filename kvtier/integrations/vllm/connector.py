@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import secrets
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
 from kvtier.client.client import Client
 from kvtier.core.namespace import NamespaceSpec
+from kvtier.errors import KvtierError
 from kvtier.integrations.vllm.groups import groups_of
 from kvtier.integrations.vllm.identity import shard_of, worker_layout
 from kvtier.integrations.vllm.metrics import KvtierPromMetrics, KvtierStats
@@ -146,7 +148,8 @@ class KvtierConnector(KVConnectorBase_V1, SupportsHMA):
         shard, stores = shard_of(config, kv_cache, config.parallel_config.rank)
         client = self._client(f"worker {shard}", self._settings.transfer_timeout_seconds)
         if (device := next(iter(kv_caches.values())).device).type != "cpu":
-            client.use_device(device)
+            with suppress(KvtierError):  # HOST serves it all the same
+                client.use_device(device)
         self._worker = WorkerSide(paged, shard, stores, client)
 
     def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata | None:
