@@ -29,10 +29,11 @@ from transformers import DynamicCache, PreTrainedModel
 from kvtier.client.client import Client
 from kvtier.client.namespace import Place
 from kvtier.core.block import BlockStatus, Match, Wait
-from kvtier.errors import KvtierError
 from kvtier.hashing import block_hashes
-from kvtier.integrations.kv_group import KvGroup, Presence, kv_groups, longest_prefix
+from kvtier.integrations.attempts import Attempts
+from kvtier.integrations.kv_group import Presence, kv_groups, longest_prefix
 from kvtier.integrations.model_identity import namespace_spec
+from kvtier.integrations.parts import parts
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +41,6 @@ log = logging.getLogger(__name__)
 _MOST_BLOCKS = 8192
 #: Leased or reserved at a time.
 _PART_BYTES = 128 << 20
-#: What may go wrong without being anybody's mistake: torch raises RuntimeError without memory.
-_FAILURES = (KvtierError, OSError, MemoryError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class PrefixCache:
         self._patience_seconds = client.timeout_seconds
         self._config = model.config
         self._namespace = client.namespace(self.spec)
-        self._failing = False
+        self._attempts = Attempts(log)
 
     def restore(self, input_ids: torch.Tensor, *, extra: bytes = b"") -> Restored:
         """The KV of the longest cached prefix of `input_ids`, [1, tokens].
@@ -110,14 +109,14 @@ class PrefixCache:
         """
         started = time.perf_counter()
         ids = _row(input_ids)
-        try:
+
+        def load() -> tuple[DynamicCache, int, int]:
             hashes = block_hashes(ids, self.block_tokens, extra=extra)
             hashes = hashes[: min((len(ids) - 1) // self.block_tokens, _MOST_BLOCKS)]
-            cache, blocks, size_bytes = self._load(hashes, started + self._patience_seconds)
-        except _FAILURES as error:
-            self._failed("restored", error)
-            return Restored(self._new_cache())
-        self._failing = False
+            return self._load(hashes, started + self._patience_seconds)
+
+        loaded = self._attempts.attempt("restored", load)
+        cache, blocks, size_bytes = loaded or (self._new_cache(), 0, 0)
         seconds = time.perf_counter() - started
         return Restored(cache, blocks * self.block_tokens, size_bytes, seconds)
 
@@ -131,13 +130,12 @@ class PrefixCache:
         tokens = min(len(ids), *(group.tokens(cache) for group in self.groups))
         if tokens < self.block_tokens:
             return Saved()
-        try:
+
+        def store() -> list[int]:
             hashes = block_hashes(ids[:tokens], self.block_tokens, extra=extra)[:_MOST_BLOCKS]
-            counts = [self._store(index, hashes, cache) for index in range(len(self.groups))]
-        except _FAILURES as error:
-            self._failed("stored", error)
-            return Saved()
-        self._failing = False
+            return [self._store(index, hashes, cache) for index in range(len(self.groups))]
+
+        counts = self._attempts.attempt("stored", store) or [0] * len(self.groups)
         sizes = [
             count * group.block_bytes for count, group in zip(counts, self.groups, strict=True)
         ]
@@ -195,7 +193,7 @@ class PrefixCache:
         # Groups share the time by their bytes, and the blocks of one share it evenly.
         share = group.block_bytes / sum(each.block_bytes for each in self.groups)
         share *= len(hashes) / max(1, len(hashes) - first)
-        for part in _parts(first, len(hashes), group):
+        for part in parts(len(hashes), group.block_bytes, _PART_BYTES, first):
             if time.perf_counter() > deadline:
                 break
             with self._namespace.load(
@@ -220,7 +218,7 @@ class PrefixCache:
         found = self._namespace.lookup(hashes[first:], place=Place(index), match=Match.PRESENCE)
         first += (*found.present, False).index(False)
         stored = 0
-        for part in _parts(first, len(hashes), group):
+        for part in parts(len(hashes), group.block_bytes, _PART_BYTES, first):
             place = _place(index, hashes, part)
             with self._namespace.reserve(hashes[part], place=place) as reservation:
                 for block, cell in enumerate(reservation.cells, part.start):
@@ -232,19 +230,9 @@ class PrefixCache:
                 break
         return stored
 
-    def _failed(self, what: str, error: BaseException) -> None:
-        level = logging.DEBUG if self._failing else logging.WARNING
-        log.log(level, "kvtier: nothing is %s: %s", what, error)
-        self._failing = True
-
 
 def _place(index: int, hashes: Sequence[bytes], part: slice) -> Place:
     return Place(index, 0, hashes[part.start - 1] if part.start else b"", part.start)
-
-
-def _parts(first: int, stop: int, group: KvGroup) -> list[slice]:
-    step = max(1, _PART_BYTES // group.block_bytes)
-    return [slice(start, min(start + step, stop)) for start in range(first, stop, step)]
 
 
 def _row(input_ids: torch.Tensor) -> npt.NDArray[np.integer]:
