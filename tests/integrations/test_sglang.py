@@ -264,7 +264,7 @@ def test_shards_have_pages_of_their_own(
             stored, _ = engine.fill(range(PAGES), seed=1 + tp + 2 * pp)
             assert all(engine.backend.batch_set_v1(KEYS, stored))
     for tp, pp in ranks:
-        place: dict[str, Any] = {"tp_rank": tp, "tp_size": 2, "pp_rank": pp, "pp_size": 2}
+        place = {"tp_rank": tp, "tp_size": 2, "pp_rank": pp, "pp_size": 2}
         with Engine(sglang, agent.address, name, **place) as engine:
             _, wanted = engine.fill(range(PAGES), seed=1 + tp + 2 * pp)
             got = engine.empty(PAGES)
