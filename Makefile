@@ -82,4 +82,6 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo 'Installing into $(VENV) (some minutes the first time)'
 	@$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[dev,transformers]'
+	@# Only to test against its classes: all that it requires would be several gigabytes.
+	@$(BIN)/python -m pip install -q $(PIP_ARGS) --no-deps -c constraints.txt sglang
 	@touch $@

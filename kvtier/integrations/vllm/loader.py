@@ -7,8 +7,9 @@ from functools import partial
 
 from kvtier.client.namespace import Namespace
 from kvtier.core.block import BlockStatus
+from kvtier.integrations.parts import parts
 from kvtier.integrations.vllm.mover import Mover
-from kvtier.integrations.vllm.parts import part_of, parts
+from kvtier.integrations.vllm.parts import part_of
 from kvtier.integrations.vllm.plan import Blocks, Load
 
 #: Leased at a time. Slower tiers go on with the next part while one is copied.

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from kvtier.core.namespace import NamespaceSpec
 from kvtier.hashing import ALGORITHM
-from kvtier.integrations.kv_group import LAYOUT, KvGroup
+from kvtier.integrations.transformers.kv_group import LAYOUT, KvGroup
 
 #: Settings that say where a model comes from or how it is used; `dtype` is only a wish.
 _INCIDENTAL = frozenset(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,16 +46,18 @@ class KvGroup:
         layers = ",".join(map(str, self.layers))
         return f"{kind}, {self.kv_heads} heads of {self.head_dim}, layers {layers}"
 
-    def first_needed(self, end_block: int) -> int:
-        """The first block that attention after `end_block` blocks reaches."""
-        if not self.window_tokens:
-            return 0
-        return max(0, end_block * self.block_tokens - (self.window_tokens - 1)) // self.block_tokens
+    def blocks(self, tokens: int) -> int:
+        """In which so many tokens lie."""
+        return -(-tokens // self.block_tokens)
 
-    def tokens(self, cache: DynamicCache) -> int:
+    def first_needed(self, tokens: int) -> int:
+        """The first token that attention after so many tokens reaches."""
+        return max(0, tokens - (self.window_tokens - 1)) if self.window_tokens else 0
+
+    def length(self, cache: DynamicCache, rows: int) -> int:
         """The length of a caller's cache, as these layers know it.
 
-        Raises ValueError if the cache is not one of this model's, for one sequence.
+        Raises ValueError if the cache is not one of this model's, for so many sequences.
         """
         for index in self.layers:
             layer: Any = cache.layers[index] if index < len(cache.layers) else None
@@ -69,65 +70,65 @@ class KvGroup:
                 )
             states = layer.keys
             shape = (states.shape[0], states.shape[1], states.shape[-1])
-            if shape != (1, self.kv_heads, self.head_dim) or states.dtype != self.dtype:
+            if shape != (rows, self.kv_heads, self.head_dim) or states.dtype != self.dtype:
                 raise ValueError(
-                    f"cache has {states.dtype} of {tuple(states.shape)} in layer {index}; for this "
-                    f"model it must be {self.dtype} of [1, {self.kv_heads}, tokens, "
-                    f"{self.head_dim}]"
+                    f"cache has {states.dtype} of {tuple(states.shape)} in layer {index}; for "
+                    f"these tokens and this model it must be {self.dtype} of [{rows}, "
+                    f"{self.kv_heads}, tokens, {self.head_dim}]"
                 )
         return int(cache.get_seq_length(self.layers[0]))
 
-    def first_kept(self, cache: DynamicCache) -> int:
+    def first_kept(self, cache: DynamicCache, padding: int) -> int:
         """The first block of which a cache still has every token."""
-        return -(-_dropped(cache.layers[self.layers[0]]) // self.block_tokens)
+        return self.blocks(max(0, _dropped(cache.layers[self.layers[0]]) - padding))
 
-    def states(self, blocks: int) -> torch.Tensor:
-        """Room on the CPU for so many blocks: [layers, 2, kv_heads, tokens, head_dim]."""
-        tokens = blocks * self.block_tokens
-        shape = (len(self.layers), 2, self.kv_heads, tokens, self.head_dim)
-        return torch.empty(shape, dtype=self.dtype)
+    def states(self, rows: int, length: int) -> torch.Tensor:
+        """Room on the CPU for what attention after `length` positions reaches:
+        [layers, 2, rows, kv_heads, positions, head_dim], zeros."""
+        kept = length - self.first_needed(length)
+        shape = (len(self.layers), 2, rows, self.kv_heads, kept, self.head_dim)
+        return torch.zeros(shape, dtype=self.dtype)
 
-    def copy_blocks(self, cells: Sequence[ByteArray], states: torch.Tensor, first: int) -> None:
-        """Copies blocks into `states`, the first of them as block `first` of what is there."""
-        rows = states.view(torch.uint8).numpy()
-        shape = (*rows.shape[:3], self.block_tokens, rows.shape[4])
-        for index, cell in enumerate(cells, first):
-            start = index * self.block_tokens
-            np.copyto(rows[:, :, :, start : start + self.block_tokens], cell.reshape(shape))
+    def copy_block(
+        self, cell: ByteArray, block: int, room: torch.Tensor, padding: int, length: int
+    ) -> None:
+        """Copies a block into one row's part of `states`, as far as its tokens lie there."""
+        rows = room.view(torch.uint8).numpy()
+        begin = self.first_needed(length)
+        start = padding + block * self.block_tokens
+        first, stop = max(start, begin), min(start + self.block_tokens, length)
+        if first < stop:
+            tokens = cell.reshape(*rows.shape[:3], self.block_tokens, rows.shape[4])
+            np.copyto(
+                rows[:, :, :, first - begin : stop - begin],
+                tokens[:, :, :, first - start : stop - start],
+            )
 
-    def fill(self, cache: DynamicCache, states: torch.Tensor, tokens: int) -> None:
-        """Makes `states` the layers' part of an empty cache whose length is `tokens`."""
-        if self.window_tokens:
-            states = states[:, :, :, -(self.window_tokens - 1) :]
+    def fill(self, cache: DynamicCache, states: torch.Tensor, room: int, length: int) -> None:
+        """Makes the layers' part of an empty cache whose length is `length` of `states`, which
+        were made for `room` positions."""
+        begin = self.first_needed(room)
+        states = states[..., self.first_needed(length) - begin : length - begin, :]
         for place, (index, device) in enumerate(zip(self.layers, self.devices, strict=True)):
-            keys, values = states[place].unsqueeze(1).to(device)
+            keys, values = states[place].to(device)
             layer: Any = cache.layers[index]
             layer.lazy_initialization(keys, values)
             layer.keys, layer.values = keys, values
             if self.window_tokens:
-                layer.cumulative_length = tokens
+                layer.cumulative_length = length
 
-    def write_block(self, cache: DynamicCache, block: int, cell: ByteArray) -> None:
-        """Copies one block of a cache into `cell`, which has `block_bytes`."""
+    def write_block(
+        self, cache: DynamicCache, block: int, cell: ByteArray, row: int, padding: int
+    ) -> None:
+        """Copies one block of a row of a cache into `cell`, which has `block_bytes`."""
         parts = []
         for index in self.layers:
             layer: Any = cache.layers[index]
-            start = block * self.block_tokens - _dropped(layer)
+            start = padding + block * self.block_tokens - _dropped(layer)
             for states in (layer.keys, layer.values):
-                parts.append(states[0, :, start : start + self.block_tokens].detach().cpu())
+                parts.append(states[row, :, start : start + self.block_tokens].detach().cpu())
         shape = (len(parts), self.kv_heads, self.block_tokens, self.head_dim)
         torch.stack(parts, out=torch.from_numpy(cell).view(self.dtype).view(shape))
-
-
-def longest_prefix(groups: Sequence[KvGroup], present: Sequence[Presence], limit: int) -> int:
-    """The most blocks, up to `limit`, after which a model can go on with what is present."""
-    for end in range(limit, 0, -1):
-        if all(
-            here[group.first_needed(end) : end].all()
-            for group, here in zip(groups, present, strict=True)
-        ):
-            return end
-    return 0
 
 
 def kv_groups(model: PreTrainedModel, block_tokens: int) -> list[KvGroup]:
