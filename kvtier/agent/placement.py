@@ -92,7 +92,7 @@ class Placement:
         It waits for pages to be populated and for blocks to be moved, never for a lease. The caller
         holds no slots while it waits.
         """
-        most_bytes, fruitless = -1, 0
+        most_bytes = fruitless = 0
         while size_class.free_slots < wanted:
             changed = self._changed
             if not self._grow(size_class):
@@ -104,11 +104,16 @@ class Placement:
                     return
                 if size_class.policy.victim() != NONE:
                     return  # what is here is worth more
-                # Two classes that both want more than there is would take from each other for ever.
-                fruitless = 0 if size_class.extent_bytes > most_bytes else fruitless + 1
-                most_bytes = max(most_bytes, size_class.extent_bytes)
-                if fruitless > _FRUITLESS_TRADES or not (self._trade(size_class) or self._trading):
-                    return
+                if size_class not in self._trading:
+                    # Two classes that both want more than there is would take from each other for
+                    # ever. Many small extents may have to go before one large slot fits.
+                    reach = size_class.extent_bytes + self.tier.free_bytes
+                    fruitless = 0 if reach > most_bytes else fruitless + 1
+                    most_bytes = max(most_bytes, reach)
+                    if fruitless > _FRUITLESS_TRADES:
+                        return
+                    if not self._trade(size_class) and not self._trading:
+                        return
             if not changed.is_set():
                 await changed.wait()
 
