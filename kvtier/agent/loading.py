@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +24,6 @@ from kvtier.tiers.size_class import SizeClass
 _EVERYTHING = frozenset(Tier)
 #: Of what computing takes; more than this is not trusted to be lost on asking.
 _LEARNING_SHARE = 0.1
-_ROOM_SHARE = 0.1
 
 Arrived = dict[tuple[Lane, bytes], Source]
 
@@ -99,7 +99,9 @@ class Loading:
         ]
         if match is Match.PREFIX:
             for lane, keys in asked:
-                session.namespace.ask(BlockKeys(lane, keys.hashes, keys.parent, keys.position))
+                sought = BlockKeys(lane, keys.hashes, keys.parent, keys.position)
+                for _ in session.namespace.asking(sought):
+                    await asyncio.sleep(0)
         is_prefix, speed = match is Match.PREFIX, session.compute_seconds_per_block
         patience_seconds = self._patience_to_learn(entries, speed)
         with suppress(TimeoutError):
@@ -251,6 +253,7 @@ class Loading:
         ttl_seconds: float = 0.0,
         hold_id: int = 0,
         compute_seconds_per_block: float = 0.0,
+        lease_count: int = 0,
     ) -> Granted:
         """Leases blocks, after bringing to HOST what is in slower tiers.
 
@@ -259,11 +262,12 @@ class Loading:
 
         With BREAK_EVEN, only leading blocks are leased, of all entries together, and waited for as
         long as `core.break_even` says; what it gives up is not brought in the background, where it
-        would be in the way of others. PENDING is what is left in any tier.
+        would be in the way of others. PENDING is what is left in any tier. Of `lease_count`
+        positions at most (0: all), the others only count in what is worth it.
         """
         lanes = {keys.lane for keys in entries}
         is_limited = wait is Wait.BREAK_EVEN
-        worth = Worth(entries, compute_seconds_per_block) if is_limited else None
+        worth = Worth(entries, compute_seconds_per_block, lease_count) if is_limited else None
         with self._grants.granting(LeaseKind.LOAD, session, ttl_seconds) as lease:
             granted = Granted(lease)
             guards = self._grants.take_over(session.namespace, hold_id, lanes)
@@ -315,11 +319,13 @@ class Loading:
                 asked = [(keys.lane, keys) for keys in entries]
                 await self._learn(namespace, asked, _EVERYTHING, is_prefix=False)
         await self._prospects.judge(namespace, worth)
+        began, has_room = time.monotonic(), False
         with suppress(TimeoutError):  # making room may take too long as well
-            async with asyncio.timeout(_ROOM_SHARE * worth.asked * worth.compute_seconds):
+            async with asyncio.timeout(worth.allowed_seconds or None):
                 for part in worth.parts():
                     await self._start(session, part, guards, flights, goes_on=False)
-        await self._prospects.wait(worth, flights)
+                has_room = True
+        await self._prospects.wait(worth, flights, began, has_room=has_room)
 
     async def _start(
         self,

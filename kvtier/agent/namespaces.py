@@ -6,12 +6,13 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
 from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.namespace import Identity, NamespaceSpec
+from kvtier.core.policies.base import STEP, Asking
 from kvtier.core.rules import NO_RULE, NamespaceRule, rule_for
 from kvtier.errors import LayoutConflictError, NotFoundError, OverloadedError
 from kvtier.tiers.companions import Companions
@@ -63,11 +64,21 @@ class Namespace:
 
     def ask(self, keys: BlockKeys) -> None:
         """A worker looks for these blocks: tells the policies."""
-        if keys.hashes:
-            for size_classes in self.tiers.values():
-                size_classes[keys.lane.group].policy.ask(keys)
-            for on_asked in self.on_asked:
-                on_asked(self, keys)
+        for _ in self.asking(keys):
+            pass
+
+    def asking(self, keys: BlockKeys) -> Generator[None]:
+        """As `ask`, in steps that are short enough for a turn of the loop each."""
+        if not keys.hashes:
+            return
+        for on_asked in self.on_asked:
+            on_asked(self, keys)
+        for size_classes in self.tiers.values():
+            policy = size_classes[keys.lane.group].policy
+            if isinstance(policy, Asking) and len(keys.hashes) > STEP:
+                yield from policy.asking(keys)
+            else:
+                policy.ask(keys)
 
     @property
     def is_empty(self) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
+from kvtier.agent.device_speed import DeviceSpeed
 from kvtier.agent.shrinking import Shrinking
 from kvtier.agent.turns import WRITE_SLICE
 from kvtier.core.cause import Cause
@@ -63,6 +65,7 @@ class Placement:
         #: Extents that are empty, and that count until their space is given back.
         self.leaving: set[Extent] = set()
         self._growing: set[SizeClass] = set()
+        self._populating = DeviceSpeed()
         self._trading: set[SizeClass] = set()
         self._trade_after: WeakKeyDictionary[SizeClass, int] = WeakKeyDictionary()
         self._takers: dict[Extent, SizeClass] = {}
@@ -89,7 +92,7 @@ class Placement:
         It waits for pages to be populated and for blocks to be moved, never for a lease. The caller
         holds no slots while it waits.
         """
-        most_bytes, fruitless = -1, 0
+        most_bytes = fruitless = 0
         while size_class.free_slots < wanted:
             changed = self._changed
             if not self._grow(size_class):
@@ -101,11 +104,16 @@ class Placement:
                     return
                 if size_class.policy.victim() != NONE:
                     return  # what is here is worth more
-                # Two classes that both want more than there is would take from each other for ever.
-                fruitless = 0 if size_class.extent_bytes > most_bytes else fruitless + 1
-                most_bytes = max(most_bytes, size_class.extent_bytes)
-                if fruitless > _FRUITLESS_TRADES or not (self._trade(size_class) or self._trading):
-                    return
+                if size_class not in self._trading:
+                    # Two classes that both want more than there is would take from each other for
+                    # ever. Many small extents may have to go before one large slot fits.
+                    reach = size_class.extent_bytes + self.tier.free_bytes
+                    fruitless = 0 if reach > most_bytes else fruitless + 1
+                    most_bytes = max(most_bytes, reach)
+                    if fruitless > _FRUITLESS_TRADES:
+                        return
+                    if not self._trade(size_class) and not self._trading:
+                        return
             if not changed.is_set():
                 await changed.wait()
 
@@ -154,6 +162,14 @@ class Placement:
 
     # Growing.
 
+    def seconds_until_room(self, size_class: SizeClass, slots: int) -> float:
+        """The estimate of how long so many free slots take to be had: what has to be populated
+        takes time, and what makes way hardly any."""
+        missing = slots - size_class.free_slots
+        if missing <= 0 or not self.tier.can_grow(size_class):
+            return 0.0
+        return self._populating.seconds(missing * size_class.slot_bytes)
+
     def _grow(self, size_class: SizeClass) -> bool:
         """Whether the class is growing now."""
         if size_class in self._growing:
@@ -175,7 +191,9 @@ class Placement:
                 count = min(count, self._spare_slots(extent.slot_bytes))
                 if count < 1:
                     break
+                began = time.monotonic()
                 await self._run(extent, extent.populate, count)
+                self._populating.note(count * extent.slot_bytes, time.monotonic() - began)
                 size_class.publish(extent, count)
                 self._growth_error = ""
                 self._notify()

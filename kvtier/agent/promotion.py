@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from kvtier.agent.arrivals import Arrivals
 from kvtier.agent.job_queue import Kind, Ticket
 from kvtier.agent.namespaces import Namespace
 from kvtier.agent.placement import Placement
@@ -172,6 +173,10 @@ class Promotion:
     def host(self) -> SlotTier:
         return self._placement.tier
 
+    def arrivals(self, namespace: Namespace) -> Arrivals:
+        """The estimate, of nothing yet."""
+        return Arrivals(self._placement, namespace)
+
     async def learn(
         self,
         namespace: Namespace,
@@ -304,8 +309,12 @@ class Promotion:
         claimed.reverse()
         new: list[Flight] = []
         try:
-            await self._placement.make_room(host, len(claimed), worth)
             while claimed:
+                if not host.free_slots:  # what there is room for is read meanwhile
+                    self._take_off(new)
+                    new = []
+                    count = min(len(claimed), _LAUNCH_SLICE)
+                    await self._placement.make_room(host, count, worth)
                 block_hash, source, origin = claimed[-1]
                 existing = self.flight(host, lane, block_hash)
                 if existing is not None:

@@ -102,6 +102,7 @@ class Namespace:
         ttl_seconds: float = 0.0,
         wait: Wait = Wait.ALL,
         compute_seconds_per_block: float = 0.0,
+        lease_count: int = 0,
     ) -> Loaded:
         """Leases blocks and returns views of them in shared memory; see `Loaded`.
 
@@ -110,7 +111,8 @@ class Namespace:
         brought in the background. BREAK_EVEN gives the leading blocks that are there sooner than
         the caller would compute them, at `compute_seconds_per_block` (0.0: as it said last, in
         whatever call; it must have): with as little beside as a wait that turns out to be in vain.
-        Without shared memory they are views of copies.
+        Of these, `lease_count` at most (0: all) are leased and waited for now; that the others will
+        be loaded too counts in what is worth it. Without shared memory they are views of copies.
         """
         copied = private_load(self.spec, hashes, place, hold_id, wait)
         if (loaded := self._by_stream(copied)) is not None:
@@ -126,6 +128,7 @@ class Namespace:
                 ttl_seconds,
                 wait,
                 compute_seconds_per_block,
+                lease_count,
             )
         return Loaded(
             slots,
@@ -338,12 +341,14 @@ class Namespace:
         ttl_seconds: float,
         wait: Wait,
         compute_seconds_per_block: float,
+        lease_count: int = 0,
     ) -> tuple[GrantedSlots, block_pb2.Lease]:
         with connection.releases(token) as ended:
             request = pb.LoadBlocksRequest(
                 keys=[_keys(hashes, place)],
                 wait=wait.name,
                 compute_seconds_per_block=compute_seconds_per_block,
+                lease_count=lease_count,
                 hold_id=hold_id,
                 release=ended,
                 ttl=_duration(ttl_seconds),

@@ -142,6 +142,7 @@ class BlockCacheService:
             ttl_seconds=convert.seconds_from(request.ttl, "ttl"),
             hold_id=request.hold_id,
             compute_seconds_per_block=session.compute_seconds_per_block,
+            lease_count=request.lease_count,
         )
         return pb.LoadBlocksResponse(
             lease=self._granted_lease(granted),

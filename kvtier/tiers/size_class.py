@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from kvtier.core.block import BlockKey, BlockKeys, BlockStatus, Lane
 from kvtier.core.cause import Cause
-from kvtier.core.policies.base import ALWAYS, NEVER, Blocks, Marking, Policy
+from kvtier.core.policies.base import ALWAYS, NEVER, Blocks, Marking, Policy, Refusing
 from kvtier.core.residency import NONE, Residency
 from kvtier.tiers.lifetimes import Lifetimes
 from kvtier.tiers.pinned import PinnedRows
@@ -66,6 +66,7 @@ class SizeClass:
         self.residency = Residency()
         self.policy = new_policy(self)
         self._marking = self.policy if isinstance(self.policy, Marking) else None
+        self._refusing = self.policy if isinstance(self.policy, Refusing) else None
         self.extents: list[Extent] = []
         self.lifetimes = lifetimes
         self.counters = Counters()
@@ -155,11 +156,11 @@ class SizeClass:
 
     def admitted(self, keys: BlockKeys, indexes: Sequence[int]) -> int:
         """How many of the leading ones of blocks that are not here may be stored at all."""
-        worth, lane, hashes = self.policy.worth, keys.lane, keys.hashes
-        for count, index in enumerate(indexes):
-            if worth(lane, hashes[index], NONE) <= NEVER:
-                return count
-        return len(indexes)
+        if not indexes or self.worth(keys, indexes[0]) <= NEVER:
+            return 0
+        if self._refusing is None:
+            return len(indexes)
+        return self._refusing.admitted(keys.lane, [keys.hashes[index] for index in indexes])
 
     def take(self, count: int, worth: float = ALWAYS) -> list[int]:
         """Up to `count` slots, each with a reference and a new generation; evicts what it must of

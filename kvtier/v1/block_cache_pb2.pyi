@@ -101,7 +101,7 @@ class LookupPrefixResponse(_message.Message):
     def __init__(self, found: _Optional[_Iterable[_Union[LookupPrefixResponse.Found, _Mapping]]] = ..., hold_id: _Optional[int] = ...) -> None: ...
 
 class LoadBlocksRequest(_message.Message):
-    __slots__ = ("keys", "wait", "compute_seconds_per_block", "stop_at_gap", "ttl", "hold_id", "accept_device_slots", "release")
+    __slots__ = ("keys", "wait", "compute_seconds_per_block", "stop_at_gap", "ttl", "hold_id", "accept_device_slots", "release", "lease_count")
     class Wait(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         WAIT_UNSPECIFIED: _ClassVar[LoadBlocksRequest.Wait]
@@ -120,6 +120,7 @@ class LoadBlocksRequest(_message.Message):
     HOLD_ID_FIELD_NUMBER: _ClassVar[int]
     ACCEPT_DEVICE_SLOTS_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
+    LEASE_COUNT_FIELD_NUMBER: _ClassVar[int]
     keys: _containers.RepeatedCompositeFieldContainer[_block_pb2.BlockKeys]
     wait: LoadBlocksRequest.Wait
     compute_seconds_per_block: float
@@ -128,7 +129,8 @@ class LoadBlocksRequest(_message.Message):
     hold_id: int
     accept_device_slots: bool
     release: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, keys: _Optional[_Iterable[_Union[_block_pb2.BlockKeys, _Mapping]]] = ..., wait: _Optional[_Union[LoadBlocksRequest.Wait, str]] = ..., compute_seconds_per_block: _Optional[float] = ..., stop_at_gap: bool = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., hold_id: _Optional[int] = ..., accept_device_slots: bool = ..., release: _Optional[_Iterable[int]] = ...) -> None: ...
+    lease_count: int
+    def __init__(self, keys: _Optional[_Iterable[_Union[_block_pb2.BlockKeys, _Mapping]]] = ..., wait: _Optional[_Union[LoadBlocksRequest.Wait, str]] = ..., compute_seconds_per_block: _Optional[float] = ..., stop_at_gap: bool = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., hold_id: _Optional[int] = ..., accept_device_slots: bool = ..., release: _Optional[_Iterable[int]] = ..., lease_count: _Optional[int] = ...) -> None: ...
 
 class LoadBlocksResponse(_message.Message):
     __slots__ = ("lease", "status", "slots", "source")

@@ -57,6 +57,31 @@ def test_a_store_that_fits_after_eviction_succeeds(node_of: NodeOf) -> None:
         assert set(statuses) == {OK}, number
 
 
+def test_a_large_block_has_room_where_many_small_classes_were(node_of: NodeOf) -> None:
+    """One of its slots takes the extents of most of them, one after the other."""
+    node = node_of(360)
+    for number in range(50):
+        worker = Worker(node, f"small-{number}")
+        node.run(worker.store(sequence("small", 4)))
+    large = Worker(node, "large", block_bytes=120 * PAGE)
+    [statuses] = node.run(large.store(sequence("large", 2)))
+    assert statuses == [OK, OK]
+
+
+def test_a_sequence_longer_than_the_tier_is_kept_from_its_beginning(node_of: NodeOf) -> None:
+    """Ends go before beginnings: what continues it does not push it out. Another sequence does."""
+    node = node_of(32)
+    worker = Worker(node)
+    capacity = fill(node, worker)
+    long = sequence("long", capacity + 8)
+    for start in range(0, len(long.hashes), 4):
+        node.run(worker.store(sequence("long", 4, start=start)))
+    [(found, _)] = node.run(worker.lookup(long))
+    assert capacity - 4 <= found.matched <= capacity
+    [statuses] = node.run(worker.store(sequence("other", 8)))
+    assert set(statuses) == {OK}
+
+
 def test_what_fits_of_a_batch_is_its_beginning(node_of: NodeOf) -> None:
     node = node_of(32)
     worker = Worker(node)
