@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from kvtier.agent.device_speed import DeviceSpeed
 from kvtier.agent.shrinking import Shrinking
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _POPULATE_BYTES = 8 << 20
+#: Free in a class before anybody asks.
+_AHEAD_BYTES = 128 << 20
 _MOVE_BYTES = 16 << 20
 _PAUSE_SECONDS = 1.0
 _FRUITLESS_TRADES = 16
@@ -65,6 +67,7 @@ class Placement:
         #: Extents that are empty, and that count until their space is given back.
         self.leaving: set[Extent] = set()
         self._growing: set[SizeClass] = set()
+        self._ahead: WeakSet[SizeClass] = WeakSet()
         self._populating = DeviceSpeed()
         self._trading: set[SizeClass] = set()
         self._trade_after: WeakKeyDictionary[SizeClass, int] = WeakKeyDictionary()
@@ -118,9 +121,12 @@ class Placement:
                 await changed.wait()
 
     def grow_ahead(self, size_class: SizeClass) -> None:
-        """Populates ahead of need, from memory that no class has yet."""
-        slots = size_class.extent_bytes // size_class.slot_bytes
-        if size_class.free_slots * 4 < slots:
+        """Populates ahead of need, from memory that no class has yet: until a quarter of what the
+        class has is free, and room for a long request while half of the tier is nobody's."""
+        plenty_bytes = self.tier.free_bytes - self.tier.space.capacity_bytes // 2
+        wanted_bytes = max(min(_AHEAD_BYTES, plenty_bytes // 4), size_class.extent_bytes // 4)
+        self._ahead.add(size_class)
+        if size_class.free_slots * size_class.slot_bytes < wanted_bytes:
             self._grow(size_class)
 
     async def close(self) -> None:
@@ -208,6 +214,8 @@ class Placement:
         finally:
             extent.populating = False
             self._growing.discard(size_class)
+        if size_class in self._ahead:
+            self.grow_ahead(size_class)
 
     def _spare_slots(self, slot_bytes: int) -> int:
         """How many slots may be populated now."""

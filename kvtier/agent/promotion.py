@@ -342,6 +342,7 @@ class Promotion:
                 claimed.pop()
                 origin.drop()
         finally:
+            self._placement.grow_ahead(host)
             for _, _, origin in claimed:
                 origin.drop()
             self._take_off(new)

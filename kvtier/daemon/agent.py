@@ -23,7 +23,7 @@ from kvtier.agent.history import History
 from kvtier.agent.lifecycle import Lifecycle
 from kvtier.agent.loading import Loading
 from kvtier.agent.mover import Mover
-from kvtier.agent.namespaces import LayoutConflict, Namespaces
+from kvtier.agent.namespaces import LayoutConflict, Namespace, Namespaces
 from kvtier.agent.pins import Pins
 from kvtier.agent.placement import Placement
 from kvtier.agent.prefetching import Prefetching
@@ -207,9 +207,14 @@ class Agent:
             DirectCalls(_BLOCK_CACHE, self.block_cache, self.gate).answer,
         )
         self.placement.on_retired = self.attach.announce_retired
+        self.sessions.on_opened = self._grow_ahead
         self._started_at = time.time()
         self._servers: list[Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def _grow_ahead(self, namespace: Namespace) -> None:
+        for size_class in namespace.groups:
+            self.placement.grow_ahead(size_class)
 
     def _streams(self) -> BlockStreams:
         sessions = StreamSessions(

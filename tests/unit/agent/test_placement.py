@@ -344,3 +344,32 @@ async def store_rows(placement: Placement, size_class: SizeClass, count: int) ->
             cell_of(size_class.table, slot)[:32] = memoryview(block_hash)
             size_class.commit(keys.lane, block_hash, b"", position, slot)
             size_class.release([slot])
+
+
+def test_memory_is_there_before_it_is_asked_for(node_of: NodeOf) -> None:
+    node = node_of(4096)
+    worker = Worker(node)
+
+    async def until_ahead() -> None:
+        node.placement.grow_ahead(worker.size_class)
+        while worker.size_class.free_slots < 400:
+            await asyncio.sleep(0)
+
+    node.run(asyncio.wait_for(until_ahead(), 10.0))
+    assert worker.size_class.extent_bytes < 1024 * PAGE
+
+
+def test_memory_ahead_of_need_leaves_half_of_it_to_others(node_of: NodeOf) -> None:
+    node = node_of(4096)
+    workers = [Worker(node, f"idle-{number}") for number in range(40)]
+
+    async def grow() -> None:
+        for worker in workers:
+            node.placement.grow_ahead(worker.size_class)
+        before = -1
+        while before != node.host.space.allocated_bytes:
+            before = node.host.space.allocated_bytes
+            await asyncio.sleep(0.2)
+
+    node.run(asyncio.wait_for(grow(), 10.0))
+    assert node.host.space.allocated_bytes <= 2048 * PAGE + node.host.space.capacity_bytes // 64
