@@ -13,6 +13,7 @@ from kvtier import memory
 from kvtier.agent import logs
 from kvtier.config import AgentConfig
 from kvtier.daemon.agent import Agent
+from kvtier.daemon.service_manager import notify
 from kvtier.daemon.socket_directory import SocketDirectory
 from kvtier.errors import ConfigError
 from kvtier.tiers.disk.io import BlockIO
@@ -54,7 +55,9 @@ async def _serve(config: AgentConfig, disk_io: BlockIO | None) -> None:
         await agent.start(directory)
         gc.collect()
         gc.freeze()
+        notify("READY=1")
         await stop.wait()
+        notify("STOPPING=1")
         log.info("stopping")
     finally:
         await agent.stop()
