@@ -4,13 +4,14 @@
 #
 #   make_certificates.sh DIRECTORY [--host SAN[,SAN...]] [--days N] [NAME=SAN[,SAN...] ...]
 #
-# --host says where the agent is reached (IP:127.0.0.1,DNS:localhost). For tests: the CA's key stays
-# in the directory. A CA that is there already is used again.
+# --host says where the agent is reached (IP:127.0.0.1,DNS:localhost). What is in the directory
+# already is kept: the CA, and the agent's certificate unless --host is given. For tests: the CA's
+# key stays there too.
 set -euo pipefail
 
 directory=${1:?usage: $0 DIRECTORY [--host SAN,...] [--days N] [NAME=SAN,... ...]}
 shift
-host=IP:127.0.0.1,DNS:localhost
+host=
 days=30
 callers=()
 while (($#)); do
@@ -41,7 +42,9 @@ certificate() {
     rm "$1.request" "$1.extensions"
 }
 
-certificate agent "$host" serverAuth
+if [[ -n $host || ! -e agent.pem ]]; then
+    certificate agent "${host:-IP:127.0.0.1,DNS:localhost}" serverAuth
+fi
 for caller in ${callers[@]+"${callers[@]}"}; do
     certificate "${caller%%=*}" "${caller#*=}" clientAuth
 done
