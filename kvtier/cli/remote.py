@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -117,8 +118,8 @@ def _choose(said: dict[str, Any], name: str | None) -> Context:
 
 def endpoint(address: str) -> Endpoint:
     """Of the TCP address of the command that runs. Raises ConfigError or InvalidRequestError."""
-    from pathlib import Path
-
+    # Before gRPC is imported, or it writes about each failed handshake itself.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from kvtier.client.endpoint import Endpoint, read_token, tls_from
 
     chosen = _CHOSEN.get(Context())

@@ -12,7 +12,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from kvtier.client.endpoint import Endpoint
 from kvtier.core.status import ERRORS
-from kvtier.errors import AgentUnavailableError, KvtierError
+from kvtier.errors import AgentUnavailableError, InvalidRequestError, KvtierError
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
@@ -128,4 +128,10 @@ def call_of(channel: Any, method: MethodDescriptor, *, is_serialized: bool = Fal
 def translated(error: grpc.RpcError) -> KvtierError:
     """The exception that the agent raised, or the one for what happened on the way."""
     code, details = error.code(), error.details() or ""
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return InvalidRequestError(
+            "nothing like this is served there: workers and operators have addresses of their own "
+            "(worker.sock and admin.sock, listen.address and listen.admin_address), or the agent "
+            "is of another version"
+        )
     return ERRORS.get(code.value[0], KvtierError)(details or f"the call failed with {code.name}")

@@ -127,7 +127,7 @@ def test_an_expired_certificate_is_refused(
     agent: RemoteAgent, certificates: Path, callers: Callers
 ) -> None:
     make_certificates(certificates, "--days", "0", "late=DNS:operator.example")
-    check = ["openssl", "x509", "-noout", "-checkend", "0", "-in", certificates / "late.pem"]
+    check = ["openssl", "x509", "-noout", "-checkend", "0", "-in", str(certificates / "late.pem")]
     wait_until(lambda: subprocess.run(check, capture_output=True, check=False).returncode, 10, 0.1)
     with pytest.raises(AgentUnavailableError):
         stats(agent, tls_of(certificates, "late"), callers.tokens["operator"])
