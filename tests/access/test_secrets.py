@@ -74,8 +74,8 @@ def callers(planted: Planted) -> Callers:
 def directory(planted: Planted, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("secrets")
     make_certificates(made / "certificates", "worker=DNS:worker.example", "any=DNS:x.y")
-    for key in (made / "certificates").glob("*.key"):
-        planted.found[f"key {key.name}"] = key.read_text().splitlines()[1].encode()
+    for file in (made / "certificates").glob("*.key"):
+        planted.found[f"key {file.name}"] = file.read_text().splitlines()[1].encode()
     sealing = made / "sealing"
     sealing.touch(mode=0o600)
     key = secrets.token_bytes(32)
