@@ -76,6 +76,11 @@ METHODS: Final[Mapping[str, Need]] = {
 }
 
 
+def is_steering(method: str) -> bool:
+    """Whether it is for operators only."""
+    return method in METHODS and METHODS[method].roles == _STEERING
+
+
 def require_role(credential: Credential, method: str) -> None:
     """Raises AccessDeniedError if a method is not for the credential, whatever it is asked."""
     need = METHODS.get(method)

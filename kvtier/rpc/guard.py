@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any, Final
@@ -12,8 +13,10 @@ from google.protobuf.descriptor import MethodDescriptor
 from kvtier.access.certificates import certified_names
 from kvtier.access.credential import Caller
 from kvtier.access.keyring import Keyring
-from kvtier.access.policy import require_reach, require_role
+from kvtier.access.policy import is_steering, require_reach, require_role
 from kvtier.errors import UnauthenticatedError
+
+log = logging.getLogger(__name__)
 
 _METADATA: Final = "authorization"
 _SCHEME: Final = "bearer "
@@ -43,18 +46,23 @@ class Guard:
         self, method: MethodDescriptor, behaviour: Callable[[Any, Any], Any]
     ) -> Callable[[Any, Any], Any]:
         """A servicer's method that refuses, with an AccessDeniedError, what the policy does."""
-        name = method.full_name
+        name, is_noted = method.full_name, is_steering(method.full_name)
+
+        def admit(request: Any, caller: Caller) -> None:
+            require_role(caller.credential, name)
+            if not method.client_streaming:
+                require_reach(caller.credential, name, request)
+            if is_noted:
+                whose = caller.credential.name
+                log.info("%s by %s, from %s", method.name, whose, caller.connection)
 
         async def answer(request: Any, call: Any) -> Any:
-            require_role(call.caller.credential, name)
-            if not method.client_streaming:
-                require_reach(call.caller.credential, name, request)
+            admit(request, call.caller)
             return await behaviour(request, call)
 
         async def stream(request: Any, call: Any) -> AsyncIterator[Any]:
+            admit(request, call.caller)
             credential = call.caller.credential
-            require_role(credential, name)
-            require_reach(credential, name, request)
             async with aclosing(behaviour(request, call)) as messages:
                 async for message in messages:
                     self._keyring.require_current(credential)  # it may have ended meanwhile

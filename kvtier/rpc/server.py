@@ -43,8 +43,12 @@ _OPTIONS = [
     ("grpc.max_receive_message_length", 16 << 20),
     ("grpc.so_reuseport", 0),
 ]
-#: Then a client connects again, and shows its certificate again: what has expired ends.
-_REMOTE_OPTIONS = [("grpc.max_connection_age_ms", 600_000)]
+_REMOTE_OPTIONS = [
+    # Then a client connects again, and shows its certificate again: what has expired ends.
+    ("grpc.max_connection_age_ms", 600_000),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_concurrent_streams", 256),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +192,8 @@ class Server:
         async def call(data: bytes, context: Context) -> Message:
             try:
                 with self._gate:
-                    result: Message = await behaviour(
-                        parsed(request_class, data), self._call_of(context)
-                    )
+                    known = self._call_of(context)  # first: strangers get no further
+                    result: Message = await behaviour(parsed(request_class, data), known)
                     return result
             except Exception as error:
                 code, message = status_of(method, error)
@@ -205,7 +208,8 @@ class Server:
         async def stream(data: bytes, context: Context) -> None:
             try:
                 with self._stream_gate():
-                    answers = behaviour(parsed(request_class, data), self._call_of(context))
+                    known = self._call_of(context)
+                    answers = behaviour(parsed(request_class, data), known)
                     async with aclosing(answers):
                         async for message in answers:
                             await self._write(context, message)
@@ -224,8 +228,9 @@ class Server:
         async def collect(requests: AsyncIterator[bytes], context: Context) -> Message:
             try:
                 with self._stream_gate():
+                    known = self._call_of(context)
                     async with aclosing(self._timely(requests)) as timely:
-                        result: Message = await behaviour(timely, self._call_of(context))
+                        result: Message = await behaviour(timely, known)
                     return result
             except Exception as error:
                 code, message = status_of(method, error)

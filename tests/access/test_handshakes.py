@@ -13,7 +13,6 @@ import pytest
 
 from kvtier import Tls
 from kvtier.access.role import Role
-from kvtier.access.tokens import make_token
 from kvtier.client.admin import AdminClient
 from kvtier.client.endpoint import Endpoint
 from kvtier.client.service import Service
@@ -152,7 +151,7 @@ def test_plain_text_gets_no_answer(agent: RemoteAgent, callers: Callers) -> None
 # Tokens.
 
 
-@pytest.mark.parametrize("token", [make_token(), "kvt_", "x" * 5000, "kvt_" + "A" * 43])
+@pytest.mark.parametrize("token", ["kvt_" + "A" * 43, "kvt_", "x" * 5000])
 def test_a_wrong_token_is_refused_and_not_repeated(
     agent: RemoteAgent, certificates: Path, token: str
 ) -> None:
