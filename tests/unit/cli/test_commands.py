@@ -41,7 +41,7 @@ def test_help_documents_the_exit_codes() -> None:
     [
         *("agent", "stats", "tiers", "namespaces", "sessions", "explain", "record", "evict"),
         *("invalidate", "pin", "unpin", "pins", "flush", "scrub", "drain", "resume", "plan"),
-        *("simulate", "demo", "version", "warm"),
+        *("simulate", "demo", "version", "warm", "token"),
     ],
 )
 def test_every_verb_has_help(verb: str) -> None:
