@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from kvtier.access.scope import ALL, Scope
 from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.namespace import Identity, NamespaceSpec
 from kvtier.core.policies.base import STEP, Asking
@@ -182,14 +183,15 @@ class Namespaces:
             and (each.spec.tenant, each.spec.name) == (spec.tenant, spec.name)
         ]
 
-    def select(self, selector: str) -> list[Namespace]:
+    def select(self, selector: str, scope: Scope = ALL) -> list[Namespace]:
         """Those that `tenant/name` or `tenant/name@digest` names; all for an empty selector.
 
-        Raises NotFoundError when there is none.
+        None but those of the scope. Raises NotFoundError when a selector names none.
         """
+        covered = [each for each in self if scope.covers(each.spec.tenant, each.spec.name)]
         if not selector:
-            return list(self)
-        chosen = [each for each in self if each.spec.matches(selector)]
+            return covered
+        chosen = [each for each in covered if each.spec.matches(selector)]
         if not chosen:
             raise NotFoundError(
                 f"no namespace {selector!r}; namespaces are named tenant/name or "

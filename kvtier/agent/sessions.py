@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from kvtier.access.credential import LOCAL, Caller
 from kvtier.agent.namespaces import Namespace, Namespaces
 from kvtier.core.attach import TOKEN_BYTES
 from kvtier.core.lease import Lease, LeaseTable
@@ -54,7 +55,8 @@ class Attachment:
     """One attach connection of one worker process.
 
     `client_id` is a secret of the client's choosing, the same for all its connections: by it a
-    client that attaches again proves that it has unmapped what it had before.
+    client that attaches again proves that it has unmapped what it had before. `caller` is who may
+    use its sessions.
     """
 
     client_id: bytes
@@ -62,6 +64,7 @@ class Attachment:
     gid: int
     pid: int
     access: Access
+    caller: Caller = LOCAL
     token: bytes = field(default_factory=lambda: secrets.token_bytes(TOKEN_BYTES))
     sessions: dict[int, Session] = field(default_factory=dict)
     connected: bool = True

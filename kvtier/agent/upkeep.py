@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from kvtier.access.scope import ALL, Scope
 from kvtier.agent.cluster import Cluster
 from kvtier.agent.disk import Disk, ScrubProgress
 from kvtier.agent.evicting import Evicted, below, evict
@@ -81,9 +82,9 @@ class Upkeep:
         if cluster is not None:
             cluster.on_generation = self._renewals.renew
 
-    def stats(self, selector: str) -> list[TierStats]:
-        """One entry for each tier."""
-        namespaces = self._namespaces.select(selector)
+    def stats(self, selector: str, scope: Scope = ALL) -> list[TierStats]:
+        """One entry for each tier, over the namespaces of the scope."""
+        namespaces = self._namespaces.select(selector, scope)
         found = [host_stats(self._host, self._grants.leases, self._mover, namespaces)]
         if self._disk is not None:
             found.append(disk_stats(self._disk, namespaces))

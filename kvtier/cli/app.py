@@ -29,10 +29,12 @@ from kvtier.cli import (
     stats,
     tier,
     tiers,
+    token,
     unpin,
     version,
     warm,
 )
+from kvtier.cli.remote import add_options
 
 HELP = """A KV-cache agent for LLM inference workers.
 
@@ -91,4 +93,6 @@ app.add_typer(bench.app, name="bench")
 app.command("plan")(plan.plan)
 app.command("simulate")(simulate.simulate)
 app.command("demo")(demo.demo)
+app.command("token")(token.token)
 app.command("version")(version.version)
+add_options(app)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
-from typing import Any, Final
+from typing import Any, Final, Literal
 
+from kvtier.client.endpoint import Endpoint, Tls, endpoint_of
 from kvtier.client.service import Service
 from kvtier.core.block import Tier
 from kvtier.v1 import block_pb2
@@ -17,9 +19,21 @@ _NODES_PAGE: Final = 100  # a node may tell of hundreds of namespaces
 
 
 class AdminClient:
-    """Calls one agent's CacheAdmin. A context manager. Methods raise KvtierErrors."""
+    """Calls one agent's CacheAdmin. A context manager. Methods raise KvtierErrors.
 
-    def __init__(self, address: str, timeout_seconds: float = 5.0) -> None:
+    `address` is that of admin.sock, or HOST:PORT; then `token` and `tls` are as of `Client`.
+    """
+
+    def __init__(
+        self,
+        address: str | Endpoint,
+        timeout_seconds: float = 5.0,
+        *,
+        token: str | None = None,
+        tls: Tls | Literal["insecure"] | None = None,
+    ) -> None:
+        if isinstance(address, str):
+            address = endpoint_of(address, token, tls, os.environ)
         self._service = Service(address, pb.DESCRIPTOR.services_by_name["CacheAdmin"])
         self._address = address
         self._timeout_seconds = timeout_seconds

@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, Strict, ValidationInfo, field_validator, model_validator
 
+from kvtier.config.listen import ListenConfig
 from kvtier.config.namespaces import NamespaceRuleConfigs, check_guarantees
 from kvtier.config.section import Count, Seconds, Section, Share, check_tenants
 from kvtier.config.size import Size, at_least
@@ -150,6 +151,7 @@ class AgentConfig(Section):
     """May use the workers' sockets too; by name or gid."""
     workers: tuple[WorkerRule, ...] = ()
     """Empty: only workers of the agent's own uid, all tenants."""
+    listen: ListenConfig = ListenConfig()
     layout_conflict: LayoutConflict = "warn"
     limits: LimitsConfig = LimitsConfig()
     leases: LeaseConfig = LeaseConfig()

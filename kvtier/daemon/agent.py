@@ -49,6 +49,7 @@ from kvtier.daemon.cluster import (
     is_embedded,
     node_name,
 )
+from kvtier.daemon.listening import Listening, Offer
 from kvtier.daemon.settings import (
     access_rules,
     disk_settings,
@@ -86,6 +87,7 @@ class Agent:
 
     def __init__(self, config: AgentConfig, disk_io: BlockIO | None = None) -> None:
         self.config = config
+        self.listening = Listening(config.listen)
         self.identity = Identity(
             epoch=secrets.randbits(64) or 1,
             version=version("kvtier"),
@@ -254,9 +256,11 @@ class Agent:
             await self.disk.restore_namespaces(self.namespaces)
         limits = self.config.streams
         gate = Gate(limits.max_streams, "streams", "streams.max_streams")
-        worker_server = Server(self.gate, StreamLimits(gate, limits.stall_seconds))
+        stream_limits = StreamLimits(gate, limits.stall_seconds)
+        admin_gate = Gate(self.config.limits.max_calls)
+        worker_server = Server(self.gate, stream_limits)
         worker_server.add(_BLOCK_CACHE, self.block_cache)
-        admin_server = Server(Gate(self.config.limits.max_calls))
+        admin_server = Server(admin_gate)
         admin_server.add(_CACHE_ADMIN, admin, inspection)
         self._servers = [worker_server, admin_server]
         mode, group_id = directory.worker_mode, directory.group_id
@@ -264,6 +268,10 @@ class Agent:
         self.attach.listen(directory.path / ATTACH_SOCKET, mode, group_id)
         await worker_server.listen(directory.path / WORKER_SOCKET, mode, group_id)
         await admin_server.listen(directory.path / ADMIN_SOCKET, 0o600, -1)
+        self._servers += await self.listening.open(
+            Offer(_BLOCK_CACHE, [self.block_cache], self.gate, stream_limits),
+            Offer(_CACHE_ADMIN, [admin, inspection], admin_gate),
+        )
         capacity, available = self.config.tiers.host.capacity, memory.available_bytes()
         if capacity > available:
             log.warning(
@@ -284,6 +292,7 @@ class Agent:
             self.cluster.start()
         self._spawn(self._recover())
         self._spawn(self.expiry.run())
+        self._spawn(self.listening.watch())
         if self.warming.options.is_predictive:
             self._spawn(self.warming.run())
 

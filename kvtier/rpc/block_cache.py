@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from kvtier.access.credential import LOCAL
 from kvtier.agent.grants import Granted, Grants
 from kvtier.agent.lifecycle import Lifecycle
 from kvtier.agent.loading import Loading
@@ -68,7 +69,7 @@ class BlockCacheService:
             epoch=self._identity.epoch,
             max_batch_blocks=self._identity.max_batch_blocks,
             max_lease_ttl=convert.duration(self._grants.limits.max_seconds),
-            attach_socket=self._identity.attach_socket,
+            attach_socket=self._identity.attach_socket if call.caller is LOCAL else "",
             tiers=self._tiers,  # type: ignore[arg-type]
             version=self._identity.version,
             max_chunk_bytes=MAX_MESSAGE_BYTES,
@@ -82,10 +83,12 @@ class BlockCacheService:
         if len(request.worker.encode()) > _MAX_WORKER_BYTES:
             raise InvalidRequestError(f"worker is longer than {_MAX_WORKER_BYTES} bytes")
         spec = convert.spec_from(request.namespace)
-        if request.attach_token:
+        if not request.attach_token:
+            session, differences = self._streams.sessions.open(spec, request.worker, call.caller)
+        elif call.caller is LOCAL:
             session, differences = self._sessions.open(request.attach_token, spec, request.worker)
         else:
-            session, differences = self._streams.sessions.open(spec, request.worker)
+            raise UnauthenticatedError("attach_token is for calls on the agent's own node")
         return pb.OpenSessionResponse(
             session_token=session.token,
             epoch=self._identity.epoch,
@@ -250,6 +253,10 @@ class BlockCacheService:
                 "session_token"
             )
         session = self._sessions.find(call.session_token)
+        owner = session.attachment.caller
+        if owner is not call.caller:
+            owner.require_same(call.caller)
+            call.caller.scope.require(session.namespace.spec.tenant, session.namespace.spec.name)
         self._streams.sessions.renew(session)
         return session
 

@@ -14,12 +14,14 @@ from kvtier.core.lease import LeaseKind, LeaseTable
 from kvtier.errors import InvalidRequestError, NotFoundError
 from kvtier.rpc import conversion as convert
 from kvtier.rpc.cache_inspection import history_message
+from kvtier.rpc.own_stats import own_stats
 from kvtier.rpc.paging import page_of
 from kvtier.rpc.pin_calls import PinCalls
 from kvtier.rpc.server import Call, Gate
 from kvtier.v1 import cache_admin_pb2 as pb
 
 if TYPE_CHECKING:
+    from kvtier.access.scope import Scope
     from kvtier.agent.history import History
     from kvtier.agent.namespaces import Namespace, Namespaces
     from kvtier.agent.pins import Pins
@@ -63,7 +65,7 @@ class CacheAdminService(PinCalls):
         self._started = time.monotonic()
 
     async def GetStats(self, request: pb.GetStatsRequest, call: Call) -> pb.Stats:
-        return self._stats(request.namespace)
+        return self._stats(request.namespace, call.caller.scope)
 
     async def WatchStats(
         self, request: pb.WatchStatsRequest, call: Call
@@ -74,7 +76,7 @@ class CacheAdminService(PinCalls):
                 f"interval is {interval} s; at least {_SHORTEST_INTERVAL_SECONDS} s"
             )
         while True:
-            yield self._stats(request.namespace)
+            yield self._stats(request.namespace, call.caller.scope)
             await asyncio.sleep(interval)
 
     async def ResizeTier(self, request: pb.ResizeTierRequest, call: Call) -> pb.ResizeTierResponse:
@@ -169,7 +171,9 @@ class CacheAdminService(PinCalls):
     async def ListSessions(
         self, request: pb.ListSessionsRequest, call: Call
     ) -> pb.ListSessionsResponse:
-        ordered = sorted(self._sessions, key=lambda each: each.session_id)
+        chosen = set(self._namespaces.select("", call.caller.scope))
+        visible = [each for each in self._sessions if each.namespace in chosen]
+        ordered = sorted(visible, key=lambda each: each.session_id)
         page, token = page_of(ordered, request.page_size, request.page_token)
         return pb.ListSessionsResponse(
             sessions=[self._session(each) for each in page], next_page_token=token
@@ -178,9 +182,11 @@ class CacheAdminService(PinCalls):
     async def ListNamespaces(
         self, request: pb.ListNamespacesRequest, call: Call
     ) -> pb.ListNamespacesResponse:
-        page, token = page_of(list(self._namespaces), request.page_size, request.page_token)
+        scope = call.caller.scope
+        visible = self._namespaces.select("", scope)
+        page, token = page_of(visible, request.page_size, request.page_token)
         return pb.ListNamespacesResponse(
-            namespaces=[self._namespace(each) for each in page], next_page_token=token
+            namespaces=[self._namespace(each, scope) for each in page], next_page_token=token
         )
 
     async def ListNodes(self, request: pb.ListNodesRequest, call: Call) -> pb.ListNodesResponse:
@@ -188,13 +194,13 @@ class CacheAdminService(PinCalls):
         page, token = page_of(nodes, request.page_size, request.page_token)
         return pb.ListNodesResponse(nodes=map(self._node, page), next_page_token=token)
 
-    def _stats(self, selector: str) -> pb.Stats:
-        namespaces = self._namespaces.select(selector)
+    def _stats(self, selector: str, scope: Scope) -> pb.Stats:
+        namespaces = self._namespaces.select(selector, scope)
         chosen = {each.namespace_id for each in namespaces}
-        return pb.Stats(
+        stats = pb.Stats(
             epoch=self._identity.epoch,
             sample_time=convert.timestamp(time.time()),
-            tiers=[pb.TierStats(**asdict(tier)) for tier in self._upkeep.stats(selector)],
+            tiers=[pb.TierStats(**asdict(tier)) for tier in self._upkeep.stats(selector, scope)],
             session_count=sum(each.namespace.namespace_id in chosen for each in self._sessions),
             lease_count=sum(
                 lease.namespace_id in chosen and lease.kind is not LeaseKind.QUARANTINE
@@ -206,6 +212,7 @@ class CacheAdminService(PinCalls):
             namespace_count=len(namespaces),
             history=history_message(self._history),
         )
+        return stats if scope.is_all else own_stats(stats)
 
     def _session(self, session: Session) -> pb.Session:
         leases = self._leases.of_session(session.session_id)
@@ -222,7 +229,7 @@ class CacheAdminService(PinCalls):
             leased_bytes=sum(lease.size_bytes for lease in leases),
         )
 
-    def _namespace(self, namespace: Namespace) -> pb.NamespaceInfo:
+    def _namespace(self, namespace: Namespace, scope: Scope) -> pb.NamespaceInfo:
         blocks = [0] * len(Tier)
         used = [0] * len(Tier)
         pinned = [0] * len(Tier)
@@ -231,7 +238,9 @@ class CacheAdminService(PinCalls):
             blocks[tier - 1] = sum(len(each.residency) for each in classes)
             used[tier - 1] = sum(each.used_slots * each.slot_bytes for each in classes)
             pinned[tier - 1] = sum(each.pinned.size_bytes for each in classes)
-        holdings = self._upkeep.holdings(namespace)
+        holdings = {}
+        if scope.covers_all_of(namespace.rule.pattern):  # they are of all its namespaces together
+            holdings = self._upkeep.holdings(namespace)
         ttl = namespace.rule.ttl_seconds
         return pb.NamespaceInfo(
             spec=convert.spec_message(namespace.spec),

@@ -35,8 +35,11 @@ class CacheInspectionService:
     ) -> pb.ExplainBlocksResponse:
         namespace = self._only(request.namespace)
         keys = convert.keys_from(request.keys, namespace, self._identity.max_batch_blocks)
-        explanations = await self._explaining.explain(namespace, keys)
-        answer = pb.ExplainBlocksResponse(history=history_message(self._explaining.history))
+        scope = call.caller.scope
+        explanations = await self._explaining.explain(namespace, keys, scope)
+        answer = pb.ExplainBlocksResponse()
+        if scope.is_all:
+            answer.history.CopyFrom(history_message(self._explaining.history))
         async for part in slices(len(explanations), READ_SLICE):
             answer.explanations.extend(map(_explanation, explanations[part]))
         return answer
@@ -55,7 +58,7 @@ class CacheInspectionService:
     async def RecordRequests(
         self, request: pb.RecordRequestsRequest, call: Call
     ) -> AsyncIterator[pb.RecordedRequest]:
-        async for asked in self._recorder.record(request.namespace):
+        async for asked in self._recorder.record(request.namespace, scope=call.caller.scope):
             message = _recorded(asked)
             async for part in slices(len(asked.keys.hashes), READ_SLICE):
                 message.hashes.extend(int.from_bytes(each[:8]) for each in asked.keys.hashes[part])

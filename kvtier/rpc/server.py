@@ -1,4 +1,4 @@
-"""A gRPC server on Unix sockets: admission, parsing and errors, the same for every method."""
+"""A gRPC server on a Unix socket or TCP: admission, parsing, errors, the same for every method."""
 
 from __future__ import annotations
 
@@ -20,14 +20,18 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 
+from kvtier.access.credential import LOCAL, Caller
 from kvtier.core.status import CODES, Code
 from kvtier.errors import (
+    ConfigError,
     DeadlineExceededError,
     InternalError,
     InvalidRequestError,
     KvtierError,
     OverloadedError,
 )
+from kvtier.rpc.guard import Guard
+from kvtier.rpc.tls import ServerTls
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +43,22 @@ _OPTIONS = [
     ("grpc.max_receive_message_length", 16 << 20),
     ("grpc.so_reuseport", 0),
 ]
+_REMOTE_OPTIONS = [
+    # Then a client connects again, and shows its certificate again: what has expired ends.
+    ("grpc.max_connection_age_ms", 600_000),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_concurrent_streams", 256),
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a method knows of its caller: the session it names, and the time until its deadline."""
+    """What a method knows of its caller: the session it names, the time until its deadline, and
+    who it is."""
 
     session_token: bytes | None = None
     remaining_seconds: float | None = None
+    caller: Caller = LOCAL
 
 
 def patience_seconds(call: Call) -> float | None:
@@ -86,7 +98,7 @@ class StreamLimits:
 
 
 class Server:
-    """Serves services on one Unix socket.
+    """Serves services on one Unix socket, or with a guard on one TCP address.
 
     A servicer has a coroutine `Method(request, call)` for each method of its service; an async
     generator where the answer is a stream, which may yield messages that are serialized already. A
@@ -96,10 +108,14 @@ class Server:
     The health service says that "" is SERVING while it listens, and "ready" as `set_ready` says.
     """
 
-    def __init__(self, gate: Gate, streams: StreamLimits | None = None) -> None:
+    def __init__(
+        self, gate: Gate, streams: StreamLimits | None = None, guard: Guard | None = None
+    ) -> None:
         self._gate = gate
         self._streams = streams
-        self._server = grpc.aio.server(options=_OPTIONS)
+        self._guard = guard
+        options = _OPTIONS if guard is None else [*_OPTIONS, *_REMOTE_OPTIONS]
+        self._server = grpc.aio.server(options=options)
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
@@ -127,6 +143,21 @@ class Server:
         os.chown(path, -1, group_id)
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
 
+    async def listen_remotely(self, address: str, tls: ServerTls | None) -> int:
+        """Serves on HOST:PORT, without `tls` in the clear; the port. Raises ConfigError."""
+        assert self._guard is not None, "whoever can connect could call anything"
+        await self.set_ready(False)
+        try:
+            if tls is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, tls.credentials)
+        except RuntimeError as error:
+            raise ConfigError(f"listen: cannot listen on {address}: {error}") from error
+        await self._server.start()
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        return port
+
     async def set_ready(self, is_ready: bool) -> None:
         """What probes of the health service are told about "ready"; without effect after `stop`."""
         status = health_pb2.HealthCheckResponse
@@ -140,6 +171,8 @@ class Server:
     def _handler(
         self, method: MethodDescriptor, behaviour: Callable[[Any, Call], Any]
     ) -> grpc.RpcMethodHandler[Any, Any]:
+        if self._guard is not None:
+            behaviour = self._guard.guarded(method, behaviour)
         if method.client_streaming:
             return grpc.stream_unary_rpc_method_handler(
                 self._collecting(method, behaviour), response_serializer=_serialized
@@ -159,9 +192,8 @@ class Server:
         async def call(data: bytes, context: Context) -> Message:
             try:
                 with self._gate:
-                    result: Message = await behaviour(
-                        parsed(request_class, data), _call_of(context)
-                    )
+                    known = self._call_of(context)  # first: strangers get no further
+                    result: Message = await behaviour(parsed(request_class, data), known)
                     return result
             except Exception as error:
                 code, message = status_of(method, error)
@@ -176,7 +208,8 @@ class Server:
         async def stream(data: bytes, context: Context) -> None:
             try:
                 with self._stream_gate():
-                    answers = behaviour(parsed(request_class, data), _call_of(context))
+                    known = self._call_of(context)
+                    answers = behaviour(parsed(request_class, data), known)
                     async with aclosing(answers):
                         async for message in answers:
                             await self._write(context, message)
@@ -195,14 +228,23 @@ class Server:
         async def collect(requests: AsyncIterator[bytes], context: Context) -> Message:
             try:
                 with self._stream_gate():
+                    known = self._call_of(context)
                     async with aclosing(self._timely(requests)) as timely:
-                        result: Message = await behaviour(timely, _call_of(context))
+                        result: Message = await behaviour(timely, known)
                     return result
             except Exception as error:
                 code, message = status_of(method, error)
             return await context.abort(grpc.StatusCode[code.name], message)
 
         return collect
+
+    def _call_of(self, context: Context) -> Call:
+        """Raises UnauthenticatedError."""
+        caller = LOCAL if self._guard is None else self._guard.caller(context)
+        for key, value in context.invocation_metadata() or ():
+            if key == _SESSION_METADATA and isinstance(value, bytes):
+                return Call(value, context.time_remaining(), caller)
+        return Call(None, context.time_remaining(), caller)
 
     def _stream_gate(self) -> AbstractContextManager[None]:
         return self._streams.gate if self._streams else nullcontext()
@@ -257,10 +299,3 @@ def status_of(method: MethodDescriptor, error: Exception) -> tuple[Code, str]:
         log.error("%s failed (incident %s)", method.full_name, incident, exc_info=error)
         error = InternalError(f"a bug in kvtier; the agent's log has it as incident {incident}")
     return CODES[type(error)], str(error)
-
-
-def _call_of(context: Context) -> Call:
-    for key, value in context.invocation_metadata() or ():
-        if key == _SESSION_METADATA and isinstance(value, bytes):
-            return Call(value, context.time_remaining())
-    return Call(None, context.time_remaining())

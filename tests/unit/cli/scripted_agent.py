@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any
 
+from kvtier.access.scope import ALL, Scope
 from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.lease import LeaseTable
 from kvtier.core.namespace import NamespaceSpec
@@ -90,7 +91,7 @@ class ScriptedUpkeep:
             Tier.DISK: SimpleNamespace(limit_bytes=None, guaranteed_bytes=0, occupied_bytes=5),
         }
 
-    def stats(self, selector: str) -> list[Any]:
+    def stats(self, selector: str, scope: Scope = ALL) -> list[Any]:
         """A tier with more than its capacity gets smaller each time that it is asked for."""
         for each in self.tiers:
             excess = getattr(each, "allocated_bytes", 0) - getattr(each, "capacity_bytes", 0)
@@ -175,7 +176,7 @@ class OneNamespace:
     def __iter__(self) -> Iterator[SimpleNamespace]:
         return iter([self.only])
 
-    def select(self, selector: str) -> list[SimpleNamespace]:
+    def select(self, selector: str, scope: Scope = ALL) -> list[SimpleNamespace]:
         if selector and not self.only.spec.matches(selector):
             raise NotFoundError(f"no namespace {selector!r}")
         return [self.only]

@@ -41,7 +41,7 @@ def test_help_documents_the_exit_codes() -> None:
     [
         *("agent", "stats", "tiers", "namespaces", "sessions", "explain", "record", "evict"),
         *("invalidate", "pin", "unpin", "pins", "flush", "scrub", "drain", "resume", "plan"),
-        *("simulate", "demo", "version", "warm"),
+        *("simulate", "demo", "version", "warm", "token"),
     ],
 )
 def test_every_verb_has_help(verb: str) -> None:
@@ -148,7 +148,7 @@ def test_output_that_cannot_be_written_is_one_line() -> None:
 
 @pytest.mark.parametrize("address", ["", "here", "tcp:1", "unix:", "unix://host/path"])
 def test_addresses_of_other_kinds_are_refused(address: str) -> None:
-    with pytest.raises(InvalidRequestError, match="only unix:PATH is supported"):
+    with pytest.raises(InvalidRequestError, match="must be unix:PATH or HOST:PORT"):
         socket_path(address)
 
 
