@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from kvtier.agent.usage import Usage
 from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.namespace import Identity, NamespaceSpec
 from kvtier.core.rules import NO_RULE, NamespaceRule, rule_for
@@ -47,6 +48,10 @@ class Namespace:
     #: Are told what workers look for: the list of `Namespaces`.
     on_asked: list[OnAsked] = field(default_factory=list, repr=False)
     rule: NamespaceRule = NO_RULE
+    usage: Usage = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.usage = Usage(self.spec)
 
     @property
     def label(self) -> str:

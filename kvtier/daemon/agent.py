@@ -49,6 +49,7 @@ from kvtier.daemon.cluster import (
     is_embedded,
     node_name,
 )
+from kvtier.daemon.metrics import metrics_endpoint
 from kvtier.daemon.settings import (
     access_rules,
     disk_settings,
@@ -64,6 +65,7 @@ from kvtier.rpc.block_cache import BlockCacheService, Identity
 from kvtier.rpc.block_streams import BlockStreams
 from kvtier.rpc.cache_admin import CacheAdminService
 from kvtier.rpc.cache_inspection import CacheInspectionService
+from kvtier.rpc.call_counts import CallCounts
 from kvtier.rpc.direct import DirectCalls
 from kvtier.rpc.server import Gate, Server, StreamLimits
 from kvtier.sockets import ADMIN_SOCKET, ATTACH_SOCKET, WORKER_SOCKET
@@ -187,7 +189,7 @@ class Agent:
             cluster=self.cluster,
         )
         self.recorder = Recorder(self.namespaces, time.time)
-        self.gate = Gate(config.limits.max_calls)
+        self.gate, self.calls = Gate(config.limits.max_calls), CallCounts()
         self.streams = self._streams()
         self.block_cache = BlockCacheService(
             self.identity,
@@ -204,8 +206,9 @@ class Agent:
             self.host.arena,
             access_rules(config),
             self.identity.epoch,
-            DirectCalls(_BLOCK_CACHE, self.block_cache, self.gate).answer,
+            DirectCalls(_BLOCK_CACHE, self.block_cache, self.gate, self.calls).answer,
         )
+        self.metrics = metrics_endpoint(self)
         self.placement.on_retired = self.attach.announce_retired
         self._started_at = time.time()
         self._servers: list[Server] = []
@@ -249,9 +252,10 @@ class Agent:
             await self.disk.restore_namespaces(self.namespaces)
         limits = self.config.streams
         gate = Gate(limits.max_streams, "streams", "streams.max_streams")
-        worker_server = Server(self.gate, StreamLimits(gate, limits.stall_seconds))
+        streams = StreamLimits(gate, limits.stall_seconds)
+        worker_server = Server(self.gate, streams, self.calls)
         worker_server.add(_BLOCK_CACHE, self.block_cache)
-        admin_server = Server(Gate(self.config.limits.max_calls))
+        admin_server = Server(Gate(self.config.limits.max_calls), calls=self.calls)
         admin_server.add(_CACHE_ADMIN, admin, inspection)
         self._servers = [worker_server, admin_server]
         mode, group_id = directory.worker_mode, directory.group_id
@@ -279,6 +283,8 @@ class Agent:
             self.cluster.start()
         self._spawn(self._recover())
         self._spawn(self.expiry.run())
+        if self.metrics:
+            self._spawn(self.metrics.run())
         if self.warming.options.is_predictive:
             self._spawn(self.warming.run())
 

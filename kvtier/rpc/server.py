@@ -28,6 +28,7 @@ from kvtier.errors import (
     KvtierError,
     OverloadedError,
 )
+from kvtier.rpc.call_counts import CallCounts
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +97,11 @@ class Server:
     The health service says that "" is SERVING while it listens, and "ready" as `set_ready` says.
     """
 
-    def __init__(self, gate: Gate, streams: StreamLimits | None = None) -> None:
+    def __init__(
+        self, gate: Gate, streams: StreamLimits | None = None, calls: CallCounts | None = None
+    ) -> None:
         self._gate = gate
+        self._calls = CallCounts() if calls is None else calls
         self._streams = streams
         self._server = grpc.aio.server(options=_OPTIONS)
         self._health = health.HealthServicer()
@@ -162,9 +166,10 @@ class Server:
                     result: Message = await behaviour(
                         parsed(request_class, data), _call_of(context)
                     )
+                    self._calls.succeeded(method)
                     return result
             except Exception as error:
-                code, message = status_of(method, error)
+                code, message = self._failed(method, error)
             return await context.abort(grpc.StatusCode[code.name], message)
 
         return call
@@ -180,11 +185,12 @@ class Server:
                     async with aclosing(answers):
                         async for message in answers:
                             await self._write(context, message)
+                    self._calls.succeeded(method)
                     return
             except grpc.aio.InternalError:
                 return  # the client has gone, and the cancellation of this call is on its way
             except Exception as error:
-                code, message = status_of(method, error)
+                code, message = self._failed(method, error)
             await context.abort(grpc.StatusCode[code.name], message)
 
         return stream
@@ -197,12 +203,18 @@ class Server:
                 with self._stream_gate():
                     async with aclosing(self._timely(requests)) as timely:
                         result: Message = await behaviour(timely, _call_of(context))
+                    self._calls.succeeded(method)
                     return result
             except Exception as error:
-                code, message = status_of(method, error)
+                code, message = self._failed(method, error)
             return await context.abort(grpc.StatusCode[code.name], message)
 
         return collect
+
+    def _failed(self, method: MethodDescriptor, error: Exception) -> tuple[Code, str]:
+        code, message = status_of(method, error)
+        self._calls.failed(method, code)
+        return code, message
 
     def _stream_gate(self) -> AbstractContextManager[None]:
         return self._streams.gate if self._streams else nullcontext()
