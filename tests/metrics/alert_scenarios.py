@@ -1,7 +1,6 @@
 """What makes each alert fire: series as promtool writes them, and when to look.
 
-A series goes on for as many minutes as it says, and each scenario makes the alert of its name fire
-and no other.
+Each scenario makes the alert of its name fire, and no other.
 """
 
 from __future__ import annotations
@@ -13,13 +12,14 @@ _NODE = 'job="kvtier", instance="n"'
 
 @dataclass(frozen=True)
 class Scenario:
-    """`series` are expanding notations by metric and labels; `minutes` is when the alert fires, and
-    `quiet_minutes` when it does not yet."""
+    """`series` have a value each `step_minutes`, by metric and labels; `minutes` is when the alert
+    fires, and `quiet_minutes` when it does not yet."""
 
     alert: str
     series: dict[str, str]
     minutes: int
     quiet_minutes: int
+    step_minutes: int = 1
 
 
 def _of(metric: str, labels: str = "") -> str:
@@ -124,11 +124,12 @@ SCENARIOS = [
     Scenario(
         "KvtierHitRateDrop",
         {
-            _of(_TOKENS, _HIT): f"0+8000x{_DAY} 11520000+2000x120",
-            _of(_TOKENS, _MISS): f"0+2000x{_DAY} 2880000+8000x120",
+            _of(_TOKENS, _HIT): f"0+40000x{_DAY // 5} 11520000+10000x24",
+            _of(_TOKENS, _MISS): f"0+10000x{_DAY // 5} 2880000+40000x24",
         },
         _DAY + 80,
         _DAY - 10,
+        step_minutes=5,
     ),
     Scenario("KvtierLayoutsDiffer", {_of("kvtier_open_layouts", 'namespace="a/b"'): "2x30"}, 16, 9),
     Scenario(

@@ -47,12 +47,14 @@ def test_every_alert_has_a_scenario() -> None:
 
 @needs_promtool
 def test_each_alert_fires_for_what_it_is_meant_for_and_no_other_does(tmp_path: Path) -> None:
-    file = tmp_path / "alerts.test.yml"
-    tests = [_promtool_test(each) for each in SCENARIOS]
-    file.write_text(
-        yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests})
-    )
-    done = promtool("test", "rules", file)
+    files = []
+    for step in {each.step_minutes for each in SCENARIOS}:
+        tests = [_promtool_test(each) for each in SCENARIOS if each.step_minutes == step]
+        interval = f"{step}m"
+        rules = {"rule_files": [str(RULES)], "evaluation_interval": interval, "tests": tests}
+        files.append(tmp_path / f"{interval}.yml")
+        files[-1].write_text(yaml.safe_dump(rules))
+    done = promtool("test", "rules", *files)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -61,7 +63,7 @@ def _promtool_test(scenario: Scenario) -> dict[str, Any]:
     label = f'{{alertname="{scenario.alert}"}}'
     return {
         "name": scenario.alert,
-        "interval": "1m",
+        "interval": f"{scenario.step_minutes}m",
         "input_series": [
             {"series": name, "values": values} for name, values in scenario.series.items()
         ],
