@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Mapping
 from http import HTTPStatus
 
@@ -15,7 +16,7 @@ from kvtier.metrics.sources import Sources
 
 log = logging.getLogger(__name__)
 
-_RETRY_SECONDS = 10.0
+_RETRY_SECONDS = 5.0
 
 
 class MetricsEndpoint:
@@ -24,7 +25,7 @@ class MetricsEndpoint:
 
     def __init__(self, sources: Sources, host: str, port: int, most_names: int) -> None:
         self._sources = sources
-        self._collector = Collector(sources, most_names)
+        self.collector = Collector(sources, most_names)
         self._host, self._port = host, port
         self._scrape = asyncio.Lock()
 
@@ -44,7 +45,7 @@ class MetricsEndpoint:
             try:
                 port = await server.listen(self._host, self._port)
             except OSError as error:
-                reason = error.strerror or str(error)
+                reason = _reason(error)
                 if reason != told:
                     log.warning(
                         "metrics.address: %s cannot be listened on: %s; the agent serves workers "
@@ -65,7 +66,7 @@ class MetricsEndpoint:
     async def _metrics(self, headers: Mapping[str, str]) -> Answer:
         accept = headers.get("accept", "")
         async with self._scrape:  # one at a time, whoever asks
-            samples = await self._collector.collect()
+            samples = await self.collector.collect()
 
             def rendered() -> tuple[bytes, str]:
                 add_memory(samples)
@@ -82,3 +83,9 @@ class MetricsEndpoint:
         reason = self._sources.why_not_ready()
         status = HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK
         return Answer(status, f"{reason or 'ready'}\n".encode())
+
+
+def _reason(error: OSError) -> str:
+    """Without what asyncio says around it; a name that cannot be found has no errno."""
+    number = error.errno or 0
+    return os.strerror(number) if number > 0 else str(error)

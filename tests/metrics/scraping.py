@@ -14,10 +14,11 @@ from tests.faults.waiting import wait_until
 Values = dict[frozenset[str], float]
 
 
-def metrics_target(agent: AgentProcess) -> str:
-    """HOST:PORT; of its last start, for one that was given port 0."""
+def metrics_target(agent: AgentProcess, seconds: float = 10.0) -> str:
+    """HOST:PORT, when it listens; of its last start."""
     pattern = re.compile(r"metrics at http://(\S+)/metrics")
-    return wait_until(lambda: pattern.findall(agent.log), 10.0)[-1]
+    found: list[str] = wait_until(lambda: pattern.findall(agent.log), seconds)
+    return found[-1]
 
 
 def get(target: str, path: str, headers: dict[str, str] | None = None) -> tuple[int, str, str]:
