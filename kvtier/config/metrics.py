@@ -34,5 +34,5 @@ class MetricsConfig(Section):
 
     address: Annotated[Text, AfterValidator(_is_address)] | None = "127.0.0.1:9797"
     """None: nothing is listened on."""
-    max_namespaces: Annotated[Count, Field(le=1024)] = 32
+    max_namespaces: Annotated[Count, Field(le=256)] = 32
     """Names with series of their own."""

@@ -64,6 +64,8 @@ def test_what_is_scraped_is_what_was_done(agent: AgentProcess) -> None:
     assert value("calls_total", "LookupPrefix", "OK") == 1
     assert value("compute_seconds_saved_total", "default/m") == 12.5
     assert stats.compute_seconds_saved == 12.5
+    assert value("in_flight_bytes", "disk", "promote") == 0
+    assert value("in_flight_bytes", "disk", "demote") == 0
     assert value("allocated_bytes", "disk") == stats.tiers[1].allocated_bytes
     assert value("memory_available_bytes") > 0
     assert found["process_resident_memory_bytes"][frozenset()] > 1 << 20
