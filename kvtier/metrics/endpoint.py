@@ -31,7 +31,7 @@ class MetricsEndpoint:
 
     async def run(self) -> None:
         """Until it is cancelled."""
-        routes = {"/metrics": self._metrics, "/healthz": self._health, "/readyz": self._readiness}
+        routes = {"/metrics": self.metrics, "/healthz": self.health, "/readyz": self.readiness}
         server = HttpServer(routes)
         try:
             await self._listen(server)
@@ -63,7 +63,9 @@ class MetricsEndpoint:
     def _address(self, port: int) -> str:
         return f"[{self._host}]:{port}" if ":" in self._host else f"{self._host}:{port}"
 
-    async def _metrics(self, headers: Mapping[str, str]) -> Answer:
+    async def metrics(self, headers: Mapping[str, str]) -> Answer:
+        """The numbers are read on the event loop, and written by a thread, which only has the
+        interpreter for half a millisecond at a time (`tune_interpreter`)."""
         accept = headers.get("accept", "")
         async with self._scrape:  # one at a time, whoever asks
             samples = await self.collector.collect()
@@ -75,11 +77,11 @@ class MetricsEndpoint:
             body, content_type = await asyncio.to_thread(rendered)
         return Answer(HTTPStatus.OK, body, content_type)
 
-    async def _health(self, headers: Mapping[str, str]) -> Answer:
+    async def health(self, headers: Mapping[str, str]) -> Answer:
         """That there is an answer says it."""
         return Answer(HTTPStatus.OK, b"ok\n")
 
-    async def _readiness(self, headers: Mapping[str, str]) -> Answer:
+    async def readiness(self, headers: Mapping[str, str]) -> Answer:
         reason = self._sources.why_not_ready()
         status = HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK
         return Answer(status, f"{reason or 'ready'}\n".encode())

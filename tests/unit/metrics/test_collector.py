@@ -237,21 +237,21 @@ def test_buckets_have_what_is_up_to_their_bound() -> None:
     assert other.seconds == pytest.approx(2 * latency.seconds)
 
 
-@pytest.mark.alone
-def test_reading_a_thousand_namespaces_keeps_turns_short() -> None:
+def test_a_scrape_of_a_thousand_namespaces_keeps_turns_short() -> None:
     async def test(books: Books) -> None:
         for number in range(1000):
-            session = books.open(f"m{number}")
-            session.namespace.usage.lookups.observe(0.1)
-        turns: list[float] = []
-        collecting = asyncio.create_task(books.collect())
-        while not collecting.done():
-            begun = time.perf_counter()
+            books.open(f"m{number}")
+        assert books.agent.metrics is not None
+        turns: list[float] = []  # the loop's own time on a processor, however busy the machine is
+        scraping = asyncio.create_task(books.agent.metrics.metrics({}))
+        while not scraping.done():
+            begun = time.thread_time()
             await asyncio.sleep(0)
-            turns.append(time.perf_counter() - begun)
-        samples = collecting.result()
-        assert len(samples.values["kvtier_sessions"]) == 256 + 1
+            turns.append(time.thread_time() - begun)
+        assert scraping.result().body.count(b"kvtier_sessions{") == 256 + 1
         turns.sort()
-        assert turns[len(turns) * 95 // 100] < 0.002, turns[-20:]
+        assert len(turns) > 50
+        assert turns[-len(turns) // 20] < 0.002, turns[-20:]
+        assert turns[-1] < 0.02
 
     run(test, books(metrics={"max_namespaces": 256}, limits={"max_sessions": 2000}))
