@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
@@ -18,7 +19,7 @@ from kvtier.memory import pressure_seconds
 from kvtier.metrics.catalogue import METRICS, Kind
 from kvtier.testing import AgentProcess
 from kvtier.testing.redis_servers import RedisServer
-from tests.crash.agents import disk_settings, read, store
+from tests.crash.agents import Key, disk_settings, read, store
 from tests.faults.blocks import hashes_of
 from tests.faults.waiting import wait_until
 from tests.metrics.prometheus_server import PrometheusServer, needs_prometheus
@@ -48,7 +49,11 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     directory = tmp_path_factory.mktemp("prometheus")
     with RedisServer(maxmemory_bytes=64 << 20) as server:
         settings = disk_settings(directory / "agent", host="8MiB", disk="64MiB")
-        settings |= {"metrics.address": "127.0.0.1:0", "tiers.cluster.url": server.url}
+        settings |= {
+            "metrics.address": "127.0.0.1:0",
+            "tiers.cluster.url": server.url,
+            "tiers.cluster.timeout": 10.0,
+        }
         with AgentProcess(directory / "agent", settings) as agent:
             target = metrics_target(agent)
             with PrometheusServer(directory, target, RULES) as prometheus:
@@ -73,12 +78,15 @@ def work(scene: Scene, round_number: int) -> None:
                 admin.flush(tier)
             admin.evict_blocks(spec.label, tiers=[Tier.HOST])
             namespace.lookup(hashes[:8], prefetch=True)
-            assert not read(client, [spec], keys[:16]).missing
+            wait_until(partial(has_all, client, spec, keys[:16]), _SECONDS)
             admin.evict_blocks(spec.label, tiers=[Tier.HOST, Tier.DISK])
-            wait_until(lambda: namespace.lookup(hashes[:16]).matched == 16, _SECONDS)  # noqa: B023
-            assert not read(client, [spec], keys[:16]).missing
+            wait_until(partial(has_all, client, spec, keys[:16]), _SECONDS)
         with pytest.raises(NotFoundError):
             admin.evict_blocks("default/nowhere")
+
+
+def has_all(client: Client, spec: NamespaceSpec, keys: list[Key]) -> bool:
+    return len(read(client, [spec], keys).right) == len(keys)
 
 
 def without_data(prometheus: PrometheusServer, wanted: dict[str, str]) -> set[str]:
