@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
+
+log = logging.getLogger(__name__)
 
 _MOST_REQUEST_BYTES = 8 << 10
 _MOST_CONNECTIONS = 16
@@ -94,7 +97,11 @@ class HttpServer:
             return _plain(HTTPStatus.METHOD_NOT_ALLOWED), True
         pairs = (each.partition(":") for each in lines)
         headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
-        return await route(headers), method == "GET"
+        try:
+            return await route(headers), method == "GET"
+        except Exception:
+            log.exception("HTTP: %s failed", target.partition("?")[0])
+            return _plain(HTTPStatus.INTERNAL_SERVER_ERROR), method == "GET"
 
 
 async def _head(reader: asyncio.StreamReader) -> bytes:

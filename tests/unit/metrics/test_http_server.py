@@ -22,9 +22,13 @@ async def large(headers: Mapping[str, str]) -> Answer:
     return Answer(HTTPStatus.OK, BODY)
 
 
+async def failing(headers: Mapping[str, str]) -> Answer:
+    raise KeyError("a bug")
+
+
 @asynccontextmanager
 async def serving() -> AsyncIterator[int]:
-    server = HttpServer({"/echo": echo, "/large": large})
+    server = HttpServer({"/echo": echo, "/large": large, "/failing": failing})
     try:
         yield await server.listen("127.0.0.1", 0)
     finally:
@@ -88,6 +92,14 @@ def test_what_is_wrong_is_said(request_bytes: bytes, status: bytes) -> None:
     line, headers, _ = ask(request_bytes)
     assert line.startswith(b"HTTP/1.1 " + status)
     assert (b"Allow: GET, HEAD" in headers) == status.startswith(b"405")
+
+
+def test_a_bug_is_logged_and_answered(caplog: pytest.LogCaptureFixture) -> None:
+    line, _, body = ask(b"GET /failing?x HTTP/1.1\r\n\r\n")
+    assert line == b"HTTP/1.1 500 Internal Server Error"
+    assert b"bug" not in body
+    assert "HTTP: /failing failed" in caplog.text
+    assert "KeyError" in caplog.text
 
 
 def test_silent_connections_are_bounded_and_do_not_outlive_the_server() -> None:
