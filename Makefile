@@ -7,7 +7,7 @@ STAMP := $(VENV)/.stamp
 PROTOC = $(BIN)/python -m grpc_tools.protoc -I proto proto/kvtier/v1/*.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-crash test-cluster test-model test-traces test-vllm check proto bench fmt
+.PHONY: help demo test test-faults test-crash test-cluster test-model test-traces test-vllm check proto docs bench fmt
 
 help:
 	@echo 'make demo          two agents and four workers on this machine, with a small model'
@@ -21,6 +21,7 @@ help:
 	@echo 'make check         formatting, lints, types, import rules, generated code'
 	@echo 'make bench         speed of the data path and of the metadata'
 	@echo 'make proto         generate kvtier/v1 from proto/'
+	@echo 'make docs          generate the tables in docs/'
 	@echo 'make fmt           format, and fix what can be fixed'
 
 demo: $(STAMP)
@@ -60,9 +61,15 @@ check: $(STAMP)
 	$(PROTOC) --python_out="$$fresh" --pyi_out="$$fresh" && \
 	diff -r -x __pycache__ -x __init__.py "$$fresh/kvtier/v1" kvtier/v1 \
 	|| { echo 'kvtier/v1 is not what proto/ generates: run make proto'; exit 1; }
+	@$(BIN)/python -m kvtier.metrics.document <docs/metrics.md | diff docs/metrics.md - \
+	|| { echo 'docs/metrics.md is not what the code says: run make docs'; exit 1; }
 
 proto: $(STAMP)
 	$(PROTOC) --python_out=. --pyi_out=.
+
+docs: $(STAMP)
+	@fresh=$$(mktemp) && trap 'rm -f "$$fresh"' EXIT && \
+	$(BIN)/python -m kvtier.metrics.document <docs/metrics.md >"$$fresh" && cat "$$fresh" >docs/metrics.md
 
 bench: $(STAMP)
 	$(BIN)/kvtier bench host

@@ -153,14 +153,19 @@ def available_bytes() -> int:
     return available
 
 
+def _cgroup() -> str:
+    """This process's, of version 2; empty if it has none."""
+    try:
+        lines = _read("/proc/self/cgroup").splitlines()
+    except OSError:
+        return ""
+    return next((line[3:].strip() for line in lines if line.startswith("0::")), "")
+
+
 def _cgroup_headroom() -> int:
     """Room below the limits of this process's cgroup (version 2) and of all above it."""
     headroom = 1 << 62
-    try:
-        with open("/proc/self/cgroup", encoding="ascii") as lines:
-            path = next((line[3:].strip() for line in lines if line.startswith("0::")), "")
-    except OSError:
-        return headroom
+    path = _cgroup()
     while path:
         folder = f"/sys/fs/cgroup{path}"
         try:
@@ -173,6 +178,18 @@ def _cgroup_headroom() -> int:
             pass
         path = path.rpartition("/")[0]
     return headroom
+
+
+def pressure_seconds() -> dict[str, float]:
+    """How long some, or all (full), of this cgroup's processes have waited for memory; the
+    system's where the kernel does not say it for cgroups, empty where it says nothing."""
+    for path in (f"/sys/fs/cgroup{_cgroup()}/memory.pressure", "/proc/pressure/memory"):
+        try:
+            lines = _read(path).splitlines()
+        except OSError:
+            continue
+        return {line.split()[0]: int(line.rpartition("total=")[2]) / 1e6 for line in lines}
+    return {}
 
 
 def _reclaimable_bytes(path: str) -> int:

@@ -68,18 +68,20 @@ class Loading:
         With `prefetch`, what was found of each prefix is brought to HOST in the background, for as
         long as the hold lasts if there is one.
         """
-        tiers, hold = tiers or _EVERYTHING, None
+        tiers, hold, leases = tiers or _EVERYTHING, None, self._grants.leases
+        started = leases.now()
         if hold_seconds <= 0:
             answers = await self._find(session, entries, match, tiers, shards, None)
         else:
             with self._grants.granting(LeaseKind.HOLD, session, hold_seconds) as hold:
                 answers = await self._find(session, entries, match, tiers, shards, hold)
-            hold = hold if self._grants.leases.is_active(hold) else None
+            hold = hold if leases.is_active(hold) else None
         if prefetch:
             for keys, found in zip(entries, answers, strict=True):
                 for shard in shards or [keys.lane.shard]:
                     lane = Lane(keys.lane.group, shard)
                     await self._prefetch(session, lane, keys, found.matched, hold)
+        session.namespace.usage.lookups.observe(leases.now() - started)
         return answers, hold.lease_id if hold is not None else 0
 
     async def _find(
@@ -177,16 +179,18 @@ class Loading:
             found += slowest
             if len(found) < part.stop:
                 break
-        host = namespace.groups[keys.lane.group]
+        host, usage, group = namespace.groups[keys.lane.group], namespace.usage, keys.lane.group
         host.counters.found += in_host
         host.counters.looked_up += len(keys.hashes)
+        usage.looked_up(Tier.HOST, group, len(keys.hashes), in_host)
         asked = len(keys.hashes) - in_host
         for source in self._promotion.sources:
             if source.tier in tiers and asked:
-                counters = source.counters(namespace, keys.lane.group)
+                counters = source.counters(namespace, group)
                 here = found.count(PLACES[source.tier])
                 counters.found += here
                 counters.looked_up += asked
+                usage.looked_up(source.tier, group, asked, here)
                 asked -= here
         return found
 
@@ -268,6 +272,7 @@ class Loading:
         lanes = {keys.lane for keys in entries}
         is_limited = wait is Wait.BREAK_EVEN
         worth = Worth(entries, compute_seconds_per_block, lease_count) if is_limited else None
+        started = self._grants.leases.now()
         with self._grants.granting(LeaseKind.LOAD, session, ttl_seconds) as lease:
             granted = Granted(lease)
             guards = self._grants.take_over(session.namespace, hold_id, lanes)
@@ -295,6 +300,7 @@ class Loading:
             finally:
                 self._promotion.leave(flights)
                 release_guards(guards)
+        session.namespace.usage.loads.observe(self._grants.leases.now() - started)
         return granted
 
     async def _promote(
@@ -387,7 +393,7 @@ class Loading:
             for on_used in self.on_used:
                 on_used(size_class, leased)
             self._describe(session.namespace, keys.lane, hashes, granted, rows, len(leased))
-            self._count(session.namespace, keys.lane, hashes, granted, arrived)
+            self._count(session, keys.lane, hashes, granted, arrived)
 
     def _describe(
         self,
@@ -425,13 +431,14 @@ class Loading:
 
     def _count(
         self,
-        namespace: Namespace,
+        session: Session,
         lane: Lane,
         hashes: Sequence[bytes],
         granted: Granted,
         arrived: Arrived,
     ) -> None:
         """Hits and misses; a block counts for the tier that supplied it."""
+        namespace, speed = session.namespace, session.compute_seconds_per_block
         statuses = granted.statuses[-len(hashes) :]
         host = namespace.groups[lane.group].counters
         hits, absent = statuses.count(BlockStatus.OK), statuses.count(BlockStatus.ABSENT)
@@ -439,6 +446,7 @@ class Loading:
             granted.sources += [Tier.HOST if each == BlockStatus.OK else 0 for each in statuses]
             host.hits += hits
             host.misses += absent
+            namespace.usage.loaded(Tier.HOST, lane, hits, speed)
             return
         host.misses += absent
         for status, block_hash in zip(statuses, hashes, strict=True):
@@ -448,6 +456,7 @@ class Loading:
             if status == BlockStatus.OK:
                 counters = host if source is None else source.counters(namespace, lane.group)
                 counters.hits += 1
+                namespace.usage.loaded(tier, lane, 1, speed)
 
     async def touch(self, session: Session, keys: BlockKeys) -> None:
         """Marks cached blocks as used."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from kvtier.access.scope import ALL, Scope
+from kvtier.agent.usage import Usage
 from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.namespace import Identity, NamespaceSpec
 from kvtier.core.policies.base import STEP, Asking
@@ -49,6 +50,10 @@ class Namespace:
     #: Are told what workers look for: the list of `Namespaces`.
     on_asked: list[OnAsked] = field(default_factory=list, repr=False)
     rule: NamespaceRule = NO_RULE
+    usage: Usage = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.usage = Usage(self.spec)
 
     @property
     def label(self) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from kvtier.agent.arrivals import Arrivals
@@ -58,6 +59,7 @@ class Flight:
     wishes: int = 0
     goes_on: bool = False
     reading: Reading | None = None
+    begun_at: float = field(default_factory=time.monotonic)
     #: Set by the source, as `Lifetimes` counts; None: now.
     stored_at: int | None = None
 
@@ -167,6 +169,8 @@ class Promotion:
         self.prefetch_bytes = 0
         #: Likewise, with those that a load has joined.
         self.ahead_bytes = 0
+        #: Of HOST, in use for what has not landed, by the tier that it comes from.
+        self.in_flight_bytes = [0] * (max(Tier) + 1)
         self.on_landed: Callable[[Flight], None] = lambda flight: None
 
     @property
@@ -331,6 +335,7 @@ class Promotion:
                     flight.kind, flight.is_ahead = kind, kind is Kind.PREFETCH
                     self._count_prefetch(flight, 1)
                     self.ahead_bytes += host.slot_bytes * flight.is_ahead
+                    self.in_flight_bytes[source.tier] += host.slot_bytes
                     self._flights[host, lane, block_hash] = flight
                     flights.append(self._join(flight, kind))
                     new.append(flight)
@@ -366,10 +371,13 @@ class Promotion:
             flight.host.commit(*key, flight.slot, stored_at=flight.stored_at) is BlockStatus.OK
         ):
             flight.source.counters(flight.namespace, flight.lane.group).promoted += 1
+            usage = flight.namespace.usage.tiers[flight.source.tier]
+            usage.promotions.observe(time.monotonic() - flight.begun_at)
             if flight.is_ahead:
                 flight.host.unused.bring(flight.host.table.owner[flight.slot])
         self._count_prefetch(flight, -1)
         self.ahead_bytes -= flight.host.slot_bytes * flight.is_ahead
+        self.in_flight_bytes[flight.source.tier] -= flight.host.slot_bytes
         flight.landed = True
         self._answer(flight, arrived=key is not None)
         flight.origin.drop()

@@ -78,7 +78,7 @@ class Storing:
         many sequences share: policies hear of those that are here now, and of the others when they
         are committed.
         """
-        ends, first = sorted(set(breakpoints)), 0
+        ends, first, started = sorted(set(breakpoints)), 0, self._grants.leases.now()
         guards: Guards = []
         orphans = self._parents.orphans(session.namespace, entries)
         try:
@@ -89,7 +89,7 @@ class Storing:
                     for size_class, (count, worth) in wanted.items():
                         await self._make_room(session, size_class, count, worth)
             with self._grants.granting(LeaseKind.RESERVATION, session, ttl_seconds) as lease:
-                granted = Granted(lease)
+                granted, lease.begun_at = Granted(lease), started
                 for index, keys in enumerate(entries):
                     after = first + len(keys.hashes)
                     mine = ends[bisect_left(ends, first) : bisect_left(ends, after)]
@@ -175,10 +175,12 @@ class Storing:
             if slots:
                 end = keys.hashes[absent[len(slots) - 1]]
                 self._parents.reserved(session.namespace, keys.lane, end)
-            if len(slots) < missing and self.on_refused is not None:
+            if len(slots) < missing:
                 cause = cause or self._why_refused(size_class, len(slots), admitted, room)
-                away = [keys.hashes[index] for index in absent[len(slots) :]]
-                self.on_refused(size_class, keys.lane, away, cause)
+                size_class.counters.causes[cause] += missing - len(slots)
+                if self.on_refused is not None:
+                    away = [keys.hashes[index] for index in absent[len(slots) :]]
+                    self.on_refused(size_class, keys.lane, away, cause)
             room = room - len(slots) if len(slots) == missing else 0
             is_worth_less = len(slots) < wanted and size_class.policy.victim() != NONE
             unadmitted = missing - (len(slots) if is_worth_less else admitted)
@@ -250,8 +252,10 @@ class Storing:
                     on_stored(size_class, slots)
             for size_class, slots in done.items():
                 size_class.release(slots)
-        if not lease.size_bytes:
-            leases.drop(lease)
+        usage = session.namespace.usage
+        usage.mismatched_blocks += statuses.count(BlockStatus.DIGEST_MISMATCH)
+        if not lease.size_bytes and leases.drop(lease):
+            usage.stores.observe(leases.now() - lease.begun_at)
         return statuses
 
     async def _verify(

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Final
+from typing import Annotated
 
-from pydantic import AfterValidator, Strict, model_validator
+from pydantic import Strict, model_validator
 
 from kvtier.config.section import File, Seconds, Section
-
-_ADDRESS: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
-
-
-def _check_address(address: str) -> str:
-    found = _ADDRESS.fullmatch(address)
-    if found is None or int(found[1]) > 65535:
-        raise ValueError("write HOST:PORT, as 0.0.0.0:7400 or [::]:7400")
-    return address
-
-
-TcpAddress = Annotated[str, Strict(), AfterValidator(_check_address)]
+from kvtier.config.tcp_address import TcpAddress
 
 
 class ListenConfig(Section):

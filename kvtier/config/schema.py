@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, Strict, ValidationInfo, field_validator, model_validator
 
 from kvtier.config.listen import ListenConfig
+from kvtier.config.metrics import MetricsConfig
 from kvtier.config.namespaces import NamespaceRuleConfigs, check_guarantees
 from kvtier.config.section import Count, Seconds, Section, Share, check_tenants
 from kvtier.config.size import Size, at_least
@@ -163,6 +164,7 @@ class AgentConfig(Section):
     namespaces: NamespaceRuleConfigs = Field(default_factory=dict)
     """By pattern; the first that matches counts."""
     prefetch: PrefetchConfig = PrefetchConfig()
+    metrics: MetricsConfig = MetricsConfig()
     log: LogConfig = LogConfig()
 
     @field_validator("namespaces")

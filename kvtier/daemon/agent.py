@@ -50,6 +50,7 @@ from kvtier.daemon.cluster import (
     node_name,
 )
 from kvtier.daemon.listening import Listening, Offer
+from kvtier.daemon.metrics import metrics_endpoint
 from kvtier.daemon.settings import (
     access_rules,
     disk_settings,
@@ -65,6 +66,7 @@ from kvtier.rpc.block_cache import BlockCacheService, Identity
 from kvtier.rpc.block_streams import BlockStreams
 from kvtier.rpc.cache_admin import CacheAdminService
 from kvtier.rpc.cache_inspection import CacheInspectionService
+from kvtier.rpc.call_counts import CallCounts
 from kvtier.rpc.direct import DirectCalls
 from kvtier.rpc.server import Gate, Server, StreamLimits
 from kvtier.sockets import ADMIN_SOCKET, ATTACH_SOCKET, WORKER_SOCKET
@@ -189,7 +191,7 @@ class Agent:
             cluster=self.cluster,
         )
         self.recorder = Recorder(self.namespaces, time.time)
-        self.gate = Gate(config.limits.max_calls)
+        self.gate, self.calls = Gate(config.limits.max_calls), CallCounts()
         self.streams = self._streams()
         self.block_cache = BlockCacheService(
             self.identity,
@@ -206,8 +208,9 @@ class Agent:
             self.host.arena,
             access_rules(config),
             self.identity.epoch,
-            DirectCalls(_BLOCK_CACHE, self.block_cache, self.gate).answer,
+            DirectCalls(_BLOCK_CACHE, self.block_cache, self.gate, self.calls).answer,
         )
+        self.metrics = metrics_endpoint(self)
         self.placement.on_retired = self.attach.announce_retired
         self.sessions.on_opened = self._grow_ahead
         self._started_at = time.time()
@@ -258,9 +261,9 @@ class Agent:
         gate = Gate(limits.max_streams, "streams", "streams.max_streams")
         stream_limits = StreamLimits(gate, limits.stall_seconds)
         admin_gate = Gate(self.config.limits.max_calls)
-        worker_server = Server(self.gate, stream_limits)
+        worker_server = Server(self.gate, stream_limits, calls=self.calls)
         worker_server.add(_BLOCK_CACHE, self.block_cache)
-        admin_server = Server(admin_gate)
+        admin_server = Server(admin_gate, calls=self.calls)
         admin_server.add(_CACHE_ADMIN, admin, inspection)
         self._servers = [worker_server, admin_server]
         mode, group_id = directory.worker_mode, directory.group_id
@@ -269,8 +272,8 @@ class Agent:
         await worker_server.listen(directory.path / WORKER_SOCKET, mode, group_id)
         await admin_server.listen(directory.path / ADMIN_SOCKET, 0o600, -1)
         self._servers += await self.listening.open(
-            Offer(_BLOCK_CACHE, [self.block_cache], self.gate, stream_limits),
-            Offer(_CACHE_ADMIN, [admin, inspection], admin_gate),
+            Offer(_BLOCK_CACHE, [self.block_cache], self.gate, self.calls, stream_limits),
+            Offer(_CACHE_ADMIN, [admin, inspection], admin_gate, self.calls),
         )
         capacity, available = self.config.tiers.host.capacity, memory.available_bytes()
         if capacity > available:
@@ -293,6 +296,8 @@ class Agent:
         self._spawn(self._recover())
         self._spawn(self.expiry.run())
         self._spawn(self.listening.watch())
+        if self.metrics:
+            self._spawn(self.metrics.run())
         if self.warming.options.is_predictive:
             self._spawn(self.warming.run())
 

@@ -19,6 +19,7 @@ from kvtier.config.credentials_file import load_credentials
 from kvtier.config.listen import ListenConfig
 from kvtier.daemon.watched_files import WatchedFiles
 from kvtier.errors import ConfigError
+from kvtier.rpc.call_counts import CallCounts
 from kvtier.rpc.guard import Guard
 from kvtier.rpc.server import Gate, Server, StreamLimits
 from kvtier.rpc.tls import ServerTls
@@ -33,6 +34,7 @@ class Offer:
     service: ServiceDescriptor
     servicers: Sequence[object]
     gate: Gate
+    calls: CallCounts
     streams: StreamLimits | None = None
 
 
@@ -58,7 +60,7 @@ class Listening:
         for field, address, offer in places:
             if address is None:
                 continue
-            server = Server(offer.gate, offer.streams, Guard(self._keyring))
+            server = Server(offer.gate, offer.streams, Guard(self._keyring), offer.calls)
             server.add(offer.service, *offer.servicers)
             port = await server.listen_remotely(address, self._tls)
             servers.append(server)

@@ -305,4 +305,6 @@ def _note_speed(session: Session, seconds: float) -> None:
         raise InvalidRequestError(
             f"compute_seconds_per_block is {seconds}; it must be a number that is not negative"
         )
-    session.compute_seconds_per_block = seconds or session.compute_seconds_per_block
+    if seconds:
+        session.compute_seconds_per_block = seconds
+        session.namespace.usage.compute_seconds_per_block = seconds

@@ -211,6 +211,7 @@ class CacheAdminService(PinCalls):
             uptime=convert.duration(time.monotonic() - self._started),
             namespace_count=len(namespaces),
             history=history_message(self._history),
+            compute_seconds_saved=sum(each.usage.compute_seconds_saved for each in namespaces),
         )
         return stats if scope.is_all else own_stats(stats)
 

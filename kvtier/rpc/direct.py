@@ -10,6 +10,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from kvtier.core.attach import DirectCall
 from kvtier.errors import InvalidRequestError
+from kvtier.rpc.call_counts import CallCounts
 from kvtier.rpc.server import Call, Gate, parsed, status_of
 
 
@@ -19,8 +20,15 @@ class DirectCalls:
     A gRPC call takes 0.3 to 0.5 ms on one node, as long as copying 8 MiB; this takes a tenth.
     """
 
-    def __init__(self, service: ServiceDescriptor, servicer: object, gate: Gate) -> None:
+    def __init__(
+        self,
+        service: ServiceDescriptor,
+        servicer: object,
+        gate: Gate,
+        calls: CallCounts | None = None,
+    ) -> None:
         self._gate = gate
+        self._calls = CallCounts() if calls is None else calls
         self._service = service
         self._methods: dict[str, tuple[MethodDescriptor, type[Message], Any]] = {
             method.name: (
@@ -42,7 +50,9 @@ class DirectCalls:
             call = Call(direct.session_token, direct.timeout_ms / 1000)
             with self._gate:
                 response: Message = await behaviour(parsed(request_class, direct.request), call)
+                self._calls.succeeded(method)
                 return 0, response.SerializeToString()
         except Exception as error:
             code, message = status_of(method, error)
+            self._calls.failed(method, code)
             return code, message.encode()

@@ -30,6 +30,7 @@ from kvtier.errors import (
     KvtierError,
     OverloadedError,
 )
+from kvtier.rpc.call_counts import CallCounts
 from kvtier.rpc.guard import Guard
 from kvtier.rpc.tls import ServerTls
 
@@ -109,9 +110,14 @@ class Server:
     """
 
     def __init__(
-        self, gate: Gate, streams: StreamLimits | None = None, guard: Guard | None = None
+        self,
+        gate: Gate,
+        streams: StreamLimits | None = None,
+        guard: Guard | None = None,
+        calls: CallCounts | None = None,
     ) -> None:
         self._gate = gate
+        self._calls = CallCounts() if calls is None else calls
         self._streams = streams
         self._guard = guard
         options = _OPTIONS if guard is None else [*_OPTIONS, *_REMOTE_OPTIONS]
@@ -194,9 +200,10 @@ class Server:
                 with self._gate:
                     known = self._call_of(context)  # first: strangers get no further
                     result: Message = await behaviour(parsed(request_class, data), known)
+                    self._calls.succeeded(method)
                     return result
             except Exception as error:
-                code, message = status_of(method, error)
+                code, message = self._failed(method, error)
             return await context.abort(grpc.StatusCode[code.name], message)
 
         return call
@@ -213,11 +220,12 @@ class Server:
                     async with aclosing(answers):
                         async for message in answers:
                             await self._write(context, message)
+                    self._calls.succeeded(method)
                     return
             except grpc.aio.InternalError:
                 return  # the client has gone, and the cancellation of this call is on its way
             except Exception as error:
-                code, message = status_of(method, error)
+                code, message = self._failed(method, error)
             await context.abort(grpc.StatusCode[code.name], message)
 
         return stream
@@ -231,9 +239,10 @@ class Server:
                     known = self._call_of(context)
                     async with aclosing(self._timely(requests)) as timely:
                         result: Message = await behaviour(timely, known)
+                    self._calls.succeeded(method)
                     return result
             except Exception as error:
-                code, message = status_of(method, error)
+                code, message = self._failed(method, error)
             return await context.abort(grpc.StatusCode[code.name], message)
 
         return collect
@@ -245,6 +254,11 @@ class Server:
             if key == _SESSION_METADATA and isinstance(value, bytes):
                 return Call(value, context.time_remaining(), caller)
         return Call(None, context.time_remaining(), caller)
+
+    def _failed(self, method: MethodDescriptor, error: Exception) -> tuple[Code, str]:
+        code, message = status_of(method, error)
+        self._calls.failed(method, code)
+        return code, message
 
     def _stream_gate(self) -> AbstractContextManager[None]:
         return self._streams.gate if self._streams else nullcontext()

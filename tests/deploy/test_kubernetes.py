@@ -17,6 +17,7 @@ from kvtier.config import AgentConfig, load_config, parse_size
 from kvtier.sockets import WORKER_SOCKET, default_socket_dir
 from kvtier.testing import AgentProcess
 from tests.deploy.command_lines import DEPLOY, check
+from tests.metrics.scraping import metrics_target
 
 VERSION = "1.31"
 #: What an agent takes beside HOST.
@@ -126,7 +127,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with AgentProcess(
         tmp_path_factory.mktemp("agent"), {"metrics.address": "127.0.0.1:0"}
     ) as agent:
-        yield agent.metrics_url
+        yield f"http://{metrics_target(agent)}"
 
 
 def test_probes_and_scrapes_are_answered(
