@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from kvtier.agent.job_queue import Kind, Ticket
 from kvtier.agent.namespaces import Namespace
 from kvtier.agent.placement import Placement
-from kvtier.agent.turns import READ_SLICE, slices
+from kvtier.agent.turns import READ_SLICE, data_line, data_slices, slices
 from kvtier.core.block import BlockKey, BlockKeys, BlockStatus, Lane, Tier
 from kvtier.core.policies.base import ALWAYS
 from kvtier.core.residency import NONE
@@ -254,7 +254,7 @@ class Promotion:
     ) -> None:
         host, everywhere = namespace.groups[keys.lane.group], frozenset(Tier)
         wanted: list[tuple[bytes, Source]] = []
-        async for part in slices(len(keys.hashes), READ_SLICE):
+        async for part in data_slices(len(keys.hashes), READ_SLICE):
             hashes = keys.hashes[part]
             missing = [
                 block_hash
@@ -328,7 +328,7 @@ class Promotion:
                     if len(new) == _LAUNCH_SLICE:
                         self._take_off(new)
                         new = []
-                        await asyncio.sleep(0)
+                        await data_line().turn()
                     continue
                 claimed.pop()
                 origin.drop()

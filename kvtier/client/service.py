@@ -10,6 +10,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from kvtier.core.retry_info import STATUS_METADATA, overloaded_error
 from kvtier.core.status import ERRORS
 from kvtier.errors import AgentUnavailableError, KvtierError
 
@@ -116,5 +117,8 @@ def call_of(channel: Any, method: MethodDescriptor, *, is_serialized: bool = Fal
 
 def translated(error: grpc.RpcError) -> KvtierError:
     """The exception that the agent raised, or the one for what happened on the way."""
+    for key, value in error.trailing_metadata() or ():
+        if key == STATUS_METADATA:
+            return overloaded_error(value)
     code, details = error.code(), error.details() or ""
     return ERRORS.get(code.value[0], KvtierError)(details or f"the call failed with {code.name}")

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from typing import Any
 
 from kvtier import memory
+from kvtier.agent.admission import Admission, AdmissionLimits, Work
 from kvtier.agent.attach import AttachServer
 from kvtier.agent.cluster import Cluster
 from kvtier.agent.disk import Disk
@@ -51,6 +52,7 @@ from kvtier.daemon.cluster import (
 )
 from kvtier.daemon.settings import (
     access_rules,
+    admission_limits,
     disk_settings,
     lease_limits,
     namespace_rules,
@@ -65,7 +67,7 @@ from kvtier.rpc.block_streams import BlockStreams
 from kvtier.rpc.cache_admin import CacheAdminService
 from kvtier.rpc.cache_inspection import CacheInspectionService
 from kvtier.rpc.direct import DirectCalls
-from kvtier.rpc.server import Gate, Server, StreamLimits
+from kvtier.rpc.server import Server
 from kvtier.sockets import ADMIN_SOCKET, ATTACH_SOCKET, WORKER_SOCKET
 from kvtier.tiers.cluster.embedded import EmbeddedValkey
 from kvtier.tiers.cluster.nodes import NodeNamespace, NodeRecord, NodeTier
@@ -187,7 +189,8 @@ class Agent:
             cluster=self.cluster,
         )
         self.recorder = Recorder(self.namespaces, time.time)
-        self.gate = Gate(config.limits.max_calls)
+        self.admission = Admission(admission_limits(config), time.monotonic)
+        self._let_workers_go_first()
         self.streams = self._streams()
         self.block_cache = BlockCacheService(
             self.identity,
@@ -198,18 +201,27 @@ class Agent:
             self.streams,
             self.lifecycle,
             [Tier.HOST, *(each.reader.tier for each in slower)],
+            self.admission,
         )
         self.attach = AttachServer(
             self.sessions,
             self.host.arena,
             access_rules(config),
             self.identity.epoch,
-            DirectCalls(_BLOCK_CACHE, self.block_cache, self.gate).answer,
+            DirectCalls(_BLOCK_CACHE, self.block_cache, self.admission).answer,
         )
         self.placement.on_retired = self.attach.announce_retired
         self._started_at = time.time()
         self._servers: list[Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def _let_workers_go_first(self) -> None:
+        """What the agent does of itself makes way for calls."""
+        self.prefetching.may_go_on = partial(self.admission.allows, Work.PREFETCH)
+        for tier in (self.disk, self.cluster):
+            if tier is not None:
+                tier.demotion.may_go_on = partial(self.admission.allows, Work.DEMOTION)
+                self.admission.on_relief.append(tier.demotion.go_on)
 
     def _streams(self) -> BlockStreams:
         sessions = StreamSessions(
@@ -227,7 +239,7 @@ class Agent:
         """Listens on all sockets and serves."""
         admin = CacheAdminService(
             self.identity,
-            self.gate,
+            self.admission,
             self.upkeep,
             self.namespaces,
             self.sessions,
@@ -247,11 +259,9 @@ class Agent:
             )
         if self.disk:
             await self.disk.restore_namespaces(self.namespaces)
-        limits = self.config.streams
-        gate = Gate(limits.max_streams, "streams", "streams.max_streams")
-        worker_server = Server(self.gate, StreamLimits(gate, limits.stall_seconds))
+        worker_server = Server(self.admission, self.config.streams.stall_seconds)
         worker_server.add(_BLOCK_CACHE, self.block_cache)
-        admin_server = Server(Gate(self.config.limits.max_calls))
+        admin_server = Server(Admission(AdmissionLimits(calls=self.config.limits.max_calls)))
         admin_server.add(_CACHE_ADMIN, admin, inspection)
         self._servers = [worker_server, admin_server]
         mode, group_id = directory.worker_mode, directory.group_id

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from kvtier.agent.admission import Work
 from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.lease import LeaseKind, LeaseTable
 from kvtier.errors import InvalidRequestError, NotFoundError
@@ -16,10 +17,11 @@ from kvtier.rpc import conversion as convert
 from kvtier.rpc.cache_inspection import history_message
 from kvtier.rpc.paging import page_of
 from kvtier.rpc.pin_calls import PinCalls
-from kvtier.rpc.server import Call, Gate
+from kvtier.rpc.server import Call
 from kvtier.v1 import cache_admin_pb2 as pb
 
 if TYPE_CHECKING:
+    from kvtier.agent.admission import Admission
     from kvtier.agent.history import History
     from kvtier.agent.namespaces import Namespace, Namespaces
     from kvtier.agent.pins import Pins
@@ -41,7 +43,7 @@ class CacheAdminService(PinCalls):
     def __init__(
         self,
         identity: Identity,
-        gate: Gate,
+        admission: Admission,
         upkeep: Upkeep,
         namespaces: Namespaces,
         sessions: Sessions,
@@ -53,7 +55,7 @@ class CacheAdminService(PinCalls):
     ) -> None:
         super().__init__(pins, namespaces, identity)
         self._identity = identity
-        self._gate = gate
+        self._admission = admission
         self._upkeep = upkeep
         self._namespaces = namespaces
         self._sessions = sessions
@@ -200,11 +202,12 @@ class CacheAdminService(PinCalls):
                 lease.namespace_id in chosen and lease.kind is not LeaseKind.QUARANTINE
                 for lease in self._leases
             ),
-            rejected_count=self._gate.rejected_count,
+            rejected_count=self._admission.refused_calls,
             version=self._identity.version,
             uptime=convert.duration(time.monotonic() - self._started),
             namespace_count=len(namespaces),
             history=history_message(self._history),
+            **_refusals(self._admission),
         )
 
     def _session(self, session: Session) -> pb.Session:
@@ -264,6 +267,18 @@ class CacheAdminService(PinCalls):
             namespaces=[pb.NodeNamespace(**asdict(each)) for each in node.namespaces],
             tiers=[pb.NodeTier(**asdict(each)) for each in node.tiers],
         )
+
+
+def _refusals(admission: Admission) -> dict[str, int]:
+    """By the fields of Stats."""
+    refused = admission.refused
+    return {
+        "refused_ask_count": refused[Work.ASK],
+        "refused_load_count": refused[Work.LOAD],
+        "refused_store_count": refused[Work.STORE],
+        "delayed_demotion_count": refused[Work.DEMOTION],
+        "refused_prefetch_count": refused[Work.PREFETCH],
+    }
 
 
 def _per_tier(values: Mapping[Tier, int]) -> list[int]:

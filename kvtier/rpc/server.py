@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractContextManager, aclosing, nullcontext
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 
+from kvtier.agent.admission import Admission, Work
+from kvtier.core.retry_info import STATUS_METADATA, overloaded_status
 from kvtier.core.status import CODES, Code
 from kvtier.errors import (
     DeadlineExceededError,
@@ -33,6 +35,15 @@ log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
+_WORK = {
+    "LoadBlocks": Work.LOAD,
+    "ReadBlocks": Work.LOAD,
+    # What it ends would be written in vain.
+    "CommitBlocks": Work.LOAD,
+    "ReserveBlocks": Work.STORE,
+    "WriteBlocks": Work.STORE,
+    "PrefetchPrefix": Work.PREFETCH,
+}
 _SESSION_METADATA = "kvtier-session-bin"
 _READY = "ready"
 _OPTIONS = [
@@ -55,34 +66,9 @@ def patience_seconds(call: Call) -> float | None:
     return None if remaining is None else max(0.0, remaining * 0.8 - 0.02)
 
 
-class Gate:
-    """Admits so many calls at a time; the rest is refused before any work is done."""
-
-    def __init__(self, limit: int, what: str = "calls", key: str = "limits.max_calls") -> None:
-        self._limit = limit
-        self._what = what
-        self._key = key
-        self._in_flight = 0
-        self.rejected_count = 0
-
-    def __enter__(self) -> None:
-        if self._in_flight >= self._limit:
-            self.rejected_count += 1
-            raise OverloadedError(
-                f"{self._limit} {self._what} are in flight, as many as {self._key} allows"
-            )
-        self._in_flight += 1
-
-    def __exit__(self, *_: object) -> None:
-        self._in_flight -= 1
-
-
-@dataclass(frozen=True, slots=True)
-class StreamLimits:
-    """How many streams there may be, and how long one waits for its client."""
-
-    gate: Gate
-    stall_seconds: float
+def work_of(method: MethodDescriptor) -> Work:
+    """What a method does to the bytes of blocks; most ask for metadata alone."""
+    return _WORK.get(method.name, Work.ASK)
 
 
 class Server:
@@ -94,11 +80,13 @@ class Server:
     code; anything else is a bug, logged under an id that the caller is told.
 
     The health service says that "" is SERVING while it listens, and "ready" as `set_ready` says.
+    Streams whose client does nothing for `stall_seconds` are ended; with None they count as calls
+    and last as long as they like.
     """
 
-    def __init__(self, gate: Gate, streams: StreamLimits | None = None) -> None:
-        self._gate = gate
-        self._streams = streams
+    def __init__(self, admission: Admission, stall_seconds: float | None = None) -> None:
+        self._admission = admission
+        self._stall_seconds = stall_seconds
         self._server = grpc.aio.server(options=_OPTIONS)
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -157,15 +145,14 @@ class Server:
         request_class: type[Message] = GetMessageClass(method.input_type)
 
         async def call(data: bytes, context: Context) -> Message:
+            caller = _call_of(context)
             try:
-                with self._gate:
-                    result: Message = await behaviour(
-                        parsed(request_class, data), _call_of(context)
-                    )
+                with self._admission.call(work_of(method), caller.session_token):
+                    result: Message = await behaviour(parsed(request_class, data), caller)
                     return result
             except Exception as error:
-                code, message = status_of(method, error)
-            return await context.abort(grpc.StatusCode[code.name], message)
+                status = _status_of(method, error)
+            return await context.abort(*status)
 
         return call
 
@@ -174,9 +161,10 @@ class Server:
         request_class: type[Message] = GetMessageClass(method.input_type)
 
         async def stream(data: bytes, context: Context) -> None:
+            caller = _call_of(context)
             try:
-                with self._stream_gate():
-                    answers = behaviour(parsed(request_class, data), _call_of(context))
+                with self._admitted(method, caller):
+                    answers = behaviour(parsed(request_class, data), caller)
                     async with aclosing(answers):
                         async for message in answers:
                             await self._write(context, message)
@@ -184,8 +172,8 @@ class Server:
             except grpc.aio.InternalError:
                 return  # the client has gone, and the cancellation of this call is on its way
             except Exception as error:
-                code, message = status_of(method, error)
-            await context.abort(grpc.StatusCode[code.name], message)
+                status = _status_of(method, error)
+            await context.abort(*status)
 
         return stream
 
@@ -193,46 +181,48 @@ class Server:
         """A stream of requests, one answer."""
 
         async def collect(requests: AsyncIterator[bytes], context: Context) -> Message:
+            caller = _call_of(context)
             try:
-                with self._stream_gate():
+                with self._admitted(method, caller):
                     async with aclosing(self._timely(requests)) as timely:
-                        result: Message = await behaviour(timely, _call_of(context))
+                        result: Message = await behaviour(timely, caller)
                     return result
             except Exception as error:
-                code, message = status_of(method, error)
-            return await context.abort(grpc.StatusCode[code.name], message)
+                status = _status_of(method, error)
+            return await context.abort(*status)
 
         return collect
 
-    def _stream_gate(self) -> AbstractContextManager[None]:
-        return self._streams.gate if self._streams else nullcontext()
+    def _admitted(self, method: MethodDescriptor, caller: Call) -> AbstractContextManager[None]:
+        """A stream, for its length."""
+        if self._stall_seconds is None:
+            return self._admission.call(work_of(method), caller.session_token)
+        return self._admission.stream(work_of(method), caller.session_token)
 
     async def _write(self, context: Context, message: Message | bytes) -> None:
         """Returns when the transport has taken it: a slow reader is waited for, not buffered for.
 
         Raises DeadlineExceededError if it takes nothing for too long.
         """
-        stall_seconds = self._streams.stall_seconds if self._streams else None
         try:
-            async with asyncio.timeout(stall_seconds):
+            async with asyncio.timeout(self._stall_seconds):
                 await context.write(message)
         except TimeoutError as error:
             raise DeadlineExceededError(
-                f"the client took nothing for {stall_seconds:g} s (streams.stall_seconds)"
+                f"the client took nothing for {self._stall_seconds:g} s (streams.stall_seconds)"
             ) from error
 
     async def _timely(self, requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
         """Raises DeadlineExceededError if nothing comes for too long."""
-        stall_seconds = self._streams.stall_seconds if self._streams else None
         while True:
             try:
-                async with asyncio.timeout(stall_seconds):
+                async with asyncio.timeout(self._stall_seconds):
                     data = await anext(requests)
             except StopAsyncIteration:
                 return
             except TimeoutError as error:
                 raise DeadlineExceededError(
-                    f"the client sent nothing for {stall_seconds:g} s (streams.stall_seconds)"
+                    f"the client sent nothing for {self._stall_seconds:g} s (streams.stall_seconds)"
                 ) from error
             yield data
 
@@ -257,6 +247,17 @@ def status_of(method: MethodDescriptor, error: Exception) -> tuple[Code, str]:
         log.error("%s failed (incident %s)", method.full_name, incident, exc_info=error)
         error = InternalError(f"a bug in kvtier; the agent's log has it as incident {incident}")
     return CODES[type(error)], str(error)
+
+
+def _status_of(
+    method: MethodDescriptor, error: Exception
+) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]:
+    """What a call is ended with; with the metadata that says when to try again, if it says so."""
+    code, message = status_of(method, error)
+    details: tuple[tuple[str, bytes], ...] = ()
+    if isinstance(error, OverloadedError):
+        details = ((STATUS_METADATA, overloaded_status(error)),)
+    return grpc.StatusCode[code.name], message, details
 
 
 def _call_of(context: Context) -> Call:
