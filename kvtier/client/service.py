@@ -117,7 +117,8 @@ def call_of(channel: Any, method: MethodDescriptor, *, is_serialized: bool = Fal
 
 def translated(error: grpc.RpcError) -> KvtierError:
     """The exception that the agent raised, or the one for what happened on the way."""
-    for key, value in error.trailing_metadata() or ():
+    trailing: Any = error.trailing_metadata() or ()
+    for key, value in trailing:
         if key == STATUS_METADATA:
             return overloaded_error(value)
     code, details = error.code(), error.details() or ""

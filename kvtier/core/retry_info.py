@@ -24,7 +24,8 @@ def overloaded_status(error: OverloadedError) -> bytes:
     info.retry_delay.FromNanoseconds(int(error.retry_after_seconds * 1e9))
     status = Status(code=Code.RESOURCE_EXHAUSTED, message=str(error))
     status.details.add().Pack(info)
-    return status.SerializeToString()
+    data: bytes = status.SerializeToString()
+    return data
 
 
 def overloaded_error(data: bytes) -> OverloadedError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from kvtier import memory
 from kvtier.config import load_config
 from kvtier.core.attach import DirectCall
 from kvtier.core.block import Tier
@@ -24,6 +26,7 @@ from kvtier.rpc.server import Call, parsed, status_of
 from tests.fuzz.requests import BLOCK_CACHE, CACHE_ADMIN
 
 _CAPACITY = 32 << 20
+_ROOM = 512 << 20
 _CALL_MS = 100
 _STREAM_SECONDS = 0.02
 _STREAM_MESSAGES = 64
@@ -96,10 +99,18 @@ class AgentInside:
             return status_of(method, error)[0]
         return 0
 
+    async def recovered(self) -> None:
+        """Returns when DISK has been read."""
+        while not all(task.done() for task in self.agent._tasks):
+            await asyncio.wait(self.agent._tasks, timeout=0.1)
+            if self.agent.disk is None or self.agent.disk.is_recovered:
+                return
+
     async def restore(self) -> None:
         """Whatever operators did: it takes work, and has its size again."""
         self.agent.upkeep.resume()
         self.agent.upkeep.resize(Tier.HOST, _CAPACITY)
+        self.agent.upkeep.resize(Tier.DISK, 2 * _CAPACITY)
 
     def audit(self) -> None:
         """The books agree."""
@@ -113,15 +124,23 @@ async def _messages(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
+def modest(directory: Path) -> dict[str, object]:
+    """Settings with which a tier that is given any size takes little of the machine."""
+    free_bytes = shutil.disk_usage(directory).free
+    return {
+        "tiers.host.memory_reserve": max(0, memory.available_bytes() - _ROOM),
+        "tiers.disk.min_free": max(0, free_bytes - _ROOM),
+    }
+
+
 @asynccontextmanager
 async def agent_inside(directory: Path) -> AsyncIterator[AgentInside]:
     settings = {
         "socket_dir": directory,
         "tiers.host.capacity": _CAPACITY,
-        "tiers.host.memory_reserve": 0,
         "tiers.disk.paths": directory / "disk",
-        "tiers.disk.capacity": "64MiB",
-        "tiers.disk.min_free": 0,
+        "tiers.disk.capacity": 2 * _CAPACITY,
+        **modest(directory),
         "limits.max_sessions": 64,
         "limits.max_namespaces": 64,
         "leases.max_share": 0.2,
@@ -132,7 +151,9 @@ async def agent_inside(directory: Path) -> AsyncIterator[AgentInside]:
     sockets = SocketDirectory(directory, None)
     try:
         await agent.start(sockets)
-        yield AgentInside(agent)
+        inside = AgentInside(agent)
+        await inside.recovered()
+        yield inside
     finally:
         await agent.stop()
         sockets.close()

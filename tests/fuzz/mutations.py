@@ -44,9 +44,9 @@ class Mutator:
             for _ in range(self.random.randint(1, _MOST_CHANGES)):
                 self._change(changed)
         data = changed.SerializeToString()
-        return self.bytes(data) if draw > 0.65 else data
+        return self.bytes_of(data) if draw > 0.65 else data
 
-    def bytes(self, data: bytes) -> bytes:
+    def bytes_of(self, data: bytes) -> bytes:
         """Some places are others, gone, or there twice."""
         changed = bytearray(data)
         for _ in range(self.random.randint(1, _MOST_CHANGES)):
@@ -114,7 +114,7 @@ class Mutator:
         if field.type == Field.TYPE_STRING:
             return self._text()
         if value and self.random.random() < 0.6:
-            return self.bytes(value)
+            return self.bytes_of(value)
         return self.random.randbytes(self.random.choice((0, 1, 15, 16, 17, 32, 64, 4096)))
 
     def _text(self) -> str:

@@ -115,7 +115,7 @@ class Requests:
 
     def _ReadBlocks(self) -> Message:  # noqa: N802
         return pb.ReadBlocksRequest(
-            keys=self.keys(), start_index=0, start_offset=16, wait=1, hold_id=self._lease_id()
+            keys=self.keys(), start_offset=16, wait="BEST_EFFORT", hold_id=self._lease_id()
         )
 
     def _WriteBlocks(self) -> Message:  # noqa: N802
