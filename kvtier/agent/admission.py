@@ -45,7 +45,7 @@ class AdmissionLimits:
     """
 
     calls: int = 256
-    blocks: int = 1 << 18
+    blocks: int = 1 << 17
     size_bytes: int = 64 << 30
     streams: int = 32
     session_share: float = 0.5
@@ -68,9 +68,9 @@ class Room:
 
     def require(self, session: bytes, size: int, share: float) -> None:
         """Raises OverloadedError if so much more is too much, in all or of this session."""
-        if self._limit and self.allows(share, size):
+        if self.allows(share, size):
             mine = self._of_session.get(session, 0)
-            if not session or not mine or mine + size <= self._session_limit:
+            if not (session and size and mine) or mine + size <= self._session_limit:
                 return
             raise OverloadedError(
                 f"this session has {mine} {self._what} in flight; {self._session_limit} are as "
@@ -97,6 +97,8 @@ class Room:
 class Admission:
     """Lets calls in before any work is done for them, or raises OverloadedError.
 
+    What moves data makes way as soon as its share of any of the bounds is taken, whoever took it.
+
     Sessions are told apart by their tokens, genuine or not. `refused` counts by kind. `on_relief`
     is called when what had to wait may go on.
     """
@@ -111,6 +113,7 @@ class Admission:
         self._blocks = Room(limits.blocks, "blocks", "limits.max_blocks", share)
         self._bytes = Room(limits.size_bytes, "bytes", "limits.max_in_flight", share)
         self._streams = Room(limits.streams, "streams", "streams.max_streams", share)
+        self._data = self._calls, self._blocks, self._bytes, self._streams
         self._is_put_off = False
         self._mean_seconds = 0.0
 
@@ -155,8 +158,8 @@ class Admission:
     def _within(self, sizes: dict[Room, int], work: Work, session: bytes | None) -> Iterator[None]:
         name, since = session or b"", self._clock()
         try:
-            for room, size in sizes.items():
-                room.require(name, size, _SHARES[work])
+            for room in self._data if work is not Work.ASK else sizes:
+                room.require(name, sizes.get(room, 0), _SHARES[work])
         except OverloadedError as error:
             self.refused[work] += 1
             error.retry_after_seconds = self._retry_after_seconds
@@ -184,5 +187,4 @@ class Admission:
                 tell()
 
     def _has_room(self, work: Work) -> bool:
-        rooms = self._calls, self._blocks, self._bytes, self._streams
-        return all(room.allows(_SHARES[work]) for room in rooms)
+        return all(room.allows(_SHARES[work]) for room in self._data)

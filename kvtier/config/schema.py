@@ -59,7 +59,7 @@ class LimitsConfig(Section):
     max_namespaces: Count = 1024
     max_calls: Count = 256
     """In flight, of all workers together: so many that move data, and so many others."""
-    max_blocks: Count = 2**18
+    max_blocks: Count = 2**17
     """That these calls ask for."""
     max_in_flight: Annotated[Size, at_least(2**20)] = 64 * 2**30
     """Bytes of these blocks."""

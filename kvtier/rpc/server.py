@@ -49,6 +49,8 @@ _READY = "ready"
 _OPTIONS = [
     ("grpc.max_receive_message_length", 16 << 20),
     ("grpc.so_reuseport", 0),
+    # Of one connection; what is beyond it waits at the client, and takes no memory here.
+    ("grpc.max_concurrent_streams", 512),
 ]
 
 

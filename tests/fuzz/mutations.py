@@ -100,7 +100,8 @@ class Mutator:
             if depth < _DEEPEST:
                 self._change(self.random.choice(value), depth + 1)
         else:
-            count = self.random.choice((1, 1, 2, 3, 17, 300, 9000))
+            is_long = self.random.random() < 0.02
+            count = 9000 if is_long else self.random.choice((1, 1, 2, 3, 17, 300))
             value.extend(self._scalar(field, None) for _ in range(count))
 
     def _scalar(self, field: Field, value: Any) -> Any:
