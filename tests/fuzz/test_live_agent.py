@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -124,7 +125,7 @@ class _Fuzzer:
 
     def _message(self, session: bytes) -> bytes:
         """One of the protocol, most of them nearly right."""
-        number = self.random.choice([0, 1, 2, -1, 1 << 70, 1.5, None, "1", [], {}])
+        number: Any = self.random.choice([0, 1, 2, -1, 1 << 70, 1.5, None, "1", [], {}])
         message = {
             "op": self.random.choice(_OPERATIONS),
             "session": self.random.choice([session.hex(), "00" * 16, number]),

@@ -121,7 +121,7 @@ class _Offering:
         )
         try:
             if method == "ReadBlocks":
-                answers = channel.unary_stream(path)(
+                answers: Any = channel.unary_stream(path)(
                     request, timeout=_CALL_SECONDS, metadata=metadata
                 )
                 received = 0
@@ -129,7 +129,7 @@ class _Offering:
                     received += len(message)
                 outcome = "OK" if received > _STREAM_BYTES else "in part"
             else:
-                call = channel.unary_unary(path)
+                call: Any = channel.unary_unary(path)
                 await call(request, timeout=_CALL_SECONDS, metadata=metadata)
                 outcome = "OK"
         except grpc.aio.AioRpcError as error:
