@@ -14,7 +14,7 @@ _EDGES: Final = (-1, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32, (1 << 63) -
 _FLOATS: Final = (0.0, -0.0, -1.0, 1e-300, 1.0, 1e308, math.inf, -math.inf, math.nan)
 _TEXTS: Final = (
     *("", "*", "/", "default/", "default/fuzz", "default/good", "default/none@0", "../../etc"),
-    *("x" * 63, "x" * 64, "\0", "ä\u202e\U0001f600", "a" * 5000, "%s%n{}", "'; --"),
+    *("x" * 63, "x" * 64, "\0", "ä\u202e\U0001f600", "a" * 5000, "%s%n{}", "9" * 5000, "٣"),
 )
 _BITS: Final = {
     Field.CPPTYPE_INT32: (32, True),

@@ -121,9 +121,8 @@ class _Offering:
         )
         try:
             if method == "ReadBlocks":
-                answers: Any = channel.unary_stream(path)(
-                    request, timeout=_CALL_SECONDS, metadata=metadata
-                )
+                read: Any = channel.unary_stream(path)
+                answers = read(request, timeout=_CALL_SECONDS, metadata=metadata)
                 received = 0
                 async for message in answers:
                     received += len(message)
