@@ -18,7 +18,6 @@ from kvtier.client.admin import AdminClient
 from kvtier.testing import AgentProcess
 from tests.faults.agents import (
     descriptor_count,
-    promised_bytes,
     resident_bytes,
     running_agent,
 )
@@ -50,7 +49,7 @@ _LARGE = spec_of("large", 2 * MIB)
 
 @pytest.fixture(scope="module")
 def agent() -> Iterator[AgentProcess]:
-    with running_agent("128MiB", streams__stall_seconds=2) as running:
+    with running_agent("256MiB", streams__stall_seconds=2, leases__max_share=1.0) as running:
         yield running
 
 
@@ -194,6 +193,6 @@ def test_slow_readers_cost_little_and_are_ended(agent: AgentProcess, traffic: Go
         traffic.goes_on()
         _newcomer_works(agent)
         assert resident_bytes(agent.pid) < memory + 96 * MIB
-        wait_until(lambda: promised_bytes(admin) < 16 * MIB, 20)
+        wait_until(lambda: admin.get_stats(_LARGE.label).lease_count == 0, 20)
         codes = {_refusal(partial(list, each)) for each in streams}
         assert codes == {grpc.StatusCode.DEADLINE_EXCEEDED}
