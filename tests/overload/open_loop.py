@@ -137,6 +137,8 @@ class _Offering:
 
     def _outcome(self, error: grpc.aio.AioRpcError) -> str:
         code = error.code()
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return "late"
         if code is not grpc.StatusCode.RESOURCE_EXHAUSTED:
             return f"{code.name}: {error.details()}"
         for key, value in error.trailing_metadata() or ():
