@@ -51,7 +51,10 @@ class _Worker:
         self._specs = specs
         self._verdict = Verdict()
         self._counts: Counter[str] = Counter()
-        self._steps = [self._load, self._load, self._store, self._view, self._abandon, self._touch]
+        self._steps = [
+            *(self._load, self._load, self._load, self._store),
+            *(self._view, self._abandon, self._forget, self._touch),
+        ]
 
     def report(self) -> dict[str, int]:
         """Since the last one."""
@@ -101,6 +104,11 @@ class _Worker:
             for cell in reservation.cells:
                 if cell is not None and self._random.random() < 0.5:
                     cell[: cell.size // 2] = 0xEE
+
+    def _forget(self, namespace: Namespace, hashes: list[bytes]) -> None:
+        """Neither the hold nor the lease is given back: they end by themselves."""
+        namespace.lookup(hashes, hold_seconds=0.5)
+        namespace.load(hashes[:4], ttl_seconds=0.5)
 
     def _touch(self, namespace: Namespace, hashes: list[bytes]) -> None:
         with suppress(KvtierError):
