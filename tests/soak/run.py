@@ -66,13 +66,16 @@ class Soak:
 
     def _come_to_rest(self) -> None:
         """Workers go, tiers are good, leases have ended; then workers come again."""
-        try:
-            for crew in self._deployment.crews:
-                crew.dismiss()
-            self._deployment.until_good()
-            self._deployment.until_free()
-        except (AssertionError, TimeoutError, RuntimeError) as error:
-            self.failures.append(f"at rest: {error!r}")
+        for crew in self._deployment.crews:
+            crew.dismiss()
+        for wanted, wait in (
+            ("every tier is good", self._deployment.until_good),
+            ("nothing is leased, held, reserved or on its way", self._deployment.until_free),
+        ):
+            try:
+                wait()
+            except AssertionError as error:
+                self.failures.append(f"at rest, {wanted}: {error}")
         self._judge()
         for crew in self._deployment.crews:
             crew.hire()
