@@ -73,7 +73,8 @@ class _Worker:
         except InternalError:
             self._counts["bugs"] += 1
         except KvtierError as error:
-            self._counts[type(error).__name__] += 1
+            unlisted = f": {error}" if type(error) is KvtierError else ""
+            self._counts[type(error).__name__ + unlisted] += 1
 
     def _load(self, namespace: Namespace, hashes: list[bytes]) -> None:
         found = namespace.lookup(
