@@ -14,7 +14,6 @@ from kvtier.testing.redis_servers import RedisServer
 from kvtier.testing.slow_agent import SlowAgentProcess
 from kvtier.testing.worker_process import WorkerProcess
 from kvtier.v1 import cache_admin_pb2 as pb
-from tests.faults.agents import promised_bytes
 from tests.faults.blocks import MIB
 from tests.faults.waiting import wait_until
 from tests.soak.worker import work
@@ -127,14 +126,15 @@ class Deployment:
 
     def until_free(self) -> None:
         """Until nothing is promised to anybody; no worker is there. AssertionError if that takes
-        longer than any lease lives."""
+        longer than any lease lives, which says what is left."""
         for agent in self.agents:
             with AdminClient(agent.admin_address, timeout_seconds=10) as admin:
-                wait_until(
-                    lambda admin=admin: _is_free(admin),  # type: ignore[misc]
-                    _FREE_SECONDS,
-                    0.1,
-                )
+                try:
+                    wait_until(lambda admin=admin: not _left(admin), _FREE_SECONDS, 0.1)  # type: ignore[misc]
+                except AssertionError as error:
+                    raise AssertionError(
+                        f"{agent.directory.name}: {error}: {_left(admin)}"
+                    ) from None
 
     def __enter__(self) -> Deployment:
         with ExitStack() as stack:
@@ -164,9 +164,11 @@ def _is_good(admin: AdminClient) -> bool:
     return all(each.state == pb.TierStats.ACTIVE for each in admin.get_stats().tiers)
 
 
-def _is_free(admin: AdminClient) -> bool:
-    """What is on its way to slower tiers is in use until it is there."""
+def _left(admin: AdminClient) -> dict[str, int]:
+    """What is promised, and what waits to be written, whose slots are in use meanwhile."""
     stats = admin.get_stats()
-    by_tier = {int(each.tier): each for each in stats.tiers}
-    is_quiet = all(by_tier[each].pending_bytes == 0 for each in (Tier.DISK, Tier.CLUSTER))
-    return is_quiet and stats.lease_count == 0 and promised_bytes(admin) == 0
+    found = {f"{Tier(each.tier).name} pending": each.pending_bytes for each in stats.tiers}
+    host = stats.tiers[0]
+    found |= {"HOST leased": host.leased_bytes, "HOST quarantined": host.quarantined_bytes}
+    found["leases"] = stats.lease_count
+    return {name: size for name, size in found.items() if size}
