@@ -50,6 +50,7 @@ def _agent(directory: Path) -> Iterator[AgentProcess]:
         "tiers.disk.paths": directory / "disk",
         "tiers.disk.capacity": 2 * _CAPACITY,
         "limits.max_sessions": 256,
+        "limits.max_namespaces": 24,
         "leases.max_share": 0.2,
         **modest(directory),
     }
@@ -175,6 +176,6 @@ def test_mutated_messages_disturb_nobody(tmp_path: Path) -> None:
         assert "incident" not in agent.log
         assert "Traceback" not in agent.log
         _works(agent)
-        wait_until(lambda: descriptor_count(agent.pid) <= descriptors + 32, 10)
+        wait_until(lambda: descriptor_count(agent.pid) <= descriptors + 64, 10)
         wait_until(lambda: resident_bytes(agent.pid) < memory + _GROWTH_BYTES, 10)
         assert thread_count(agent.pid) < 60
