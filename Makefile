@@ -7,7 +7,7 @@ STAMP := $(VENV)/.stamp
 PROTOC = $(BIN)/python -m grpc_tools.protoc -I proto proto/kvtier/v1/*.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-crash test-cluster test-model test-traces test-vllm check proto docs bench fmt
+.PHONY: help demo test test-faults test-crash test-cluster test-model test-traces test-vllm soak check proto docs bench fmt
 
 help:
 	@echo 'make demo          two agents and four workers on this machine, with a small model'
@@ -18,6 +18,7 @@ help:
 	@echo 'make test-vllm     the connector on real engines, in its own environment (QUICK=1: less)'
 	@echo 'make test-traces   hit rates on the traces in KVTIER_TRACES, all of them'
 	@echo 'make test-model    the state machine of HOST, long'
+	@echo 'make soak          all of it at random for hours: HOURS=0.5 SEED=1'
 	@echo 'make check         formatting, lints, types, import rules, generated code'
 	@echo 'make bench         speed of the data path and of the metadata'
 	@echo 'make proto         generate kvtier/v1 from proto/'
@@ -70,6 +71,8 @@ proto: $(STAMP)
 docs: $(STAMP)
 	@fresh=$$(mktemp) && trap 'rm -f "$$fresh"' EXIT && \
 	$(BIN)/python -m kvtier.metrics.document <docs/metrics.md >"$$fresh" && cat "$$fresh" >docs/metrics.md
+soak: $(STAMP)
+	$(BIN)/python -m tests.soak.run --hours $(or $(HOURS),0.5) --seed $(or $(SEED),1)
 
 bench: $(STAMP)
 	$(BIN)/kvtier bench host

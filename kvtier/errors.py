@@ -57,7 +57,11 @@ class SessionLostError(KvtierError):
 
 
 class OverloadedError(KvtierError):
-    """Refused before any work was done."""
+    """Refused before any work was done; it may be let in after `retry_after_seconds`."""
+
+    def __init__(self, message: str, retry_after_seconds: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class AgentUnavailableError(KvtierError):

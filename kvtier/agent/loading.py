@@ -14,7 +14,7 @@ from kvtier.agent.prefetching import Prefetching, Waiter
 from kvtier.agent.promotion import Flight, Promotion, Source
 from kvtier.agent.prospects import Prospects, Worth
 from kvtier.agent.sessions import Session
-from kvtier.agent.turns import READ_SLICE, slices
+from kvtier.agent.turns import READ_SLICE, data_slices, slices
 from kvtier.agent.whereabouts import PLACES, At, Run, Whereabouts
 from kvtier.core.block import BlockKeys, BlockStatus, Lane, Match, Tier, Wait
 from kvtier.core.break_even import allowance
@@ -357,7 +357,7 @@ class Loading:
         self, namespace: Namespace, keys: BlockKeys, start: int, granted: Granted
     ) -> None:
         """Answers for what is not worth waiting for."""
-        async for part in slices(len(keys.hashes) - start, READ_SLICE):
+        async for part in data_slices(len(keys.hashes) - start, READ_SLICE):
             hashes = keys.hashes[start + part.start : start + part.stop]
             places = self._whereabouts.column(namespace, keys.lane, hashes, _EVERYTHING)
             granted.add(
@@ -378,7 +378,7 @@ class Loading:
     ) -> None:
         size_class = session.namespace.groups[keys.lane.group]
         stopped = False
-        async for part in slices(len(keys.hashes), READ_SLICE // 2):
+        async for part in data_slices(len(keys.hashes), READ_SLICE // 2):
             hashes = keys.hashes[part]
             rows = size_class.find_many(keys.lane, hashes)
             if stop_at_gap and (stopped or -1 in rows):

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from kvtier.agent.device_speed import DeviceSpeed
 from kvtier.agent.shrinking import Shrinking
-from kvtier.agent.turns import WRITE_SLICE
+from kvtier.agent.turns import WRITE_SLICE, data_line
 from kvtier.core.cause import Cause
 from kvtier.core.policies.base import ALWAYS
 from kvtier.core.residency import NONE
@@ -148,7 +148,7 @@ class Placement:
             if enough() or not size_class.evict_one(worth, cause, taker):
                 return
             if done % WRITE_SLICE == 0:
-                await asyncio.sleep(0)
+                await data_line().turn()
 
     async def settled(self, timeout_seconds: float) -> None:
         """Returns when blocks that are being moved have been, and extents that were empty are gone.

@@ -13,7 +13,7 @@ from kvtier.agent.arrivals import Arrivals
 from kvtier.agent.job_queue import Kind, Ticket
 from kvtier.agent.namespaces import Namespace
 from kvtier.agent.placement import Placement
-from kvtier.agent.turns import READ_SLICE, slices
+from kvtier.agent.turns import READ_SLICE, data_line, data_slices, slices
 from kvtier.core.block import BlockKey, BlockKeys, BlockStatus, Lane, Tier
 from kvtier.core.policies.base import ALWAYS
 from kvtier.core.residency import NONE
@@ -263,7 +263,7 @@ class Promotion:
     ) -> None:
         host, everywhere = namespace.groups[keys.lane.group], frozenset(Tier)
         wanted: list[tuple[bytes, Source]] = []
-        async for part in slices(len(keys.hashes), READ_SLICE):
+        async for part in data_slices(len(keys.hashes), READ_SLICE):
             hashes = keys.hashes[part]
             missing = [
                 block_hash
@@ -342,7 +342,7 @@ class Promotion:
                     if len(new) == _LAUNCH_SLICE:
                         self._take_off(new)
                         new = []
-                        await asyncio.sleep(0)
+                        await data_line().turn()
                     continue
                 claimed.pop()
                 origin.drop()

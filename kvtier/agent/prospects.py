@@ -10,7 +10,7 @@ from itertools import groupby
 
 from kvtier.agent.namespaces import Namespace
 from kvtier.agent.promotion import Flight, Promotion, Source
-from kvtier.agent.turns import READ_SLICE, slices
+from kvtier.agent.turns import READ_SLICE, data_slices
 from kvtier.agent.whereabouts import PLACES, At, Run, Whereabouts
 from kvtier.core.block import BlockKeys, Lane, Tier
 from kvtier.core.break_even import (
@@ -140,7 +140,7 @@ class Prospects:
         """Where the slowest lane of each leading position is."""
         places = [int(At.HOST)] * worth.asked
         for keys in worth.entries:
-            async for part in slices(len(keys.hashes), READ_SLICE):
+            async for part in data_slices(len(keys.hashes), READ_SLICE):
                 hashes = keys.hashes[part]
                 column = self._whereabouts.column(namespace, keys.lane, hashes, _EVERYTHING)
                 first = keys.position - worth.base + part.start
@@ -314,9 +314,9 @@ class Prospects:
 async def _in_order(worth: Worth, flights: Sequence[Flight]) -> AsyncIterator[tuple[int, Flight]]:
     """Flights with their positions, the first ones first."""
     coming: dict[tuple[Lane, bytes], Flight] = {}
-    async for part in slices(len(flights), READ_SLICE):
+    async for part in data_slices(len(flights), READ_SLICE):
         coming.update(((each.lane, each.block_hash), each) for each in flights[part])
-    async for part in slices(worth.count, READ_SLICE):
+    async for part in data_slices(worth.count, READ_SLICE):
         for position in range(part.start, part.stop):
             for keys in worth.entries:
                 for block_hash in worth.part(keys, position, position + 1):

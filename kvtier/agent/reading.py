@@ -13,6 +13,7 @@ from kvtier.agent.loading import Loading
 from kvtier.agent.mover import Mover
 from kvtier.agent.sessions import Session
 from kvtier.agent.stream_sessions import StreamSessions, require_connected
+from kvtier.agent.turns import data_line
 from kvtier.core.block import BlockKeys, BlockStatus, Wait
 from kvtier.core.block_stream import Cut, cuts, encode
 from kvtier.memory import ByteArray
@@ -126,6 +127,7 @@ class Reading:
         cells = self._cells(leaser, granted, group)
         digests = await self._mover.run(_digests, cells)
         for cut in cuts(statuses, reader.block_bytes, 0, reader.offset):
+            await data_line().turn()
             if cut.pieces and not leases.is_active(lease):
                 return
             yield _message(cut, cells, digests, first)

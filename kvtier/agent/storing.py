@@ -19,7 +19,7 @@ from kvtier.agent.parents import Parents
 from kvtier.agent.placement import Placement
 from kvtier.agent.promotion import Promotion
 from kvtier.agent.sessions import Session
-from kvtier.agent.turns import READ_SLICE, WRITE_SLICE, slices
+from kvtier.agent.turns import READ_SLICE, WRITE_SLICE, data_slices
 from kvtier.core.block import BlockKeys, BlockStatus, Lane
 from kvtier.core.cause import Cause
 from kvtier.core.lease import Lease, LeaseKind, LeasePart
@@ -110,7 +110,7 @@ class Storing:
         wanted: dict[SizeClass, tuple[int, float]] = {}
         for keys in entries:
             size_class = session.namespace.groups[keys.lane.group]
-            async for part in slices(len(keys.hashes), READ_SLICE):
+            async for part in data_slices(len(keys.hashes), READ_SLICE):
                 rows = size_class.find_many(keys.lane, keys.hashes[part])
                 if missing := rows.count(-1):
                     count, worth = wanted.get(size_class, (0, NEVER))
@@ -161,7 +161,7 @@ class Storing:
         room = self._grants.room(session, size_class)
         self._grants.leases.extend(granted.lease, reserved)
         cause: Cause | None = None
-        async for part in slices(len(keys.hashes), WRITE_SLICE):
+        async for part in data_slices(len(keys.hashes), WRITE_SLICE):
             rows = size_class.find_many(keys.lane, keys.hashes[part])
             absent = [part.start + place for place, row in enumerate(rows) if row < 0]
             missing = len(absent)
@@ -225,7 +225,7 @@ class Storing:
         done: defaultdict[SizeClass, list[int]] = defaultdict(list)
         stored: defaultdict[SizeClass, list[int]] = defaultdict(list)
         try:
-            async for piece in slices(len(chosen), WRITE_SLICE):
+            async for piece in data_slices(len(chosen), WRITE_SLICE):
                 is_active = leases.is_active(lease)
                 for (part, index), is_genuine in zip(chosen[piece], genuine[piece], strict=True):
                     size_class = session.namespace.groups[part.lane.group]

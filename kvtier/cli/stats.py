@@ -64,6 +64,8 @@ def stats(
 
     Allocated is memory taken from the machine, whether blocks use it or not.
 
+    Rejected calls came when too much was in flight: see `limits` in the configuration.
+
     Leased are slots that somebody refers to, the pinned ones among them.
 
     Quarantined are slots that a stalled or vanished worker may still write to.
@@ -129,7 +131,7 @@ def overview(sample: Stats) -> Group:
         f"up {human_seconds(sample.uptime.ToTimedelta().total_seconds())}\n"
         f"{plural(sample.namespace_count, 'namespace')}, "
         f"{plural(sample.session_count, 'session')}, "
-        f"{plural(sample.lease_count, 'lease')}, {plural(sample.rejected_count, 'call')} rejected"
+        f"{plural(sample.lease_count, 'lease')}, {_refusals(sample)}"
     )
     troubles = [
         f"{_name(tier)} is {_state(tier)}: {tier.reason}" for tier in sample.tiers if tier.reason
@@ -139,6 +141,18 @@ def overview(sample: Stats) -> Group:
     rows = [(row, *(tier.get(row, "-") for tier in tiers)) for row in longest]
     drawn = table(("", *map(_name, sample.tiers)), rows)
     return Group(heading, *troubles, drawn, reach(sample.history))
+
+
+def _refusals(sample: Stats) -> str:
+    """Calls, by what they wanted; what the agent put off itself is no call."""
+    kinds = {
+        "lookups and such": sample.refused_ask_count,
+        "loads": sample.refused_load_count,
+        "stores": sample.refused_store_count,
+        "prefetches": sample.refused_prefetch_count,
+    }
+    named = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items() if count)
+    return f"{plural(sample.rejected_count, 'call')} rejected{named and f' ({named})'}"
 
 
 def _name(tier: TierStats) -> str:

@@ -17,7 +17,8 @@ from google.protobuf.message import Message
 from kvtier import errors, memory
 from kvtier.core import attach as protocol
 from kvtier.core import slots as layout
-from kvtier.core.status import ERRORS
+from kvtier.core.retry_info import overloaded_error
+from kvtier.core.status import ERRORS, Code
 from kvtier.memory import ByteArray
 
 _UNMAPPED_PER_MESSAGE = 1024
@@ -104,6 +105,8 @@ class Attachment:
         if code == protocol.TOO_LARGE:
             return None
         if code:
+            if code == Code.RESOURCE_EXHAUSTED:
+                raise overloaded_error(body)
             raise ERRORS.get(code, errors.KvtierError)(body.decode())
         return body
 

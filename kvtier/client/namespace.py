@@ -28,7 +28,12 @@ from kvtier.client.stream_connection import StreamConnection
 from kvtier.client.streaming import Steps, asking, loading, storing
 from kvtier.core.block import BlockStatus, Match, Wait
 from kvtier.core.namespace import NamespaceSpec
-from kvtier.errors import AgentUnavailableError, InvalidRequestError, KvtierError
+from kvtier.errors import (
+    AgentUnavailableError,
+    InvalidRequestError,
+    KvtierError,
+    OverloadedError,
+)
 from kvtier.v1 import block_cache_pb2 as pb
 from kvtier.v1 import block_pb2
 
@@ -195,7 +200,8 @@ class Namespace:
         """The slower tier goes on with the next part while this one is copied."""
         count = max(1, _PART_BYTES // self._block_bytes(place))
         if start < len(hashes):
-            self.prefetch(hashes[start : start + count], place=_shifted(place, hashes, start))
+            with suppress(OverloadedError):  # others come first: the load itself brings it
+                self.prefetch(hashes[start : start + count], place=_shifted(place, hashes, start))
 
     def _copy(
         self,

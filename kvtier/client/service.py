@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from kvtier.client.endpoint import Endpoint
+from kvtier.core.retry_info import STATUS_METADATA, overloaded_error
 from kvtier.core.status import ERRORS
 from kvtier.errors import AgentUnavailableError, InvalidRequestError, KvtierError
 
@@ -127,6 +128,10 @@ def call_of(channel: Any, method: MethodDescriptor, *, is_serialized: bool = Fal
 
 def translated(error: grpc.RpcError) -> KvtierError:
     """The exception that the agent raised, or the one for what happened on the way."""
+    trailing: Any = error.trailing_metadata() or ()
+    for key, value in trailing:
+        if key == STATUS_METADATA:
+            return overloaded_error(value)
     code, details = error.code(), error.details() or ""
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return InvalidRequestError(

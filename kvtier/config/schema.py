@@ -60,7 +60,13 @@ class LimitsConfig(Section):
     max_sessions: Count = 1024
     max_namespaces: Count = 1024
     max_calls: Count = 256
-    """Calls in flight, of all workers together."""
+    """In flight, of all workers together: so many that move data, and so many others."""
+    max_blocks: Count = 2**17
+    """That these calls ask for."""
+    max_in_flight: Annotated[Size, at_least(2**20)] = 64 * 2**30
+    """Bytes of these blocks."""
+    max_session_share: Share = 0.5
+    """Of each of these, and of streams.max_streams."""
 
 
 class LeaseConfig(Section):

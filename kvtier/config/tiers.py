@@ -10,8 +10,13 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 from kvtier.config.cluster_url import ClusterUrl, has_password, has_tls
 from kvtier.config.directories import Directories
 from kvtier.config.section import NAME, Count, File, Seconds, SecondsOrNone, Section, Text
-from kvtier.config.size import Size, at_least, format_size
-from kvtier.core.capacity import LEAST_DISK_PATH_BYTES, LEAST_HOST_BYTES
+from kvtier.config.size import Size, at_least, at_most, format_size
+from kvtier.core.capacity import (
+    LEAST_DISK_PATH_BYTES,
+    LEAST_HOST_BYTES,
+    MOST_DISK_BYTES,
+    MOST_HOST_BYTES,
+)
 from kvtier.core.policies.named import find_policy
 
 WritePolicy = Literal["through", "on_evict", "after_hits"]
@@ -52,7 +57,7 @@ class HostConfig(CachingConfig):
 
     policy: PolicyName = "hd"
 
-    capacity: Annotated[Size, at_least(LEAST_HOST_BYTES)] = 2**30
+    capacity: Annotated[Size, at_least(LEAST_HOST_BYTES), at_most(MOST_HOST_BYTES)] = 2**30
     memory_reserve: Annotated[Size, at_least(0)] = 512 * 2**20
     """Populating stops while available memory, or the cgroup's headroom, is below this."""
 
@@ -62,7 +67,7 @@ class DiskConfig(CachingConfig):
 
     paths: Directories = ()
     """Empty: there is no DISK tier."""
-    capacity: Annotated[Size, at_least(_LEAST_PER_PATH)] = 10 * 2**30
+    capacity: Annotated[Size, at_least(_LEAST_PER_PATH), at_most(MOST_DISK_BYTES)] = 10 * 2**30
     """Over all paths together."""
     write_policy: WritePolicy = "through"
     write_after_hits: Count = 2

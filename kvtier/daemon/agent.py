@@ -13,6 +13,7 @@ from importlib.metadata import version
 from typing import Any
 
 from kvtier import memory
+from kvtier.agent.admission import Admission, AdmissionLimits, Work
 from kvtier.agent.attach import AttachServer
 from kvtier.agent.cluster import Cluster
 from kvtier.agent.disk import Disk
@@ -53,6 +54,7 @@ from kvtier.daemon.listening import Listening, Offer
 from kvtier.daemon.metrics import metrics_endpoint
 from kvtier.daemon.settings import (
     access_rules,
+    admission_limits,
     disk_settings,
     lease_limits,
     namespace_rules,
@@ -68,7 +70,7 @@ from kvtier.rpc.cache_admin import CacheAdminService
 from kvtier.rpc.cache_inspection import CacheInspectionService
 from kvtier.rpc.call_counts import CallCounts
 from kvtier.rpc.direct import DirectCalls
-from kvtier.rpc.server import Gate, Server, StreamLimits
+from kvtier.rpc.server import Server
 from kvtier.sockets import ADMIN_SOCKET, ATTACH_SOCKET, WORKER_SOCKET
 from kvtier.tiers.cluster.embedded import EmbeddedValkey
 from kvtier.tiers.cluster.nodes import NodeNamespace, NodeRecord, NodeTier
@@ -191,7 +193,9 @@ class Agent:
             cluster=self.cluster,
         )
         self.recorder = Recorder(self.namespaces, time.time)
-        self.gate, self.calls = Gate(config.limits.max_calls), CallCounts()
+        self.calls = CallCounts()
+        self.admission = Admission(admission_limits(config), time.monotonic)
+        self._let_workers_go_first()
         self.streams = self._streams()
         self.block_cache = BlockCacheService(
             self.identity,
@@ -202,13 +206,14 @@ class Agent:
             self.streams,
             self.lifecycle,
             [Tier.HOST, *(each.reader.tier for each in slower)],
+            self.admission,
         )
         self.attach = AttachServer(
             self.sessions,
             self.host.arena,
             access_rules(config),
             self.identity.epoch,
-            DirectCalls(_BLOCK_CACHE, self.block_cache, self.gate, self.calls).answer,
+            DirectCalls(_BLOCK_CACHE, self.block_cache, self.admission, self.calls).answer,
         )
         self.metrics = metrics_endpoint(self)
         self.placement.on_retired = self.attach.announce_retired
@@ -220,6 +225,14 @@ class Agent:
     def _grow_ahead(self, namespace: Namespace) -> None:
         for size_class in namespace.groups:
             self.placement.grow_ahead(size_class)
+
+    def _let_workers_go_first(self) -> None:
+        """What the agent does of itself makes way for calls."""
+        self.prefetching.may_go_on = partial(self.admission.allows, Work.PREFETCH)
+        for tier in (self.disk, self.cluster):
+            if tier is not None:
+                tier.demotion.may_go_on = partial(self.admission.allows, Work.DEMOTION)
+                self.admission.on_relief.append(tier.demotion.go_on)
 
     def _streams(self) -> BlockStreams:
         sessions = StreamSessions(
@@ -237,7 +250,7 @@ class Agent:
         """Listens on all sockets and serves."""
         admin = CacheAdminService(
             self.identity,
-            self.gate,
+            self.admission,
             self.upkeep,
             self.namespaces,
             self.sessions,
@@ -257,13 +270,11 @@ class Agent:
             )
         if self.disk:
             await self.disk.restore_namespaces(self.namespaces)
-        limits = self.config.streams
-        gate = Gate(limits.max_streams, "streams", "streams.max_streams")
-        stream_limits = StreamLimits(gate, limits.stall_seconds)
-        admin_gate = Gate(self.config.limits.max_calls)
-        worker_server = Server(self.gate, stream_limits, calls=self.calls)
+        stall_seconds = self.config.streams.stall_seconds
+        operators = Admission(AdmissionLimits(calls=self.config.limits.max_calls))
+        worker_server = Server(self.admission, stall_seconds, calls=self.calls)
         worker_server.add(_BLOCK_CACHE, self.block_cache)
-        admin_server = Server(admin_gate, calls=self.calls)
+        admin_server = Server(operators, calls=self.calls)
         admin_server.add(_CACHE_ADMIN, admin, inspection)
         self._servers = [worker_server, admin_server]
         mode, group_id = directory.worker_mode, directory.group_id
@@ -272,8 +283,8 @@ class Agent:
         await worker_server.listen(directory.path / WORKER_SOCKET, mode, group_id)
         await admin_server.listen(directory.path / ADMIN_SOCKET, 0o600, -1)
         self._servers += await self.listening.open(
-            Offer(_BLOCK_CACHE, [self.block_cache], self.gate, self.calls, stream_limits),
-            Offer(_CACHE_ADMIN, [admin, inspection], admin_gate, self.calls),
+            Offer(_BLOCK_CACHE, [self.block_cache], self.admission, self.calls, stall_seconds),
+            Offer(_CACHE_ADMIN, [admin, inspection], operators, self.calls),
         )
         capacity, available = self.config.tiers.host.capacity, memory.available_bytes()
         if capacity > available:

@@ -14,6 +14,7 @@ from kvtier.access.certificates import Certificates
 from kvtier.access.credential import Credential
 from kvtier.access.keyring import Keyring
 from kvtier.access.proof import Proof
+from kvtier.agent.admission import Admission
 from kvtier.config.certificate_files import load_certificates
 from kvtier.config.credentials_file import load_credentials
 from kvtier.config.listen import ListenConfig
@@ -21,7 +22,7 @@ from kvtier.daemon.watched_files import WatchedFiles
 from kvtier.errors import ConfigError
 from kvtier.rpc.call_counts import CallCounts
 from kvtier.rpc.guard import Guard
-from kvtier.rpc.server import Gate, Server, StreamLimits
+from kvtier.rpc.server import Server
 from kvtier.rpc.tls import ServerTls
 
 log = logging.getLogger(__name__)
@@ -33,9 +34,9 @@ class Offer:
 
     service: ServiceDescriptor
     servicers: Sequence[object]
-    gate: Gate
+    admission: Admission
     calls: CallCounts
-    streams: StreamLimits | None = None
+    stall_seconds: float | None = None
 
 
 class Listening:
@@ -60,7 +61,7 @@ class Listening:
         for field, address, offer in places:
             if address is None:
                 continue
-            server = Server(offer.gate, offer.streams, Guard(self._keyring), offer.calls)
+            server = Server(offer.admission, offer.stall_seconds, Guard(self._keyring), offer.calls)
             server.add(offer.service, *offer.servicers)
             port = await server.listen_remotely(address, self._tls)
             servers.append(server)

@@ -27,7 +27,7 @@ def metrics_endpoint(agent: Agent) -> MetricsEndpoint | None:
         leases=agent.leases,
         pins=agent.pins,
         promotion=agent.promotion,
-        gate=agent.gate,
+        admission=agent.admission,
         calls=agent.calls,
         memory_reserve_bytes=agent.config.tiers.host.memory_reserve,
         why_not_ready=lambda: _why_not_ready(agent),

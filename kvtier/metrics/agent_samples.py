@@ -18,7 +18,7 @@ def add_agent(samples: Samples, sources: Sources) -> None:
     add("kvtier_ready", not sources.why_not_ready())
     add("kvtier_namespaces", len(sources.namespaces))
     add("kvtier_pins", sum(1 for _ in sources.pins))
-    add("kvtier_rejected_calls_total", sources.gate.rejected_count)
+    add("kvtier_rejected_calls_total", sources.admission.refused_calls)
     add("kvtier_memory_reserve_bytes", sources.memory_reserve_bytes)
     for (method, status), count in sources.calls.items():
         add("kvtier_calls_total", count, method, status)

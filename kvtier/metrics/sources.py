@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kvtier.agent.admission import Admission
 from kvtier.agent.cluster import Cluster
 from kvtier.agent.disk import Disk
 from kvtier.agent.mover import Mover
@@ -13,7 +14,6 @@ from kvtier.agent.pins import Pins
 from kvtier.agent.promotion import Promotion
 from kvtier.core.lease import LeaseTable
 from kvtier.rpc.call_counts import CallCounts
-from kvtier.rpc.server import Gate
 from kvtier.tiers.host import HostTier
 
 
@@ -30,7 +30,7 @@ class Sources:
     leases: LeaseTable
     pins: Pins
     promotion: Promotion
-    gate: Gate
+    admission: Admission
     calls: CallCounts
     memory_reserve_bytes: int
     why_not_ready: Callable[[], str]

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 from kvtier.access.credential import LOCAL
+from kvtier.agent.admission import Admission, Work
 from kvtier.agent.grants import Granted, Grants
 from kvtier.agent.lifecycle import Lifecycle
 from kvtier.agent.loading import Loading
 from kvtier.agent.sessions import Session, Sessions
 from kvtier.agent.storing import DIGEST_BYTES, Storing
 from kvtier.agent.stream_sessions import require_shared_memory
+from kvtier.agent.turns import data_line
 from kvtier.core.block import BlockKeys, Match, Tier, Wait
 from kvtier.core.block_stream import MAX_MESSAGE_BYTES
 from kvtier.core.lease import Lease
@@ -51,6 +53,7 @@ class BlockCacheService:
         streams: BlockStreams,
         lifecycle: Lifecycle,
         tiers: Sequence[Tier],
+        admission: Admission,
     ) -> None:
         self._identity = identity
         self._sessions = sessions
@@ -60,6 +63,7 @@ class BlockCacheService:
         self._streams = streams
         self._lifecycle = lifecycle
         self._tiers = tiers
+        self._admission = admission
 
     async def GetCapabilities(
         self, request: pb.GetCapabilitiesRequest, call: Call
@@ -136,17 +140,19 @@ class BlockCacheService:
                 "compute_seconds_per_block is unset, and no call of this session has said it yet; "
                 "BREAK_EVEN compares with it what loading takes"
             )
-        granted = await self._loading.load(
-            session,
-            self._entries(session, request.keys),
-            wait=Wait(request.wait),
-            patience_seconds=patience_seconds(call),
-            stop_at_gap=request.stop_at_gap,
-            ttl_seconds=convert.seconds_from(request.ttl, "ttl"),
-            hold_id=request.hold_id,
-            compute_seconds_per_block=session.compute_seconds_per_block,
-            lease_count=request.lease_count,
-        )
+        entries = self._entries(session, request.keys)
+        async with self._moving(Work.LOAD, session, entries):
+            granted = await self._loading.load(
+                session,
+                entries,
+                wait=Wait(request.wait),
+                patience_seconds=patience_seconds(call),
+                stop_at_gap=request.stop_at_gap,
+                ttl_seconds=convert.seconds_from(request.ttl, "ttl"),
+                hold_id=request.hold_id,
+                compute_seconds_per_block=session.compute_seconds_per_block,
+                lease_count=request.lease_count,
+            )
         return pb.LoadBlocksResponse(
             lease=self._granted_lease(granted),
             status=granted.statuses,  # type: ignore[arg-type]
@@ -166,13 +172,14 @@ class BlockCacheService:
         self._check_length("breakpoints", len(request.breakpoints))
         if any(index >= total for index in request.breakpoints):
             raise InvalidRequestError(f"breakpoints names an index beyond the {total} keys")
-        granted = await self._storing.reserve(
-            session,
-            entries,
-            ttl_seconds=convert.seconds_from(request.ttl, "ttl"),
-            patience_seconds=patience_seconds(call),
-            breakpoints=request.breakpoints,
-        )
+        async with self._moving(Work.STORE, session, entries):
+            granted = await self._storing.reserve(
+                session,
+                entries,
+                ttl_seconds=convert.seconds_from(request.ttl, "ttl"),
+                patience_seconds=patience_seconds(call),
+                breakpoints=request.breakpoints,
+            )
         return pb.ReserveBlocksResponse(
             reservation=self._granted_lease(granted),
             status=granted.statuses,  # type: ignore[arg-type]
@@ -185,6 +192,7 @@ class BlockCacheService:
         self._check_length("indexes", len(request.indexes))
         session = self._session(call)
         require_shared_memory(session)
+        await data_line().begin()
         statuses = await self._storing.commit(
             session,
             request.reservation_id,
@@ -230,7 +238,8 @@ class BlockCacheService:
         if request.target not in (block_pb2.TIER_UNSPECIFIED, block_pb2.TIER_HOST):
             raise InvalidRequestError("target must be TIER_HOST: this agent has no faster tier")
         [keys] = self._entries(session, [request.keys])
-        accepted = await self._loading.prefetch(session, keys)
+        async with self._moving(Work.PREFETCH, session, [keys]):
+            accepted = await self._loading.prefetch(session, keys)
         return pb.PrefetchPrefixResponse(accepted_count=accepted)
 
     async def TouchBlocks(
@@ -240,6 +249,18 @@ class BlockCacheService:
         for keys in self._entries(session, [request.keys]):
             await self._loading.touch(session, keys)
         return pb.TouchBlocksResponse()
+
+    @asynccontextmanager
+    async def _moving(
+        self, work: Work, session: Session, entries: Sequence[BlockKeys]
+    ) -> AsyncIterator[None]:
+        """Work on these blocks, for which there is room now, from its first turn on."""
+        count = sum(len(keys.hashes) for keys in entries)
+        block_bytes = session.namespace.spec.block_bytes
+        size_bytes = sum(len(keys.hashes) * block_bytes[keys.lane.group] for keys in entries)
+        with self._admission.blocks(work, session.token, count, size_bytes):
+            await data_line().begin()
+            yield
 
     def _working_session(self, call: Call) -> Session:
         """For calls that begin something; those that end something are taken while draining."""

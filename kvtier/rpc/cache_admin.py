@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from kvtier.agent.admission import Work
 from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.lease import LeaseKind, LeaseTable
 from kvtier.errors import InvalidRequestError, NotFoundError
@@ -17,11 +18,12 @@ from kvtier.rpc.cache_inspection import history_message
 from kvtier.rpc.own_stats import own_stats
 from kvtier.rpc.paging import page_of
 from kvtier.rpc.pin_calls import PinCalls
-from kvtier.rpc.server import Call, Gate
+from kvtier.rpc.server import Call
 from kvtier.v1 import cache_admin_pb2 as pb
 
 if TYPE_CHECKING:
     from kvtier.access.scope import Scope
+    from kvtier.agent.admission import Admission
     from kvtier.agent.history import History
     from kvtier.agent.namespaces import Namespace, Namespaces
     from kvtier.agent.pins import Pins
@@ -43,7 +45,7 @@ class CacheAdminService(PinCalls):
     def __init__(
         self,
         identity: Identity,
-        gate: Gate,
+        admission: Admission,
         upkeep: Upkeep,
         namespaces: Namespaces,
         sessions: Sessions,
@@ -55,7 +57,7 @@ class CacheAdminService(PinCalls):
     ) -> None:
         super().__init__(pins, namespaces, identity)
         self._identity = identity
-        self._gate = gate
+        self._admission = admission
         self._upkeep = upkeep
         self._namespaces = namespaces
         self._sessions = sessions
@@ -206,12 +208,13 @@ class CacheAdminService(PinCalls):
                 lease.namespace_id in chosen and lease.kind is not LeaseKind.QUARANTINE
                 for lease in self._leases
             ),
-            rejected_count=self._gate.rejected_count,
+            rejected_count=self._admission.refused_calls,
             version=self._identity.version,
             uptime=convert.duration(time.monotonic() - self._started),
             namespace_count=len(namespaces),
             history=history_message(self._history),
             compute_seconds_saved=sum(each.usage.compute_seconds_saved for each in namespaces),
+            **_refusals(self._admission),
         )
         return stats if scope.is_all else own_stats(stats)
 
@@ -274,6 +277,18 @@ class CacheAdminService(PinCalls):
             namespaces=[pb.NodeNamespace(**asdict(each)) for each in node.namespaces],
             tiers=[pb.NodeTier(**asdict(each)) for each in node.tiers],
         )
+
+
+def _refusals(admission: Admission) -> dict[str, int]:
+    """By the fields of Stats."""
+    refused = admission.refused
+    return {
+        "refused_ask_count": refused[Work.ASK],
+        "refused_load_count": refused[Work.LOAD],
+        "refused_store_count": refused[Work.STORE],
+        "delayed_demotion_count": refused[Work.DEMOTION],
+        "refused_prefetch_count": refused[Work.PREFETCH],
+    }
 
 
 def _per_tier(values: Mapping[Tier, int]) -> list[int]:

@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractContextManager, aclosing, nullcontext
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 
 from kvtier.access.credential import LOCAL, Caller
+from kvtier.agent.admission import Admission, Work
+from kvtier.core.retry_info import STATUS_METADATA, overloaded_status
 from kvtier.core.status import CODES, Code
 from kvtier.errors import (
     ConfigError,
@@ -38,17 +40,27 @@ log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
+_WORK = {
+    "LoadBlocks": Work.LOAD,
+    "ReadBlocks": Work.LOAD,
+    # What it ends would be written in vain.
+    "CommitBlocks": Work.LOAD,
+    "ReserveBlocks": Work.STORE,
+    "WriteBlocks": Work.STORE,
+    "PrefetchPrefix": Work.PREFETCH,
+}
 _SESSION_METADATA = "kvtier-session-bin"
 _READY = "ready"
 _OPTIONS = [
     ("grpc.max_receive_message_length", 16 << 20),
     ("grpc.so_reuseport", 0),
+    # Of one connection; what is beyond it waits at the client, and takes no memory here.
+    ("grpc.max_concurrent_streams", 512),
 ]
 _REMOTE_OPTIONS = [
     # Then a client connects again, and shows its certificate again: what has expired ends.
     ("grpc.max_connection_age_ms", 600_000),
     ("grpc.server_handshake_timeout_ms", 10_000),
-    ("grpc.max_concurrent_streams", 256),
 ]
 
 
@@ -68,34 +80,9 @@ def patience_seconds(call: Call) -> float | None:
     return None if remaining is None else max(0.0, remaining * 0.8 - 0.02)
 
 
-class Gate:
-    """Admits so many calls at a time; the rest is refused before any work is done."""
-
-    def __init__(self, limit: int, what: str = "calls", key: str = "limits.max_calls") -> None:
-        self._limit = limit
-        self._what = what
-        self._key = key
-        self._in_flight = 0
-        self.rejected_count = 0
-
-    def __enter__(self) -> None:
-        if self._in_flight >= self._limit:
-            self.rejected_count += 1
-            raise OverloadedError(
-                f"{self._limit} {self._what} are in flight, as many as {self._key} allows"
-            )
-        self._in_flight += 1
-
-    def __exit__(self, *_: object) -> None:
-        self._in_flight -= 1
-
-
-@dataclass(frozen=True, slots=True)
-class StreamLimits:
-    """How many streams there may be, and how long one waits for its client."""
-
-    gate: Gate
-    stall_seconds: float
+def work_of(method: MethodDescriptor) -> Work:
+    """What a method does to the bytes of blocks; most ask for metadata alone."""
+    return _WORK.get(method.name, Work.ASK)
 
 
 class Server:
@@ -107,18 +94,20 @@ class Server:
     code; anything else is a bug, logged under an id that the caller is told.
 
     The health service says that "" is SERVING while it listens, and "ready" as `set_ready` says.
+    Streams whose client does nothing for `stall_seconds` are ended; with None they count as calls
+    and last as long as they like.
     """
 
     def __init__(
         self,
-        gate: Gate,
-        streams: StreamLimits | None = None,
+        admission: Admission,
+        stall_seconds: float | None = None,
         guard: Guard | None = None,
         calls: CallCounts | None = None,
     ) -> None:
-        self._gate = gate
+        self._admission = admission
+        self._stall_seconds = stall_seconds
         self._calls = CallCounts() if calls is None else calls
-        self._streams = streams
         self._guard = guard
         options = _OPTIONS if guard is None else [*_OPTIONS, *_REMOTE_OPTIONS]
         self._server = grpc.aio.server(options=options)
@@ -197,14 +186,14 @@ class Server:
 
         async def call(data: bytes, context: Context) -> Message:
             try:
-                with self._gate:
-                    known = self._call_of(context)  # first: strangers get no further
+                known = self._call_of(context)  # first: strangers get no further
+                with self._admission.call(work_of(method), known.session_token):
                     result: Message = await behaviour(parsed(request_class, data), known)
                     self._calls.succeeded(method)
                     return result
             except Exception as error:
-                code, message = self._failed(method, error)
-            return await context.abort(grpc.StatusCode[code.name], message)
+                status = self._failed(method, error)
+            return await context.abort(*status)
 
         return call
 
@@ -214,8 +203,8 @@ class Server:
 
         async def stream(data: bytes, context: Context) -> None:
             try:
-                with self._stream_gate():
-                    known = self._call_of(context)
+                known = self._call_of(context)
+                with self._admitted(method, known):
                     answers = behaviour(parsed(request_class, data), known)
                     async with aclosing(answers):
                         async for message in answers:
@@ -225,8 +214,8 @@ class Server:
             except grpc.aio.InternalError:
                 return  # the client has gone, and the cancellation of this call is on its way
             except Exception as error:
-                code, message = self._failed(method, error)
-            await context.abort(grpc.StatusCode[code.name], message)
+                status = self._failed(method, error)
+            await context.abort(*status)
 
         return stream
 
@@ -235,15 +224,15 @@ class Server:
 
         async def collect(requests: AsyncIterator[bytes], context: Context) -> Message:
             try:
-                with self._stream_gate():
-                    known = self._call_of(context)
+                known = self._call_of(context)
+                with self._admitted(method, known):
                     async with aclosing(self._timely(requests)) as timely:
                         result: Message = await behaviour(timely, known)
                     self._calls.succeeded(method)
                     return result
             except Exception as error:
-                code, message = self._failed(method, error)
-            return await context.abort(grpc.StatusCode[code.name], message)
+                status = self._failed(method, error)
+            return await context.abort(*status)
 
         return collect
 
@@ -255,40 +244,47 @@ class Server:
                 return Call(value, context.time_remaining(), caller)
         return Call(None, context.time_remaining(), caller)
 
-    def _failed(self, method: MethodDescriptor, error: Exception) -> tuple[Code, str]:
+    def _failed(
+        self, method: MethodDescriptor, error: Exception
+    ) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]:
+        """What a call is ended with; with the metadata that says when to try again, if it does."""
         code, message = status_of(method, error)
         self._calls.failed(method, code)
-        return code, message
+        details: tuple[tuple[str, bytes], ...] = ()
+        if isinstance(error, OverloadedError):
+            details = ((STATUS_METADATA, overloaded_status(error)),)
+        return grpc.StatusCode[code.name], message, details
 
-    def _stream_gate(self) -> AbstractContextManager[None]:
-        return self._streams.gate if self._streams else nullcontext()
+    def _admitted(self, method: MethodDescriptor, caller: Call) -> AbstractContextManager[None]:
+        """A stream, for its length."""
+        if self._stall_seconds is None:
+            return self._admission.call(work_of(method), caller.session_token)
+        return self._admission.stream(work_of(method), caller.session_token)
 
     async def _write(self, context: Context, message: Message | bytes) -> None:
         """Returns when the transport has taken it: a slow reader is waited for, not buffered for.
 
         Raises DeadlineExceededError if it takes nothing for too long.
         """
-        stall_seconds = self._streams.stall_seconds if self._streams else None
         try:
-            async with asyncio.timeout(stall_seconds):
+            async with asyncio.timeout(self._stall_seconds):
                 await context.write(message)
         except TimeoutError as error:
             raise DeadlineExceededError(
-                f"the client took nothing for {stall_seconds:g} s (streams.stall_seconds)"
+                f"the client took nothing for {self._stall_seconds:g} s (streams.stall_seconds)"
             ) from error
 
     async def _timely(self, requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
         """Raises DeadlineExceededError if nothing comes for too long."""
-        stall_seconds = self._streams.stall_seconds if self._streams else None
         while True:
             try:
-                async with asyncio.timeout(stall_seconds):
+                async with asyncio.timeout(self._stall_seconds):
                     data = await anext(requests)
             except StopAsyncIteration:
                 return
             except TimeoutError as error:
                 raise DeadlineExceededError(
-                    f"the client sent nothing for {stall_seconds:g} s (streams.stall_seconds)"
+                    f"the client sent nothing for {self._stall_seconds:g} s (streams.stall_seconds)"
                 ) from error
             yield data
 

@@ -283,7 +283,7 @@ class RecordedRequest(_message.Message):
     def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., namespace: _Optional[str] = ..., block_tokens: _Optional[int] = ..., block_bytes: _Optional[int] = ..., group: _Optional[int] = ..., shard: _Optional[int] = ..., position: _Optional[int] = ..., hashes: _Optional[_Iterable[int]] = ..., lost_count: _Optional[int] = ...) -> None: ...
 
 class Stats(_message.Message):
-    __slots__ = ("epoch", "sample_time", "tiers", "session_count", "lease_count", "rejected_count", "version", "uptime", "namespace_count", "history", "compute_seconds_saved")
+    __slots__ = ("epoch", "sample_time", "tiers", "session_count", "lease_count", "rejected_count", "version", "uptime", "namespace_count", "history", "compute_seconds_saved", "refused_ask_count", "refused_load_count", "refused_store_count", "refused_prefetch_count", "delayed_demotion_count")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_TIME_FIELD_NUMBER: _ClassVar[int]
     TIERS_FIELD_NUMBER: _ClassVar[int]
@@ -295,6 +295,11 @@ class Stats(_message.Message):
     NAMESPACE_COUNT_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_SECONDS_SAVED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_ASK_COUNT_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_LOAD_COUNT_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_STORE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_PREFETCH_COUNT_FIELD_NUMBER: _ClassVar[int]
+    DELAYED_DEMOTION_COUNT_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     sample_time: _timestamp_pb2.Timestamp
     tiers: _containers.RepeatedCompositeFieldContainer[TierStats]
@@ -306,7 +311,12 @@ class Stats(_message.Message):
     namespace_count: int
     history: HistoryStats
     compute_seconds_saved: float
-    def __init__(self, epoch: _Optional[int] = ..., sample_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[TierStats, _Mapping]]] = ..., session_count: _Optional[int] = ..., lease_count: _Optional[int] = ..., rejected_count: _Optional[int] = ..., version: _Optional[str] = ..., uptime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., namespace_count: _Optional[int] = ..., history: _Optional[_Union[HistoryStats, _Mapping]] = ..., compute_seconds_saved: _Optional[float] = ...) -> None: ...
+    refused_ask_count: int
+    refused_load_count: int
+    refused_store_count: int
+    refused_prefetch_count: int
+    delayed_demotion_count: int
+    def __init__(self, epoch: _Optional[int] = ..., sample_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[TierStats, _Mapping]]] = ..., session_count: _Optional[int] = ..., lease_count: _Optional[int] = ..., rejected_count: _Optional[int] = ..., version: _Optional[str] = ..., uptime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., namespace_count: _Optional[int] = ..., history: _Optional[_Union[HistoryStats, _Mapping]] = ..., compute_seconds_saved: _Optional[float] = ..., refused_ask_count: _Optional[int] = ..., refused_load_count: _Optional[int] = ..., refused_store_count: _Optional[int] = ..., refused_prefetch_count: _Optional[int] = ..., delayed_demotion_count: _Optional[int] = ...) -> None: ...
 
 class GetStatsRequest(_message.Message):
     __slots__ = ("namespace",)

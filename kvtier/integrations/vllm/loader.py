@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
 from kvtier.client.namespace import Namespace
 from kvtier.core.block import BlockStatus, Wait
+from kvtier.errors import OverloadedError
 from kvtier.integrations.parts import parts
 from kvtier.integrations.vllm.mover import Mover
 from kvtier.integrations.vllm.parts import part_of
@@ -66,7 +68,8 @@ class Loader(Mover):
             piece = part_of(blocks, part)
             if load.is_slower and following:  # it is fetched while this one is copied
                 both = part_of(blocks, slice(part.start, following.stop))
-                namespace.prefetch(both.hashes, place=self._place(both))
+                with suppress(OverloadedError):
+                    namespace.prefetch(both.hashes, place=self._place(both))
             with namespace.load(
                 blocks.hashes[part.start : part.start + judged],
                 place=self._place(piece),

@@ -18,6 +18,7 @@ from kvtier.tiers.arena import HostExtent, cell_of
 from kvtier.tiers.host import HostTier
 from kvtier.tiers.size_class import SizeClass
 from tests.model.node import Node
+from tests.unit.agent.disk_agent import until
 from tests.unit.agent.worker import PAGE, Worker, sequence
 
 RESERVE = 1 << 30
@@ -352,8 +353,7 @@ def test_memory_is_there_before_it_is_asked_for(node_of: NodeOf) -> None:
 
     async def until_ahead() -> None:
         node.placement.grow_ahead(worker.size_class)
-        while worker.size_class.free_slots < 400:
-            await asyncio.sleep(0)
+        await until(lambda: worker.size_class.free_slots >= 400)
 
     node.run(asyncio.wait_for(until_ahead(), 10.0))
     assert worker.size_class.extent_bytes < 1024 * PAGE

@@ -11,6 +11,7 @@ from types import SimpleNamespace, TracebackType
 from typing import Any
 
 from kvtier.access.scope import ALL, Scope
+from kvtier.agent.admission import Admission, AdmissionLimits
 from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.lease import LeaseTable
 from kvtier.core.namespace import NamespaceSpec
@@ -18,7 +19,7 @@ from kvtier.core.rules import NamespaceRule
 from kvtier.errors import KvtierError, NotFoundError
 from kvtier.rpc.block_cache import Identity
 from kvtier.rpc.cache_admin import CacheAdminService
-from kvtier.rpc.server import Gate, Server
+from kvtier.rpc.server import Server
 from kvtier.tiers.cluster.nodes import NodeRecord
 from kvtier.v1 import cache_admin_pb2
 
@@ -206,13 +207,13 @@ class ScriptedAgent:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        self._server = Server(Gate(8))
+        self._server = Server(Admission(AdmissionLimits()))
         service: Any = CacheAdminService  # what it is given only looks like an agent's parts
         self._server.add(
             _CACHE_ADMIN,
             service(
                 Identity(7, "1.2", 8192, "attach.sock"),
-                Gate(8),
+                Admission(AdmissionLimits()),
                 self.upkeep,
                 OneNamespace(),
                 [],

@@ -8,34 +8,17 @@ import logging
 import pytest
 from google.protobuf.descriptor import MethodDescriptor
 
+from kvtier.agent.admission import Admission, AdmissionLimits, Work
 from kvtier.core.attach import DirectCall
+from kvtier.core.retry_info import overloaded_error
 from kvtier.core.status import CODES, Code
 from kvtier.errors import InvalidRequestError, KvtierError, OverloadedError
 from kvtier.rpc.direct import DirectCalls
-from kvtier.rpc.server import Call, Gate, parsed, status_of
+from kvtier.rpc.server import Call, parsed, status_of
 from kvtier.v1 import block_cache_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["BlockCache"]
 LOOKUP: MethodDescriptor = SERVICE.methods_by_name["LookupPrefix"]
-
-
-def test_a_gate_admits_so_many_and_refuses_the_next() -> None:
-    gate = Gate(2)
-    with gate, gate:
-        for _ in range(2):
-            with pytest.raises(OverloadedError, match=r"limits\.max_calls"), gate:
-                pytest.fail("admitted")
-        assert gate.rejected_count == 2
-    with gate:
-        pass
-
-
-def test_a_call_that_fails_leaves_the_gate() -> None:
-    gate = Gate(1)
-    for _ in range(3):
-        with pytest.raises(ZeroDivisionError), gate:
-            raise ZeroDivisionError
-    assert gate.rejected_count == 0
 
 
 def test_what_is_no_request_is_named() -> None:
@@ -79,8 +62,8 @@ class Servicer:
         return fail
 
 
-def answer(method: str, request: bytes, gate: Gate | None = None) -> tuple[int, bytes]:
-    calls = DirectCalls(SERVICE, Servicer(), gate or Gate(1))
+def answer(method: str, request: bytes, admission: Admission | None = None) -> tuple[int, bytes]:
+    calls = DirectCalls(SERVICE, Servicer(), admission or Admission(AdmissionLimits()))
     direct = DirectCall(method, b"token", 1000, request)
     return asyncio.run(calls.answer(direct))
 
@@ -109,7 +92,13 @@ def test_a_direct_call_fails_as_one_of_grpc(
     assert word in message
 
 
-def test_direct_calls_pass_the_same_gate() -> None:
-    gate = Gate(0)
-    assert answer("LookupPrefix", b"", gate)[0] == Code.RESOURCE_EXHAUSTED
-    assert gate.rejected_count == 1
+def test_direct_calls_pass_the_same_admission() -> None:
+    admission = Admission(AdmissionLimits(calls=1))
+    with admission.call(Work.ASK, b"other"):
+        code, data = answer("LookupPrefix", b"", admission)
+        assert code == Code.RESOURCE_EXHAUSTED
+        refusal = overloaded_error(data)
+        assert "limits.max_calls" in str(refusal)
+        assert refusal.retry_after_seconds > 0
+    assert admission.refused == {Work.ASK: 1}
+    assert answer("LookupPrefix", b"", admission)[0] == 0
