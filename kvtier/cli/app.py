@@ -17,11 +17,13 @@ from kvtier.cli import (
     explain,
     flush,
     invalidate,
+    ls,
     namespaces,
     pin,
     pins,
     plan,
     record,
+    requests,
     resume,
     scrub,
     sessions,
@@ -49,7 +51,6 @@ def _show_version(is_wanted: bool) -> None:
 app = typer.Typer(
     name="kvtier",
     help=HELP,
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -72,6 +73,8 @@ app.command("stats")(stats.stats)
 app.command("tiers")(tiers.tiers)
 app.command("namespaces")(namespaces.namespaces)
 app.command("sessions")(sessions.sessions)
+app.command("ls")(ls.ls)
+app.command("requests")(requests.requests)
 app.command("explain")(explain.explain)
 app.command("record")(record.record)
 app.command("evict")(evict.evict)

@@ -22,6 +22,7 @@ from kvtier.cli.options import (
     DEFAULT_TIMEOUT_SECONDS,
     AddressOption,
     JsonOption,
+    NamespaceOption,
     YesOption,
 )
 from kvtier.cli.text import plural
@@ -39,9 +40,7 @@ def record(
     path: Annotated[
         Path, typer.Argument(metavar="FILE", help="JSON Lines; compressed if it ends in .gz.")
     ],
-    namespace: Annotated[
-        str, typer.Option(metavar="NAMESPACE", help="Only what belongs to tenant/name[@digest].")
-    ] = "",
+    namespace: NamespaceOption = "",
     duration: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="Such as 90s or 1h30m; else until interrupted."),

@@ -31,6 +31,7 @@ from kvtier.agent.promotion import Promotion
 from kvtier.agent.reading import Reading
 from kvtier.agent.recording import Recorder
 from kvtier.agent.resizing import Resizing
+from kvtier.agent.seen_requests import SeenRequests
 from kvtier.agent.sessions import Sessions
 from kvtier.agent.storing import Storing
 from kvtier.agent.stream_sessions import StreamSessions
@@ -64,6 +65,7 @@ from kvtier.rpc.block_cache import BlockCacheService, Identity
 from kvtier.rpc.block_streams import BlockStreams
 from kvtier.rpc.cache_admin import CacheAdminService
 from kvtier.rpc.cache_inspection import CacheInspectionService
+from kvtier.rpc.cache_listing import CacheListingService
 from kvtier.rpc.direct import DirectCalls
 from kvtier.rpc.server import Gate, Server, StreamLimits
 from kvtier.sockets import ADMIN_SOCKET, ATTACH_SOCKET, WORKER_SOCKET
@@ -187,6 +189,8 @@ class Agent:
             cluster=self.cluster,
         )
         self.recorder = Recorder(self.namespaces, time.time)
+        self.seen = SeenRequests(config.history.requests, time.time)
+        self.namespaces.on_dropped.append(self.seen.forget)
         self.gate = Gate(config.limits.max_calls)
         self.streams = self._streams()
         self.block_cache = BlockCacheService(
@@ -198,6 +202,7 @@ class Agent:
             self.streams,
             self.lifecycle,
             [Tier.HOST, *(each.reader.tier for each in slower)],
+            self.seen,
         )
         self.attach = AttachServer(
             self.sessions,
@@ -239,6 +244,7 @@ class Agent:
         inspection = CacheInspectionService(
             self.identity, self.namespaces, self.explaining, self.recorder
         )
+        listing = CacheListingService(self.identity, self.namespaces, self.seen)
         if is_embedded(self.config):
             self._valkey = await asyncio.to_thread(
                 EmbeddedValkey,
@@ -252,7 +258,7 @@ class Agent:
         worker_server = Server(self.gate, StreamLimits(gate, limits.stall_seconds))
         worker_server.add(_BLOCK_CACHE, self.block_cache)
         admin_server = Server(Gate(self.config.limits.max_calls))
-        admin_server.add(_CACHE_ADMIN, admin, inspection)
+        admin_server.add(_CACHE_ADMIN, admin, inspection, listing)
         self._servers = [worker_server, admin_server]
         mode, group_id = directory.worker_mode, directory.group_id
         (directory.path / ATTACH_SOCKET).unlink(missing_ok=True)

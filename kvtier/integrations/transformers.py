@@ -103,17 +103,22 @@ class PrefixCache:
         self._namespace = client.namespace(self.spec)
         self._failing = False
 
-    def restore(self, input_ids: torch.Tensor, *, extra: bytes = b"") -> Restored:
+    def restore(
+        self, input_ids: torch.Tensor, *, extra: bytes = b"", request_id: str = ""
+    ) -> Restored:
         """The KV of the longest cached prefix of `input_ids`, [1, tokens].
 
-        At least one token is left for the model to compute.
+        At least one token is left for the model to compute. `request_id` is the caller's name for
+        the request: `kvtier requests` shows it.
         """
         started = time.perf_counter()
         ids = _row(input_ids)
         try:
             hashes = block_hashes(ids, self.block_tokens, extra=extra)
             hashes = hashes[: min((len(ids) - 1) // self.block_tokens, _MOST_BLOCKS)]
-            cache, blocks, size_bytes = self._load(hashes, started + self._patience_seconds)
+            cache, blocks, size_bytes = self._load(
+                hashes, started + self._patience_seconds, request_id
+            )
         except _FAILURES as error:
             self._failed("restored", error)
             return Restored(self._new_cache())
@@ -148,10 +153,12 @@ class PrefixCache:
         cache.activate_past_recording()
         return cache
 
-    def _load(self, hashes: Sequence[bytes], deadline: float) -> tuple[DynamicCache, int, int]:
+    def _load(
+        self, hashes: Sequence[bytes], deadline: float, request_id: str
+    ) -> tuple[DynamicCache, int, int]:
         """A filled cache, its blocks, and the bytes that were read for it."""
         cache = self._new_cache()
-        found = longest_prefix(self.groups, self._lookup(hashes), len(hashes))
+        found = longest_prefix(self.groups, self._lookup(hashes, request_id), len(hashes))
         if not found:
             return cache, 0, 0
         states, present = [], []
@@ -168,18 +175,23 @@ class PrefixCache:
                 group.fill(cache, kept, blocks * self.block_tokens)
         return cache, blocks, size_bytes
 
-    def _lookup(self, hashes: Sequence[bytes]) -> list[Presence]:
+    def _lookup(self, hashes: Sequence[bytes], request_id: str) -> list[Presence]:
         """Which blocks are cached, group by group; nothing is asked once there is no prefix."""
         present: list[Presence] = []
         for index, group in enumerate(self.groups):
             here = np.zeros(len(hashes), np.bool_)
             if group.window_tokens:
-                found = self._namespace.lookup(hashes, place=Place(index), match=Match.PRESENCE)
+                found = self._namespace.lookup(
+                    hashes, place=Place(index), match=Match.PRESENCE, request_id=request_id
+                )
                 here[: len(found.present)] = found.present
             else:
                 here[
                     : self._namespace.lookup(
-                        hashes, place=Place(index), compute_seconds_per_block=self._block_seconds
+                        hashes,
+                        place=Place(index),
+                        compute_seconds_per_block=self._block_seconds,
+                        request_id=request_id,
                     ).matched
                 ] = True
             present.append(here)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kvtier.cli import connection, evict
+from kvtier.cli import connection
+from kvtier.cli.block_hash import parsed
 from kvtier.cli.connection import Door, socket_path
 from kvtier.cli.consent import described
 from kvtier.cli.exit import ExitCode, exit_code
@@ -179,26 +180,26 @@ def test_a_socket_of_another_user_is_told_from_a_missing_one(
 @pytest.mark.parametrize(
     ("hashes", "complaint"),
     [
-        (["xyzx"], "--hash xyzx: write it in hexadecimal"),
-        (["abc"], "--hash abc: 3 digits"),
-        (["abcd"], "--hash abcd: 2 bytes; a hash has 16 to 64"),
+        (["xyzx"], "HASH xyzx: write it in hexadecimal"),
+        (["abc"], "HASH abc: 3 digits"),
+        (["abcd"], "HASH abcd: 2 bytes; a hash has 16 to 64"),
         (["00" * 16, "00" * 32], "all hashes must have one length"),
     ],
 )
 def test_hashes_must_be_hex_of_one_length(hashes: list[str], complaint: str) -> None:
     with pytest.raises(InvalidRequestError, match=complaint):
-        evict.parsed(hashes)
+        parsed(hashes)
 
 
 def test_hashes_may_begin_with_0x() -> None:
-    assert evict.parsed(["0x" + "AB" * 16]) == [b"\xab" * 16]
+    assert parsed(["0x" + "AB" * 16]) == [b"\xab" * 16]
 
 
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["a/b", "--group", "0", "--yes"], "--group and --shard go with --hash"),
-        (["a/b", "--shard", "1", "--yes"], "--group and --shard go with --hash"),
+        (["a/b", "--group", "0", "--yes"], "--group and --shard go with hashes"),
+        (["a/b", "--shard", "1", "--yes"], "--group and --shard go with hashes"),
         (["a/b@", "--yes"], "'a/b@' names no namespace"),
         (["a/b"], "not a terminal: pass --yes"),
         (["a/b", "--json"], "--json does not ask: pass --yes"),
