@@ -7,7 +7,7 @@ STAMP := $(VENV)/.stamp
 PROTOC = $(BIN)/python -m grpc_tools.protoc -I proto proto/kvtier/v1/*.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-crash test-cluster test-model test-traces test-vllm check proto bench fmt
+.PHONY: help demo test test-faults test-crash test-cluster test-model test-traces test-vllm check proto docs bench fmt
 
 help:
 	@echo 'make demo          two agents and four workers on this machine, with a small model'
@@ -18,9 +18,10 @@ help:
 	@echo 'make test-vllm     the connector on real engines, in its own environment (QUICK=1: less)'
 	@echo 'make test-traces   hit rates on the traces in KVTIER_TRACES, all of them'
 	@echo 'make test-model    the state machine of HOST, long'
-	@echo 'make check         formatting, lints, types, import rules, generated code'
+	@echo 'make check         formatting, lints, types, import rules, generated code and pages, links'
 	@echo 'make bench         speed of the data path and of the metadata'
 	@echo 'make proto         generate kvtier/v1 from proto/'
+	@echo 'make docs          generate docs/cli.md and docs/api.md'
 	@echo 'make fmt           format, and fix what can be fixed'
 
 demo: $(STAMP)
@@ -60,9 +61,13 @@ check: $(STAMP)
 	$(PROTOC) --python_out="$$fresh" --pyi_out="$$fresh" && \
 	diff -r -x __pycache__ -x __init__.py "$$fresh/kvtier/v1" kvtier/v1 \
 	|| { echo 'kvtier/v1 is not what proto/ generates: run make proto'; exit 1; }
+	$(BIN)/python -m tests.docs --check
 
 proto: $(STAMP)
 	$(PROTOC) --python_out=. --pyi_out=.
+
+docs: $(STAMP)
+	$(BIN)/python -m tests.docs
 
 bench: $(STAMP)
 	$(BIN)/kvtier bench host

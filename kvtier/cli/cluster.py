@@ -34,12 +34,12 @@ def nodes(
     address: AddressOption = DEFAULT_ADDRESS,
     timeout_seconds: TimeoutOption = DEFAULT_TIMEOUT_SECONDS,
 ) -> None:
-    """List the agents on the same Redis or Valkey, as they announced themselves.
+    """List the agents that share the CLUSTER tier.
 
-    The agent that is asked has a star. Seen is how long ago a node's last announcement is; after
-    three heartbeats without one it is not listed. HOST and DISK are the capacities, and how much of
-    them is used. With --json also addresses and generation ids: nodes share the blocks of a
-    namespace when theirs are the same.
+    As they announced themselves on the Redis or Valkey. The agent that is asked has a star. Seen is
+    how long ago a node's last announcement is; after three heartbeats without one it is not listed.
+    HOST and DISK are the capacities, and how much of them is used. With --json also addresses and
+    generation ids: nodes share the blocks of a namespace when theirs are the same.
 
     Example: kvtier cluster nodes --json
     """

@@ -64,11 +64,12 @@ def evict(
     address: AddressOption = DEFAULT_ADDRESS,
     timeout_seconds: TimeoutOption = DEFAULT_LONG_TIMEOUT_SECONDS,
 ) -> None:
-    """Remove blocks of a namespace: all, or those of a prefix with whatever continues them.
+    """Remove blocks of a namespace.
 
-    Blocks that are leased are no longer found; their space is free when their leases end.
-    Blocks that are pinned stay, unless --force is given. A block counts in each tier that held it.
-    Asks first; scripts pass --yes or --dry-run.
+    All of them, or those of a prefix with whatever continues them. Blocks that are leased are no
+    longer found; their space is free when their leases end. Blocks that are pinned stay, unless
+    --force is given. A block counts in each tier that held it. Asks first; scripts pass --yes or
+    --dry-run.
 
     With --older-than, what is younger stays, also behind a block that goes; CLUSTER keeps what it
     has until its own time to live. With --down-to, the tier's policy says what goes first; what is
@@ -97,8 +98,8 @@ def evict(
         answer = evict_blocks(validate_only=not yes or dry_run)
         if not consent.is_given and block_count(answer):
             about = "about " if most_bytes is not None else ""
-            what = f"{about}{counted(answer)}{_which(chosen, min_age)}{_left(answer)}"
-            consent.ask(client, f"Evict {what}, of")
+            which = _which(chosen, min_age, most_bytes)
+            consent.ask(client, f"Evict {about}{counted(answer)}{which}{_left(answer)}, of")
             answer = evict_blocks(validate_only=False)
     if as_json:
         print_json(as_document(answer))
@@ -153,7 +154,7 @@ def said(
     if block_count(answer):
         verb = "would evict" if dry_run else "evicted"
         about = " about" if dry_run and most_bytes is not None else ""
-        what = f"{counted(answer)} of {namespace}{_which(tiers, min_age)}"
+        what = f"{counted(answer)} of {namespace}{_which(tiers, min_age, None)}"
         lines = [f"{verb}{about} {what}{_left(answer)}"]
     if most_bytes is not None:
         line = f"{tiers[0].name}: {human_bytes(answer.used_bytes)} used"
@@ -164,10 +165,11 @@ def said(
     return lines
 
 
-def _which(tiers: Sequence[Tier], min_age: float) -> str:
-    """` from HOST, stored more than 2 h ago`."""
+def _which(tiers: Sequence[Tier], min_age: float, most_bytes: int | None) -> str:
+    """` from HOST stored over 2 h ago`, ` from HOST until 10.0 GiB are used`."""
     text = f" from {' and '.join(tier.name for tier in tiers)}" if tiers else ""
-    return text + (f" stored over {human_seconds(min_age)} ago" if min_age else "")
+    text += f" stored over {human_seconds(min_age)} ago" if min_age else ""
+    return text if most_bytes is None else f"{text} until {human_bytes(most_bytes)} are used"
 
 
 def _left(answer: EvictBlocksResponse) -> str:

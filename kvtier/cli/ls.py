@@ -86,11 +86,12 @@ def ls(
     address: AddressOption = DEFAULT_ADDRESS,
     timeout_seconds: TimeoutOption = DEFAULT_TIMEOUT_SECONDS,
 ) -> None:
-    """List the blocks of a namespace in HOST and on DISK, or its prefixes.
+    """List the blocks of a namespace, or its prefixes.
 
-    A block has a row for each tier that has it. Its age counts from its first store, hits from when
-    it came to the tier: loads, and what workers say they used. A row of --prefixes has the length
-    and the size of all that it ends, which prefixes with the same beginning share.
+    Of HOST and DISK; CLUSTER keeps no list of what it has. A block has a row for each tier that has
+    it. Its age counts from its first store, hits from when it came to the tier: loads, and what
+    workers say they used. A row of --prefixes has the length and the size of all that it ends,
+    which prefixes with the same beginning share.
 
     What comes or goes while pages are read may be listed or not; all else is listed once.
 

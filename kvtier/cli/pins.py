@@ -29,9 +29,11 @@ def pins(
     address: AddressOption = DEFAULT_ADDRESS,
     timeout_seconds: TimeoutOption = DEFAULT_TIMEOUT_SECONDS,
 ) -> None:
-    """List pins: whose blocks they keep, how many, why and for how long.
+    """List pins: whose blocks, how many, why, and for how long.
 
     A block counts once; the bytes are those of all tiers that keep it.
+
+    Example: kvtier pins --namespace default/my-model
     """
     with admin(address, timeout_seconds) as client:
         found = client.list_pins(namespace)

@@ -81,20 +81,32 @@ class Prefix:
     ] = True
     block_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Of --tokens and --text: of a block; else the namespace's."),
+        typer.Option(
+            min=1,
+            metavar="COUNT",
+            help="Of --tokens and --text: of a block; else the namespace's.",
+        ),
     ] = None
     extra: Annotated[
         str,
-        typer.Option(help="Of --tokens and --text: what kvtier's own hashes were given as extra."),
+        typer.Option(
+            metavar="TEXT",
+            help="Of --tokens and --text: what kvtier's own hashes were given as extra.",
+        ),
     ] = ""
     hash_seed: Annotated[
         str | None,
         typer.Option(
-            help="Of --tokens and --text: the PYTHONHASHSEED of a vLLM that was started with one."
+            metavar="SEED",
+            help="Of --tokens and --text: the PYTHONHASHSEED of a vLLM that was started with one.",
         ),
     ] = None
-    group: Annotated[int | None, typer.Option(min=0, help="The KV group; else 0.")] = None
-    shard: Annotated[int | None, typer.Option(min=0, help="The shard; else 0.")] = None
+    group: Annotated[
+        int | None, typer.Option(min=0, metavar="INDEX", help="The KV group; else 0.")
+    ] = None
+    shard: Annotated[
+        int | None, typer.Option(min=0, metavar="INDEX", help="The shard; else 0.")
+    ] = None
 
     def __post_init__(self) -> None:
         """Raises InvalidRequestError for what does not go together."""

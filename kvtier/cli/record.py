@@ -49,10 +49,11 @@ def record(
     as_json: JsonOption = False,
     address: AddressOption = DEFAULT_ADDRESS,
 ) -> None:
-    """Record what workers look for: hashes, sizes and times, no tokens.
+    """Record what workers look for.
 
-    Interrupting the command ends the recording; every line that is written is whole. An existing
-    file is replaced only with --yes. Of each block hash the first 8 bytes are kept.
+    Hashes, sizes and times, no tokens. Interrupting the command ends the recording; every line that
+    is written is whole. An existing file is replaced only with --yes. Of each block hash the first
+    8 bytes are kept.
 
     Example: kvtier record day.jsonl.gz --duration 24h
     """

@@ -38,7 +38,7 @@ def requests(
     address: AddressOption = DEFAULT_ADDRESS,
     timeout_seconds: TimeoutOption = DEFAULT_TIMEOUT_SECONDS,
 ) -> None:
-    """List the last requests that looked up blocks, and what was found for them.
+    """List what requests asked for of late, and what was found.
 
     Only requests that their workers name: vLLM's connector does, and what passes request_id to
     kvtier's client. Blocks count for all KV groups together, as of the last lookup; those that the
