@@ -73,7 +73,8 @@ def evict(
 
     With --older-than, what is younger stays, also behind a block that goes; CLUSTER keeps what it
     has until its own time to live. With --down-to, the tier's policy says what goes first; what is
-    leased or pinned stays. Exit code 1 if the size was not reached.
+    leased or pinned stays. Exit code 1 if the size was not reached. What HOST still has may be
+    written to DISK again.
 
     Example: kvtier evict default/my-model --tier disk --older-than 2h --dry-run
     """
