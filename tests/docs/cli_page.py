@@ -44,24 +44,26 @@ _OWN_DEFAULTS = {"address": "this user's agent"}
 def page() -> str:
     """All of it."""
     root: Any = typer.main.get_command(app)
-    commands = list(_commands(root, ("kvtier",)))
+    found = list(commands(root))
     parts = [_HEAD, "| exit code | |\n|---|---|\n"]
     parts += [f"| {code.value} | {_EXIT_CODES[code]} |\n" for code in ExitCode]
     parts += [_COMPLETION, "\n| command | |\n|---|---|\n"]
-    for path, command in commands:
+    for path, command in found:
         first = (command.help or "").partition("\n")[0]
         parts.append(f"| [`{' '.join(path)}`](#{'-'.join(path)}) | {first} |\n")
-    parts += [_section(path, command) for path, command in commands]
+    parts += [_section(path, command) for path, command in found]
     return "".join(parts)
 
 
-def _commands(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+def commands(
+    command: Any, path: tuple[str, ...] = ("kvtier",)
+) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Those that do something, by their words."""
     children: dict[str, Any] = getattr(command, "commands", {})
     if not children:
         yield path, command
     for name, child in children.items():
-        yield from _commands(child, (*path, name))
+        yield from commands(child, (*path, name))
 
 
 def _section(path: tuple[str, ...], command: Any) -> str:
