@@ -119,7 +119,7 @@ async def page_of_blocks(
     chosen = best.sorted()
     listed: list[Listed] = []
     parts = _parts(namespace, wish)
-    async for part in slices(min(size, len(chosen)), WRITE_SLICE):
+    async for part in slices(min(size, len(chosen)), WRITE_SLICE // 2):
         for _, place, row in chosen[part]:
             tier, size_class = parts[place.part]
             if len(_matching(size_class, np.array([row]), wish)):

@@ -110,8 +110,7 @@ class Prefix:
 
     def __post_init__(self) -> None:
         """Raises InvalidRequestError for what does not go together."""
-        ways = [self.hashes or None, self.request, self.tokens, self.text]
-        if sum(way is not None for way in ways) > 1:
+        if len(self._ways) > 1:
             raise InvalidRequestError(f"name the blocks in one way: {_WAYS}")
         if (self.text is None) != (self.tokenizer is None):
             raise InvalidRequestError("--text and --tokenizer go together")
@@ -124,8 +123,13 @@ class Prefix:
             raise InvalidRequestError(f"--group and --shard go with {_WAYS}")
 
     @property
+    def _ways(self) -> list[object]:
+        ways = (self.hashes or None, self.request, self.tokens, self.text)
+        return [way for way in ways if way is not None]
+
+    @property
     def is_given(self) -> bool:
-        return bool(self.hashes) or not self.request is self.tokens is self.text is None
+        return bool(self._ways)
 
     def required(self) -> Prefix:
         """Itself. Raises InvalidRequestError if nothing is named."""

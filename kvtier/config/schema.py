@@ -116,7 +116,7 @@ class HistoryConfig(Section):
 
     blocks: Annotated[int, Strict(), Field(ge=0, le=2**28)] = 2**20
     """0: nothing is."""
-    requests: Annotated[int, Strict(), Field(ge=0, le=2**16)] = 1024
+    requests: Annotated[int, Strict(), Field(ge=0, le=2**14)] = 1024
     """What was asked for by the last requests that workers named. 0: nothing is."""
 
 

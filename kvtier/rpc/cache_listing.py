@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kvtier.agent.listing import Listed, Order, Place, Wish, page_of_blocks
+from kvtier.agent.turns import WRITE_SLICE, slices
 from kvtier.core.block import Tier
 from kvtier.errors import InvalidRequestError, NotFoundError
 from kvtier.rpc import conversion as convert
@@ -37,10 +38,12 @@ class CacheListingService:
         blocks, next_place = await page_of_blocks(
             namespace, self._wish(request, namespace), page_size(request.page_size), after
         )
-        return pb.ListBlocksResponse(
-            blocks=map(_block, blocks),
-            next_page_token="" if next_place is None else str(next_place),
+        answer = pb.ListBlocksResponse(
+            next_page_token="" if next_place is None else str(next_place)
         )
+        async for part in slices(len(blocks), WRITE_SLICE):
+            answer.blocks.extend(map(_block, blocks[part]))
+        return answer
 
     def _wish(self, request: pb.ListBlocksRequest, namespace: Namespace) -> Wish:
         keys = None
@@ -65,12 +68,14 @@ class CacheListingService:
         chosen = set(self._namespaces.select(request.namespace))
         requests = [each for each in self._seen if each.namespace in chosen]
         page, token = page_of(requests, request.page_size, request.page_token)
-        return pb.ListRequestsResponse(
-            requests=[_request(each) for each in page],
+        answer = pb.ListRequestsResponse(
             next_page_token=token,
             capacity=self._seen.limit,
             memory_bytes=self._seen.size_bytes,
         )
+        async for part in slices(len(page), WRITE_SLICE):
+            answer.requests.extend(map(_request, page[part]))
+        return answer
 
     async def GetRequest(self, request: pb.GetRequestRequest, call: Call) -> pb.SeenRequest:
         if not request.namespace:
