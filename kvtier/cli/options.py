@@ -15,7 +15,7 @@ DEFAULT_ADDRESS: Final = default_address(os.environ, ADMIN_SOCKET)
 DEFAULT_TIMEOUT_SECONDS: Final = 5.0
 DEFAULT_LONG_TIMEOUT_SECONDS: Final = 300.0
 """Of calls that wait for a device."""
-_COMPLETION_SECONDS: Final = 1.0
+_COMPLETION_SECONDS: Final = 3.0
 
 
 def namespaces_that_begin_with(context: typer.Context, incomplete: str) -> list[str]:
