@@ -19,10 +19,10 @@ help:
 	@echo 'make test-traces   hit rates on the traces in KVTIER_TRACES, all of them'
 	@echo 'make test-model    the state machine of HOST, long'
 	@echo 'make soak          all of it at random for hours: HOURS=0.5 SEED=1'
-	@echo 'make check         formatting, lints, types, import rules, generated code'
+	@echo 'make check         formatting, lints, types, import rules, generated code and pages, links'
 	@echo 'make bench         speed of the data path and of the metadata'
 	@echo 'make proto         generate kvtier/v1 from proto/'
-	@echo 'make docs          generate the tables in docs/'
+	@echo 'make docs          generate docs/cli.md, docs/api.md and the tables of docs/metrics.md'
 	@echo 'make fmt           format, and fix what can be fixed'
 
 demo: $(STAMP)
@@ -62,15 +62,14 @@ check: $(STAMP)
 	$(PROTOC) --python_out="$$fresh" --pyi_out="$$fresh" && \
 	diff -r -x __pycache__ -x __init__.py "$$fresh/kvtier/v1" kvtier/v1 \
 	|| { echo 'kvtier/v1 is not what proto/ generates: run make proto'; exit 1; }
-	@$(BIN)/python -m kvtier.metrics.document <docs/metrics.md | diff docs/metrics.md - \
-	|| { echo 'docs/metrics.md is not what the code says: run make docs'; exit 1; }
+	$(BIN)/python -m tests.docs --check
 
 proto: $(STAMP)
 	$(PROTOC) --python_out=. --pyi_out=.
 
 docs: $(STAMP)
-	@fresh=$$(mktemp) && trap 'rm -f "$$fresh"' EXIT && \
-	$(BIN)/python -m kvtier.metrics.document <docs/metrics.md >"$$fresh" && cat "$$fresh" >docs/metrics.md
+	$(BIN)/python -m tests.docs
+
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak.run --hours $(or $(HOURS),0.5) --seed $(or $(SEED),1)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 
 from kvtier.access.scope import ALL, Scope
 from kvtier.agent.cluster import Cluster
@@ -20,6 +21,7 @@ from kvtier.agent.renewals import Renewals
 from kvtier.agent.resizing import Resizing
 from kvtier.agent.sessions import Sessions
 from kvtier.agent.stats import TierStats, cluster_stats, disk_stats, host_stats
+from kvtier.agent.trimming import Trimming
 from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.cause import Cause
 from kvtier.core.lease import LeaseKind
@@ -174,21 +176,59 @@ class Upkeep:
         *,
         dry_run: bool,
         force: bool = False,
+        min_age_seconds: float = 0.0,
     ) -> Evicted:
         """Removes blocks, and what continues them; a restart does not bring them back.
 
-        What is pinned stays in HOST and on DISK, but with `force`.
+        What is pinned stays in HOST and on DISK, but with `force`. With `min_age_seconds`, what is
+        younger stays too; CLUSTER is not among `tiers` then.
         """
         total = Evicted()
         for namespace in self._namespaces.select(selector):
             if dry_run:
                 evicted = await evict(
-                    namespace, keys(namespace), tiers, dry_run=True, spare_pinned=not force
+                    namespace,
+                    keys(namespace),
+                    tiers,
+                    dry_run=True,
+                    spare_pinned=not force,
+                    min_age_seconds=min_age_seconds,
+                )
+            elif min_age_seconds:
+                evicted = await self._evict_here(
+                    namespace,
+                    keys(namespace),
+                    tiers,
+                    force=force,
+                    min_age_seconds=min_age_seconds,
                 )
             else:
                 evicted = await self._evict(namespace, keys(namespace), tiers, force=force)
             total.add(evicted)
         return total
+
+    async def trim(
+        self, selector: str, tier: Tier, used_bytes: int, *, dry_run: bool
+    ) -> tuple[Evicted, int]:
+        """Has namespaces use no more of HOST or DISK than so much: what went, and what they use."""
+        namespaces = self._namespaces.select(selector)
+        trimming = Trimming(namespaces, tier)
+        disk = self._disk_for(tier) if tier is Tier.DISK else None
+        if dry_run:
+            return trimming.expected(used_bytes), trimming.used_bytes
+        if disk is None:
+            return await trimming.trim(used_bytes), trimming.used_bytes
+        await disk.recovered()
+        try:
+            async with AsyncExitStack() as stack:
+                for namespace in namespaces:
+                    await stack.enter_async_context(disk.erasing(namespace))
+                evicted = await trimming.trim(used_bytes)
+        except OSError as error:
+            raise AgentUnavailableError(
+                f"blocks are evicted until the next restart only: DISK: {_said(error)}"
+            ) from error
+        return evicted, trimming.used_bytes
 
     async def _evict(
         self,
@@ -229,16 +269,24 @@ class Upkeep:
         tiers: frozenset[Tier],
         *,
         force: bool,
+        min_age_seconds: float = 0.0,
         cause: Cause = Cause.REMOVED,
     ) -> Evicted:
+        run = partial(
+            evict,
+            namespace,
+            keys,
+            tiers,
+            spare_pinned=not force,
+            min_age_seconds=min_age_seconds,
+            cause=cause,
+        )
         if self._disk is None or Tier.DISK not in tiers:
-            return await evict(namespace, keys, tiers, spare_pinned=not force, cause=cause)
+            return await run()
         await self._disk.recovered()
         try:
             async with self._disk.erasing(namespace) as forget:
-                return await evict(
-                    namespace, keys, tiers, spare_pinned=not force, forget=forget, cause=cause
-                )
+                return await run(forget=forget)
         except OSError as error:
             raise AgentUnavailableError(
                 f"blocks are evicted until the next restart only: DISK: {_said(error)}"

@@ -17,11 +17,13 @@ from kvtier.cli import (
     explain,
     flush,
     invalidate,
+    ls,
     namespaces,
     pin,
     pins,
     plan,
     record,
+    requests,
     resume,
     scrub,
     sessions,
@@ -38,7 +40,8 @@ from kvtier.cli.remote import add_options
 
 HELP = """A KV-cache agent for LLM inference workers.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 agent not reached.
+Exit codes: 0 done, 1 failed, or the answer is no, 2 wrong usage or configuration, 3 agent not
+reached.
 """
 
 
@@ -51,7 +54,6 @@ def _show_version(is_wanted: bool) -> None:
 app = typer.Typer(
     name="kvtier",
     help=HELP,
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -74,6 +76,8 @@ app.command("stats")(stats.stats)
 app.command("tiers")(tiers.tiers)
 app.command("namespaces")(namespaces.namespaces)
 app.command("sessions")(sessions.sessions)
+app.command("ls")(ls.ls)
+app.command("requests")(requests.requests)
 app.command("explain")(explain.explain)
 app.command("record")(record.record)
 app.command("evict")(evict.evict)

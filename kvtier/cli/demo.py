@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from kvtier.cli.exit import exit_on_sigterm
+from kvtier.cli.options import JsonOption
 from kvtier.errors import ConfigError
 
 
@@ -32,6 +33,7 @@ def demo(
             "else the demo starts one.",
         ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show the main job: an agent, or two, and four workers.
 
@@ -43,6 +45,8 @@ def demo(
     of CLUSTER is killed, and both nodes go on with what they have. A server given by --url is not
     stopped, and what was written to it is removed.
 
+    With --json, what each worker did is printed at the end; the story goes to stderr.
+
     Exit code 1 if any token differs from a run without kvtier, or if a worker finds nothing.
 
     Example: kvtier demo --nodes 2 --url redis://127.0.0.1:6379
@@ -52,4 +56,4 @@ def demo(
     if url is not None and nodes == 1:
         raise ConfigError("--url is for two nodes: add --nodes 2")
     exit_on_sigterm()
-    raise typer.Exit(run_demo(model=model, tokens=tokens, nodes=nodes, url=url))
+    raise typer.Exit(run_demo(model=model, tokens=tokens, nodes=nodes, url=url, as_json=as_json))

@@ -30,6 +30,8 @@ def sessions(
     """List connected workers, and what each leases.
 
     Leased bytes are all that a session leases, holds, reserves, or has in quarantine.
+
+    Example: kvtier sessions --json
     """
     with admin(address, timeout_seconds) as client:
         found = client.list_sessions()

@@ -15,6 +15,7 @@ from kvtier.cli.options import (
     DEFAULT_TIMEOUT_SECONDS,
     AddressOption,
     JsonOption,
+    NamespaceOption,
     TimeoutOption,
 )
 from kvtier.cli.text import console, human_bytes, human_seconds, percent, plural, table
@@ -52,9 +53,7 @@ def stats(
             help="Go on, once a second, until interrupted or the agent is gone.",
         ),
     ] = False,
-    namespace: Annotated[
-        str, typer.Option(metavar="NAMESPACE", help="Only what belongs to tenant/name[@digest].")
-    ] = "",
+    namespace: NamespaceOption = "",
     address: AddressOption = DEFAULT_ADDRESS,
     timeout_seconds: TimeoutOption = DEFAULT_TIMEOUT_SECONDS,
 ) -> None:
@@ -185,10 +184,10 @@ def _of_a_lower_tier(tier: TierStats) -> dict[str, str]:
 
 
 def _of_every_tier(tier: TierStats) -> dict[str, str]:
-    used = human_bytes(tier.used_bytes)
     return {
         "state": _state(tier),
-        "used": f"{used} of {human_bytes(tier.capacity_bytes)}",
+        "capacity": human_bytes(tier.capacity_bytes) if tier.capacity_bytes else "-",
+        "used": human_bytes(tier.used_bytes),
         "allocated": human_bytes(tier.allocated_bytes),
         "leased": human_bytes(tier.leased_bytes),
         "pinned": human_bytes(tier.pinned_bytes),

@@ -48,13 +48,19 @@ def percent(part: int, whole: int) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> Table:
-    """The first `left` columns are aligned to the left, the others to the right."""
+    """The first `left` columns are aligned to the left, the others to the right.
+
+    Where there is not enough room, the former are folded; numbers stay in one piece.
+    """
     from rich import box
     from rich.table import Table
 
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for place, column in enumerate(columns):
-        drawn.add_column(column, justify="left" if place < left else "right")
+        if place < left:
+            drawn.add_column(column, overflow="fold")
+        else:
+            drawn.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         drawn.add_row(*row)
     return drawn

@@ -82,11 +82,14 @@ class AdminClient:
         tiers: Collection[Tier] = (),
         validate_only: bool = False,
         force: bool = False,
+        min_age_seconds: float = 0.0,
+        down_to_bytes: int | None = None,
     ) -> pb.EvictBlocksResponse:
         """Evicts these blocks and what continues them; without hashes, the whole namespace.
 
         All hashes have the same length. Without tiers, from all of them. What is pinned stays in
-        HOST and on DISK, but with `force`.
+        HOST and on DISK, but with `force`. With `min_age_seconds` only what is so old goes, and
+        with `down_to_bytes` as much as is needed for a tier to be within it.
         """
         request = pb.EvictBlocksRequest(
             namespace=namespace,
@@ -96,7 +99,32 @@ class AdminClient:
         )
         if hashes:
             request.keys.CopyFrom(_keys(hashes, group, shard))
+        if min_age_seconds:
+            request.min_age.FromNanoseconds(int(min_age_seconds * 1e9))
+        if down_to_bytes is not None:
+            request.target.used_bytes = down_to_bytes
         answer: pb.EvictBlocksResponse = self._call("EvictBlocks", request)
+        return answer
+
+    def list_blocks(self, request: pb.ListBlocksRequest) -> pb.ListBlocksResponse:
+        """A page of a namespace's blocks; the answer says where the next one begins."""
+        answer: pb.ListBlocksResponse = self._call("ListBlocks", request)
+        return answer
+
+    def list_requests(
+        self, namespace: str = "", page_size: int = 0, page_token: str = ""
+    ) -> pb.ListRequestsResponse:
+        """A page of the requests that workers named, the latest first."""
+        request = pb.ListRequestsRequest(
+            namespace=namespace, page_size=page_size, page_token=page_token
+        )
+        answer: pb.ListRequestsResponse = self._call("ListRequests", request)
+        return answer
+
+    def get_request(self, namespace: str, request_id: str) -> pb.SeenRequest:
+        """One of them, with its hashes. NotFoundError if it is not known, or no longer."""
+        request = pb.GetRequestRequest(namespace=namespace, request_id=request_id)
+        answer: pb.SeenRequest = self._call("GetRequest", request)
         return answer
 
     def explain_blocks(

@@ -76,6 +76,7 @@ class Namespace:
         hold_seconds: float = 0.0,
         compute_seconds_per_block: float = 0.0,
         prefetch: bool = False,
+        request_id: str = "",
     ) -> Lookup:
         """How much of a sequence is cached; changes nothing, except as asked.
 
@@ -83,7 +84,8 @@ class Namespace:
 
         With `hold_seconds`, what was found is kept until it is loaded, for at most so long. With
         `shards`, a block counts if all of them have it. `compute_seconds_per_block` tells the agent
-        how fast the caller computes; 0.0 tells nothing.
+        how fast the caller computes; 0.0 tells nothing. `request_id` is the engine's name for what
+        it looks up for: `kvtier requests` shows it, and `--request` takes it.
         """
         if not hashes:
             return Lookup(0)
@@ -95,6 +97,7 @@ class Namespace:
             hold_seconds,
             compute_seconds_per_block,
             prefetch=prefetch,
+            request_id=request_id,
         )
         return lookup_of(self._call("LookupPrefix", request), len(hashes))
 

@@ -120,10 +120,12 @@ class StreamsConfig(Section):
 
 
 class HistoryConfig(Section):
-    """What is remembered of blocks that are not here any more."""
+    """What is remembered of blocks that are not here any more, and of requests."""
 
     blocks: Annotated[int, Strict(), Field(ge=0, le=2**28)] = 2**20
     """0: nothing is."""
+    requests: Annotated[int, Strict(), Field(ge=0, le=2**14)] = 1024
+    """What was asked for by the last requests that workers named. 0: nothing is."""
 
 
 class PrefetchConfig(Section):

@@ -32,6 +32,7 @@ from kvtier.agent.promotion import Promotion
 from kvtier.agent.reading import Reading
 from kvtier.agent.recording import Recorder
 from kvtier.agent.resizing import Resizing
+from kvtier.agent.seen_requests import SeenRequests
 from kvtier.agent.sessions import Sessions
 from kvtier.agent.storing import Storing
 from kvtier.agent.stream_sessions import StreamSessions
@@ -68,6 +69,7 @@ from kvtier.rpc.block_cache import BlockCacheService, Identity
 from kvtier.rpc.block_streams import BlockStreams
 from kvtier.rpc.cache_admin import CacheAdminService
 from kvtier.rpc.cache_inspection import CacheInspectionService
+from kvtier.rpc.cache_listing import CacheListingService
 from kvtier.rpc.call_counts import CallCounts
 from kvtier.rpc.direct import DirectCalls
 from kvtier.rpc.server import Server
@@ -196,6 +198,8 @@ class Agent:
         self.calls = CallCounts()
         self.admission = Admission(admission_limits(config), time.monotonic)
         self._let_workers_go_first()
+        self.seen = SeenRequests(config.history.requests, time.time)
+        self.namespaces.on_dropped.append(self.seen.forget)
         self.streams = self._streams()
         self.block_cache = BlockCacheService(
             self.identity,
@@ -207,6 +211,7 @@ class Agent:
             self.lifecycle,
             [Tier.HOST, *(each.reader.tier for each in slower)],
             self.admission,
+            self.seen,
         )
         self.attach = AttachServer(
             self.sessions,
@@ -262,6 +267,7 @@ class Agent:
         inspection = CacheInspectionService(
             self.identity, self.namespaces, self.explaining, self.recorder
         )
+        listing = CacheListingService(self.identity, self.namespaces, self.seen)
         if is_embedded(self.config):
             self._valkey = await asyncio.to_thread(
                 EmbeddedValkey,
@@ -275,7 +281,7 @@ class Agent:
         worker_server = Server(self.admission, stall_seconds, calls=self.calls)
         worker_server.add(_BLOCK_CACHE, self.block_cache)
         admin_server = Server(operators, calls=self.calls)
-        admin_server.add(_CACHE_ADMIN, admin, inspection)
+        admin_server.add(_CACHE_ADMIN, admin, inspection, listing)
         self._servers = [worker_server, admin_server]
         mode, group_id = directory.worker_mode, directory.group_id
         (directory.path / ATTACH_SOCKET).unlink(missing_ok=True)
@@ -284,7 +290,7 @@ class Agent:
         await admin_server.listen(directory.path / ADMIN_SOCKET, 0o600, -1)
         self._servers += await self.listening.open(
             Offer(_BLOCK_CACHE, [self.block_cache], self.admission, self.calls, stall_seconds),
-            Offer(_CACHE_ADMIN, [admin, inspection], operators, self.calls),
+            Offer(_CACHE_ADMIN, [admin, inspection, listing], operators, self.calls),
         )
         capacity, available = self.config.tiers.host.capacity, memory.available_bytes()
         if capacity > available:

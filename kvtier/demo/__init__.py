@@ -9,7 +9,12 @@ __all__ = ["run_demo"]
 
 
 def run_demo(
-    model: str | None = None, tokens: int = 4096, nodes: int = 1, url: str | None = None
+    model: str | None = None,
+    tokens: int = 4096,
+    nodes: int = 1,
+    url: str | None = None,
+    *,
+    as_json: bool = False,
 ) -> int:
     """Runs it and prints what happens; the exit status.
 
@@ -26,4 +31,4 @@ def run_demo(
     from kvtier.demo.story import tell
     from kvtier.demo.two_nodes import TwoNodes
 
-    return tell(TwoNodes(url) if nodes == 2 else OneNode(), model, tokens)
+    return tell(TwoNodes(url) if nodes == 2 else OneNode(), model, tokens, as_json=as_json)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -12,12 +13,13 @@ from kvtier.access.credential import LOCAL
 from kvtier.agent.admission import Admission, Work
 from kvtier.agent.grants import Granted, Grants
 from kvtier.agent.lifecycle import Lifecycle
-from kvtier.agent.loading import Loading
+from kvtier.agent.loading import Found, Loading
+from kvtier.agent.seen_requests import SeenLookup, SeenRequests
 from kvtier.agent.sessions import Session, Sessions
 from kvtier.agent.storing import DIGEST_BYTES, Storing
 from kvtier.agent.stream_sessions import require_shared_memory
 from kvtier.agent.turns import data_line
-from kvtier.core.block import BlockKeys, Match, Tier, Wait
+from kvtier.core.block import BlockKeys, Lane, Match, Tier, Wait
 from kvtier.core.block_stream import MAX_MESSAGE_BYTES
 from kvtier.core.lease import Lease
 from kvtier.errors import InvalidRequestError, UnauthenticatedError
@@ -54,6 +56,7 @@ class BlockCacheService:
         lifecycle: Lifecycle,
         tiers: Sequence[Tier],
         admission: Admission,
+        seen: SeenRequests | None = None,
     ) -> None:
         self._identity = identity
         self._sessions = sessions
@@ -64,6 +67,7 @@ class BlockCacheService:
         self._lifecycle = lifecycle
         self._tiers = tiers
         self._admission = admission
+        self._seen = seen
 
     async def GetCapabilities(
         self, request: pb.GetCapabilitiesRequest, call: Call
@@ -119,6 +123,10 @@ class BlockCacheService:
             hold_seconds=convert.seconds_from(request.hold, "hold"),
             prefetch=request.prefetch,
         )
+        if self._seen is not None and request.request_id:
+            for keys, each in zip(request.keys, found, strict=True):
+                lookup = _seen_lookup(keys, each)
+                self._seen.note(session.namespace, request.request_id, lookup)
         response = pb.LookupPrefixResponse(hold_id=hold_id)
         for each in found:
             answer = response.found.add(matched_count=each.matched)
@@ -318,6 +326,22 @@ class BlockCacheService:
             ttl=convert.duration(seconds),
             expire_time=convert.timestamp(time.time() + seconds),
         )
+
+
+def _seen_lookup(keys: block_pb2.BlockKeys, found: Found) -> SeenLookup:
+    """For operators; a prefix's `presence` ends with it."""
+    tiers = Counter[Tier]()
+    for run in found.runs:
+        tiers[run.tier] += run.count
+    return SeenLookup(
+        Lane(keys.group, keys.shard),
+        keys.hash_bytes,
+        keys.hashes,
+        keys.parent_hash,
+        keys.position,
+        sum(found.presence),
+        tiers,
+    )
 
 
 def _note_speed(session: Session, seconds: float) -> None:

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 _SHORTEST_INTERVAL_SECONDS = 0.1
 _DEFAULT_GRACE_SECONDS = 10.0
+#: Whose blocks have ages and sizes that the agent knows.
+_SIZED = frozenset({Tier.HOST, Tier.DISK})
 
 
 class CacheAdminService(PinCalls):
@@ -98,19 +100,29 @@ class CacheAdminService(PinCalls):
                 return None
             return convert.keys_from(request.keys, namespace, self._identity.max_batch_blocks)
 
-        evicted = await self._upkeep.evict(
-            request.namespace,
-            keys,
-            convert.tiers_from(request.tiers or list(Tier), "tiers"),
-            dry_run=request.validate_only,
-            force=request.force,
-        )
+        min_age = convert.seconds_from(request.min_age, "min_age")
+        tiers, used_bytes = _evicted_tiers(request, is_by_age=min_age > 0), 0
+        if request.HasField("target"):
+            [tier] = tiers
+            evicted, used_bytes = await self._upkeep.trim(
+                request.namespace, tier, request.target.used_bytes, dry_run=request.validate_only
+            )
+        else:
+            evicted = await self._upkeep.evict(
+                request.namespace,
+                keys,
+                tiers,
+                dry_run=request.validate_only,
+                force=request.force,
+                min_age_seconds=min_age,
+            )
         if not request.validate_only:
             log.info("evicted %d blocks of %s", evicted.gone + evicted.deferred, request.namespace)
         return pb.EvictBlocksResponse(
             evicted_count=evicted.gone,
             deferred_count=evicted.deferred,
             pinned_count=evicted.pinned,
+            used_bytes=used_bytes,
         )
 
     async def WarmPrefix(self, request: pb.WarmPrefixRequest, call: Call) -> pb.WarmPrefixResponse:
@@ -294,6 +306,22 @@ def _refusals(admission: Admission) -> dict[str, int]:
 def _per_tier(values: Mapping[Tier, int]) -> list[int]:
     """In the order of the Tier enum."""
     return [values.get(tier, 0) for tier in Tier]
+
+
+def _evicted_tiers(request: pb.EvictBlocksRequest, *, is_by_age: bool) -> frozenset[Tier]:
+    """From which a request evicts. Raises InvalidRequestError for what does not go together."""
+    tiers = convert.tiers_from(request.tiers, "tiers")
+    if request.HasField("target"):
+        if len(tiers) != 1 or not tiers <= _SIZED:
+            raise InvalidRequestError("tiers must be HOST or DISK, one of them, with a target")
+        if request.HasField("keys") or is_by_age or request.force:
+            raise InvalidRequestError("target does not go with keys, min_age or force")
+        return tiers
+    if is_by_age:
+        if Tier.CLUSTER in tiers:
+            raise InvalidRequestError("tiers: CLUSTER does not say how old its blocks are")
+        return tiers or _SIZED
+    return tiers or frozenset(Tier)
 
 
 def _check_named(selector: str) -> None:

@@ -18,6 +18,7 @@ from kvtier.tiers.lifetimes import Lifetimes
 from kvtier.tiers.pinned import PinnedRows
 from kvtier.tiers.slot_table import NO_OWNER, Extent, FreeSlots, SlotTable
 from kvtier.tiers.unused import Unused
+from kvtier.tiers.uses import Uses
 
 if TYPE_CHECKING:
     from kvtier.tiers.companions import Companions
@@ -73,6 +74,7 @@ class SizeClass:
         self.lifetimes = lifetimes
         self.counters = Counters()
         self.unused = Unused()
+        self.uses = Uses()
         self.pinned = PinnedRows(self)
         self.used_slots = 0
         self.referenced_slots = 0
@@ -142,6 +144,7 @@ class SizeClass:
     def touch(self, rows: Sequence[int]) -> None:
         """Marks blocks as used; the beginning of a prefix comes first in `rows`."""
         self.policy.touch(rows)
+        self.uses.add(rows)
 
     def mark(self, row: int) -> None:
         """The block ends a part that many share; for policies that want to know."""
@@ -229,6 +232,7 @@ class SizeClass:
         row = self.residency.insert(lane, block_hash, parent_hash, position, slot)
         self.table.owner[slot] = row
         self.lifetimes.begin(row, stored_at)
+        self.uses.begin(row)
         self.policy.insert(row)
         self._last_row = row
         return BlockStatus.OK
@@ -257,6 +261,7 @@ class SizeClass:
             row = residency.insert(*key, slot)
             owner[slot] = row
             self.lifetimes.begin(row, None if stored_at is None else stored_at[slot])
+            self.uses.begin(row)
             used += 1
             insert(row)
         extent.used_slots += used
@@ -289,6 +294,12 @@ class SizeClass:
     def is_in_use(self, row: int) -> bool:
         """Whether somebody reads or moves the block; a pin alone does neither."""
         return self.table.references[self.residency.slot[row]] > (row in self.pinned)
+
+    def are_in_use(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """The same of many rows that have a block."""
+        slots = np.frombuffer(self.residency.slot, np.int64)[rows]
+        in_use: npt.NDArray[np.bool_] = self._columns()[1][slots] > self.pinned.of(rows)
+        return in_use
 
     def forget(self, row: int, cause: Cause = Cause.EVICTED, taker: int = 0) -> None:
         """Removes a block; its slot is free at once, or when the last reference goes."""

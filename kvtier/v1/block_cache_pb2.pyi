@@ -58,7 +58,7 @@ class OpenSessionResponse(_message.Message):
     def __init__(self, session_token: _Optional[bytes] = ..., epoch: _Optional[int] = ..., layout_digest: _Optional[bytes] = ..., sibling_differences: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LookupPrefixRequest(_message.Message):
-    __slots__ = ("keys", "match", "tiers", "shards", "prefetch", "hold", "compute_seconds_per_block")
+    __slots__ = ("keys", "match", "tiers", "shards", "prefetch", "hold", "compute_seconds_per_block", "request_id")
     class Match(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         MATCH_UNSPECIFIED: _ClassVar[LookupPrefixRequest.Match]
@@ -74,6 +74,7 @@ class LookupPrefixRequest(_message.Message):
     PREFETCH_FIELD_NUMBER: _ClassVar[int]
     HOLD_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_SECONDS_PER_BLOCK_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     keys: _containers.RepeatedCompositeFieldContainer[_block_pb2.BlockKeys]
     match: LookupPrefixRequest.Match
     tiers: _containers.RepeatedScalarFieldContainer[_block_pb2.Tier]
@@ -81,7 +82,8 @@ class LookupPrefixRequest(_message.Message):
     prefetch: bool
     hold: _duration_pb2.Duration
     compute_seconds_per_block: float
-    def __init__(self, keys: _Optional[_Iterable[_Union[_block_pb2.BlockKeys, _Mapping]]] = ..., match: _Optional[_Union[LookupPrefixRequest.Match, str]] = ..., tiers: _Optional[_Iterable[_Union[_block_pb2.Tier, str]]] = ..., shards: _Optional[_Iterable[int]] = ..., prefetch: bool = ..., hold: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., compute_seconds_per_block: _Optional[float] = ...) -> None: ...
+    request_id: str
+    def __init__(self, keys: _Optional[_Iterable[_Union[_block_pb2.BlockKeys, _Mapping]]] = ..., match: _Optional[_Union[LookupPrefixRequest.Match, str]] = ..., tiers: _Optional[_Iterable[_Union[_block_pb2.Tier, str]]] = ..., shards: _Optional[_Iterable[int]] = ..., prefetch: bool = ..., hold: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., compute_seconds_per_block: _Optional[float] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class LookupPrefixResponse(_message.Message):
     __slots__ = ("found", "hold_id")

@@ -254,6 +254,134 @@ class WarmPrefixResponse(_message.Message):
     ready_count: int
     def __init__(self, accepted_count: _Optional[int] = ..., ready_count: _Optional[int] = ...) -> None: ...
 
+class ListBlocksRequest(_message.Message):
+    __slots__ = ("namespace", "keys", "tiers", "ends_only", "pinned_only", "leased_only", "min_age", "order", "descending", "page_size", "page_token")
+    class Order(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        ORDER_UNSPECIFIED: _ClassVar[ListBlocksRequest.Order]
+        TABLE: _ClassVar[ListBlocksRequest.Order]
+        AGE: _ClassVar[ListBlocksRequest.Order]
+        HITS: _ClassVar[ListBlocksRequest.Order]
+        SIZE: _ClassVar[ListBlocksRequest.Order]
+        POSITION: _ClassVar[ListBlocksRequest.Order]
+    ORDER_UNSPECIFIED: ListBlocksRequest.Order
+    TABLE: ListBlocksRequest.Order
+    AGE: ListBlocksRequest.Order
+    HITS: ListBlocksRequest.Order
+    SIZE: ListBlocksRequest.Order
+    POSITION: ListBlocksRequest.Order
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    TIERS_FIELD_NUMBER: _ClassVar[int]
+    ENDS_ONLY_FIELD_NUMBER: _ClassVar[int]
+    PINNED_ONLY_FIELD_NUMBER: _ClassVar[int]
+    LEASED_ONLY_FIELD_NUMBER: _ClassVar[int]
+    MIN_AGE_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    DESCENDING_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    keys: _block_pb2.BlockKeys
+    tiers: _containers.RepeatedScalarFieldContainer[_block_pb2.Tier]
+    ends_only: bool
+    pinned_only: bool
+    leased_only: bool
+    min_age: _duration_pb2.Duration
+    order: ListBlocksRequest.Order
+    descending: bool
+    page_size: int
+    page_token: str
+    def __init__(self, namespace: _Optional[str] = ..., keys: _Optional[_Union[_block_pb2.BlockKeys, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[_block_pb2.Tier, str]]] = ..., ends_only: bool = ..., pinned_only: bool = ..., leased_only: bool = ..., min_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., order: _Optional[_Union[ListBlocksRequest.Order, str]] = ..., descending: bool = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListedBlock(_message.Message):
+    __slots__ = ("block_hash", "group", "shard", "position", "tier", "other_tiers", "slot_bytes", "age", "hit_count", "is_pinned", "is_leased")
+    BLOCK_HASH_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    OTHER_TIERS_FIELD_NUMBER: _ClassVar[int]
+    SLOT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    AGE_FIELD_NUMBER: _ClassVar[int]
+    HIT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    IS_PINNED_FIELD_NUMBER: _ClassVar[int]
+    IS_LEASED_FIELD_NUMBER: _ClassVar[int]
+    block_hash: bytes
+    group: int
+    shard: int
+    position: int
+    tier: _block_pb2.Tier
+    other_tiers: _containers.RepeatedScalarFieldContainer[_block_pb2.Tier]
+    slot_bytes: int
+    age: _duration_pb2.Duration
+    hit_count: int
+    is_pinned: bool
+    is_leased: bool
+    def __init__(self, block_hash: _Optional[bytes] = ..., group: _Optional[int] = ..., shard: _Optional[int] = ..., position: _Optional[int] = ..., tier: _Optional[_Union[_block_pb2.Tier, str]] = ..., other_tiers: _Optional[_Iterable[_Union[_block_pb2.Tier, str]]] = ..., slot_bytes: _Optional[int] = ..., age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., hit_count: _Optional[int] = ..., is_pinned: bool = ..., is_leased: bool = ...) -> None: ...
+
+class ListBlocksResponse(_message.Message):
+    __slots__ = ("blocks", "next_page_token")
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    blocks: _containers.RepeatedCompositeFieldContainer[ListedBlock]
+    next_page_token: str
+    def __init__(self, blocks: _Optional[_Iterable[_Union[ListedBlock, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class ListRequestsRequest(_message.Message):
+    __slots__ = ("namespace", "page_size", "page_token")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    page_size: int
+    page_token: str
+    def __init__(self, namespace: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListRequestsResponse(_message.Message):
+    __slots__ = ("requests", "next_page_token", "capacity", "memory_bytes")
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    requests: _containers.RepeatedCompositeFieldContainer[SeenRequest]
+    next_page_token: str
+    capacity: int
+    memory_bytes: int
+    def __init__(self, requests: _Optional[_Iterable[_Union[SeenRequest, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., capacity: _Optional[int] = ..., memory_bytes: _Optional[int] = ...) -> None: ...
+
+class GetRequestRequest(_message.Message):
+    __slots__ = ("namespace", "request_id")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    request_id: str
+    def __init__(self, namespace: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class SeenLookup(_message.Message):
+    __slots__ = ("keys", "block_count", "found_count", "tier_counts")
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_COUNT_FIELD_NUMBER: _ClassVar[int]
+    FOUND_COUNT_FIELD_NUMBER: _ClassVar[int]
+    TIER_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    keys: _block_pb2.BlockKeys
+    block_count: int
+    found_count: int
+    tier_counts: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, keys: _Optional[_Union[_block_pb2.BlockKeys, _Mapping]] = ..., block_count: _Optional[int] = ..., found_count: _Optional[int] = ..., tier_counts: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class SeenRequest(_message.Message):
+    __slots__ = ("request_id", "namespace", "time", "lookups")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    LOOKUPS_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    namespace: str
+    time: _timestamp_pb2.Timestamp
+    lookups: _containers.RepeatedCompositeFieldContainer[SeenLookup]
+    def __init__(self, request_id: _Optional[str] = ..., namespace: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lookups: _Optional[_Iterable[_Union[SeenLookup, _Mapping]]] = ...) -> None: ...
+
 class RecordRequestsRequest(_message.Message):
     __slots__ = ("namespace",)
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
@@ -333,28 +461,40 @@ class WatchStatsRequest(_message.Message):
     def __init__(self, namespace: _Optional[str] = ..., interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class EvictBlocksRequest(_message.Message):
-    __slots__ = ("namespace", "keys", "tiers", "force", "validate_only")
+    __slots__ = ("namespace", "keys", "tiers", "force", "validate_only", "min_age", "target")
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     KEYS_FIELD_NUMBER: _ClassVar[int]
     TIERS_FIELD_NUMBER: _ClassVar[int]
     FORCE_FIELD_NUMBER: _ClassVar[int]
     VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    MIN_AGE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
     namespace: str
     keys: _block_pb2.BlockKeys
     tiers: _containers.RepeatedScalarFieldContainer[_block_pb2.Tier]
     force: bool
     validate_only: bool
-    def __init__(self, namespace: _Optional[str] = ..., keys: _Optional[_Union[_block_pb2.BlockKeys, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[_block_pb2.Tier, str]]] = ..., force: bool = ..., validate_only: bool = ...) -> None: ...
+    min_age: _duration_pb2.Duration
+    target: EvictionTarget
+    def __init__(self, namespace: _Optional[str] = ..., keys: _Optional[_Union[_block_pb2.BlockKeys, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[_block_pb2.Tier, str]]] = ..., force: bool = ..., validate_only: bool = ..., min_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., target: _Optional[_Union[EvictionTarget, _Mapping]] = ...) -> None: ...
+
+class EvictionTarget(_message.Message):
+    __slots__ = ("used_bytes",)
+    USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    used_bytes: int
+    def __init__(self, used_bytes: _Optional[int] = ...) -> None: ...
 
 class EvictBlocksResponse(_message.Message):
-    __slots__ = ("evicted_count", "deferred_count", "pinned_count")
+    __slots__ = ("evicted_count", "deferred_count", "pinned_count", "used_bytes")
     EVICTED_COUNT_FIELD_NUMBER: _ClassVar[int]
     DEFERRED_COUNT_FIELD_NUMBER: _ClassVar[int]
     PINNED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    USED_BYTES_FIELD_NUMBER: _ClassVar[int]
     evicted_count: int
     deferred_count: int
     pinned_count: int
-    def __init__(self, evicted_count: _Optional[int] = ..., deferred_count: _Optional[int] = ..., pinned_count: _Optional[int] = ...) -> None: ...
+    used_bytes: int
+    def __init__(self, evicted_count: _Optional[int] = ..., deferred_count: _Optional[int] = ..., pinned_count: _Optional[int] = ..., used_bytes: _Optional[int] = ...) -> None: ...
 
 class InvalidateNamespaceRequest(_message.Message):
     __slots__ = ("namespace",)

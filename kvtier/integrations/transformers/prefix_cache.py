@@ -82,11 +82,13 @@ class PrefixCache:
         attention_mask: torch.Tensor | None = None,
         *,
         extra: bytes = b"",
+        request_id: str = "",
     ) -> KvtierCache:
         """A cache with the KV of the longest cached prefix of `input_ids`, [rows, tokens].
 
         Rows of a batch are padded on the left, as their `attention_mask` says; all have equally
-        many positions restored. At least one token is left for the model to compute.
+        many positions restored. At least one token is left for the model to compute. `request_id`
+        is the caller's name for the request: `kvtier requests` shows it.
         """
         started = time.perf_counter()
         check_ids(input_ids)
@@ -96,6 +98,8 @@ class PrefixCache:
 
         def load() -> None:
             rows = [Row(prompt, self._hashes(prompt, extra), self.groups) for prompt in batch]
+            for row in rows:
+                self._lookup(row, request_id)
             self._load(rows, cache, input_ids.shape[1] - 1, started + self._patience_seconds)
 
         self._attempts.attempt("restored", load)
@@ -149,8 +153,6 @@ class PrefixCache:
 
     def _load(self, rows: list[Row], cache: KvtierCache, most: int, deadline: float) -> None:
         """Fills the cache with what all rows have, at most so many positions."""
-        for row in rows:
-            self._lookup(row)
         if not (wanted := longest(rows, most)):
             return
         states = [group.states(len(rows), wanted) for group in self.groups]
@@ -169,12 +171,14 @@ class PrefixCache:
                 group.fill(cache, room, wanted, length)
             cache.restored_tokens = length
 
-    def _lookup(self, row: Row) -> None:
+    def _lookup(self, row: Row, request_id: str) -> None:
         """Which blocks are cached, group by group; nothing is asked once there is no prefix."""
         for index, group in enumerate(self.groups):
             here = row.present[index]
             if group.window_tokens:
-                found = self._namespace.lookup(row.hashes, place=Place(index), match=Match.PRESENCE)
+                found = self._namespace.lookup(
+                    row.hashes, place=Place(index), match=Match.PRESENCE, request_id=request_id
+                )
                 here[: len(found.present)] = found.present
             else:
                 here[
@@ -182,6 +186,7 @@ class PrefixCache:
                         row.hashes,
                         place=Place(index),
                         compute_seconds_per_block=self._block_seconds,
+                        request_id=request_id,
                     ).matched
                 ] = True
 

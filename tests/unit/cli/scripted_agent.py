@@ -73,8 +73,10 @@ class ScriptedUpkeep:
         tiers: frozenset[Tier],
         dry_run: bool,
         force: bool,
+        min_age_seconds: float,
     ) -> SimpleNamespace:
         assert keys(None) is None
+        assert not min_age_seconds
         self._hear("evict", selector, tiers & set(self.blocks), dry_run)
         gone = sum(self.blocks[tier] for tier in tiers if tier in self.blocks)
         pinned = 0 if force else self.pinned

@@ -8,6 +8,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from kvtier.rpc.block_cache import BlockCacheService
 from kvtier.rpc.cache_admin import CacheAdminService
 from kvtier.rpc.cache_inspection import CacheInspectionService
+from kvtier.rpc.cache_listing import CacheListingService
 from kvtier.v1 import block_cache_pb2, cache_admin_pb2
 
 _BLOCK_CACHE = block_cache_pb2.DESCRIPTOR.services_by_name["BlockCache"]
@@ -18,7 +19,7 @@ _CACHE_ADMIN = cache_admin_pb2.DESCRIPTOR.services_by_name["CacheAdmin"]
     ("service", "servicers"),
     [
         (_BLOCK_CACHE, [BlockCacheService]),
-        (_CACHE_ADMIN, [CacheAdminService, CacheInspectionService]),
+        (_CACHE_ADMIN, [CacheAdminService, CacheInspectionService, CacheListingService]),
     ],
     ids=["BlockCache", "CacheAdmin"],
 )

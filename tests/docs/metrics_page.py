@@ -1,11 +1,7 @@
-"""The tables of docs/metrics.md.
-
-`python -m kvtier.metrics.document <docs/metrics.md` writes that file with tables as they should be.
-"""
+"""docs/metrics.md: what is written by hand, and the tables below it."""
 
 from __future__ import annotations
 
-import sys
 from typing import Final
 
 from kvtier.core.latency import BOUNDS_SECONDS
@@ -38,7 +34,3 @@ def _row(metric: Metric) -> str:
     labels = ", ".join(f"`{each}`" for each in metric.labels)
     kind = "" if metric.kind is Kind.COUNTER else f" ({metric.kind.value})"
     return f"| `{metric.name}`{kind} | {labels} | {metric.text} |"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(refreshed(sys.stdin.read()))
