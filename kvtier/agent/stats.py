@@ -64,6 +64,8 @@ class TierStats:
     prefetched_count: int = 0
     prefetch_used_count: int = 0
     prefetch_wasted_count: int = 0
+    read_seconds_per_mib: float = 0.0
+    distrusted_seconds: float = 0.0
 
 
 def host_stats(
@@ -95,6 +97,7 @@ def disk_stats(disk: Disk, namespaces: Collection[Namespace]) -> TierStats:
     stats.read_bytes = sum(mover.read_bytes for mover in disk.movers)
     stats.written_bytes = disk.writer.written_bytes
     stats.written_last_day_bytes = sum(mover.written_last_day.total_bytes for mover in disk.movers)
+    stats.read_seconds_per_mib = max(mover.forecast.seconds_per_mib for mover in disk.movers)
     return stats
 
 
@@ -151,6 +154,7 @@ def cluster_stats(cluster: Cluster, namespaces: Collection[Namespace]) -> TierSt
         read_bytes=cluster.moving.read_bytes,
         written_bytes=cluster.moving.written_bytes,
         written_last_day_bytes=cluster.moving.written_last_day.total_bytes,
+        read_seconds_per_mib=cluster.moving.forecast.seconds_per_mib,
     )
 
 

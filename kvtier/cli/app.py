@@ -12,6 +12,7 @@ from kvtier.cli import (
     cluster,
     config,
     demo,
+    doctor,
     drain,
     evict,
     explain,
@@ -29,6 +30,7 @@ from kvtier.cli import (
     stats,
     tier,
     tiers,
+    top,
     unpin,
     version,
     warm,
@@ -69,6 +71,7 @@ def _main(
 
 app.command("agent")(agent.agent)
 app.command("stats")(stats.stats)
+app.command("top")(top.top)
 app.command("tiers")(tiers.tiers)
 app.command("namespaces")(namespaces.namespaces)
 app.command("sessions")(sessions.sessions)
@@ -90,5 +93,6 @@ app.add_typer(config.app, name="config")
 app.add_typer(bench.app, name="bench")
 app.command("plan")(plan.plan)
 app.command("simulate")(simulate.simulate)
+app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.command("version")(version.version)

@@ -17,7 +17,16 @@ from kvtier.cli.options import (
     JsonOption,
     TimeoutOption,
 )
-from kvtier.cli.text import console, human_bytes, human_seconds, percent, plural, table
+from kvtier.cli.text import (
+    console,
+    human_bytes,
+    human_seconds,
+    milliseconds,
+    percent,
+    plural,
+    table,
+)
+from kvtier.cli.troubles import of_stats
 from kvtier.v1 import block_pb2
 from kvtier.v1.cache_admin_pb2 import Stats, TierStats
 
@@ -60,7 +69,7 @@ def stats(
 ) -> None:
     """Show what each tier holds, and how it serves.
 
-    A tier that is not active is named first, with the reason.
+    What is wrong is named first, the worst at the top; `kvtier doctor` says what to do about it.
 
     Allocated is memory taken from the machine, whether blocks use it or not.
 
@@ -79,6 +88,7 @@ def stats(
     Of a tier below HOST: promoted are blocks that were copied up into HOST, demoted those that were
     written here, left unwritten those that left HOST before they were. To be written are the bytes
     that wait for that; read and written is what the device did, errors are its calls that failed.
+    To read 1 MiB it takes so long, judged by what reads took of late.
 
     History is how many blocks there is still something to say of when they are gone: see
     `kvtier explain`.
@@ -131,9 +141,7 @@ def overview(sample: Stats) -> Group:
         f"{plural(sample.session_count, 'session')}, "
         f"{plural(sample.lease_count, 'lease')}, {plural(sample.rejected_count, 'call')} rejected"
     )
-    troubles = [
-        f"{_name(tier)} is {_state(tier)}: {tier.reason}" for tier in sample.tiers if tier.reason
-    ]
+    troubles = [trouble.text for trouble in of_stats(sample)]
     tiers = [_rows(tier) for tier in sample.tiers]
     longest = max(tiers, key=len, default={})
     rows = [(row, *(tier.get(row, "-") for tier in tiers)) for row in longest]
@@ -167,6 +175,7 @@ def _of_a_lower_tier(tier: TierStats) -> dict[str, str]:
         "read": human_bytes(tier.read_bytes),
         "written": human_bytes(tier.written_bytes),
         "errors": f"{tier.error_count:,}",
+        "to read 1 MiB": milliseconds(tier.read_seconds_per_mib),
     }
 
 

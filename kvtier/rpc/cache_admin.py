@@ -205,6 +205,7 @@ class CacheAdminService(PinCalls):
             uptime=convert.duration(time.monotonic() - self._started),
             namespace_count=len(namespaces),
             history=history_message(self._history),
+            is_draining=self._upkeep.is_draining,
         )
 
     def _session(self, session: Session) -> pb.Session:
@@ -220,6 +221,9 @@ class CacheAdminService(PinCalls):
             create_time=convert.timestamp(session.created_at),
             lease_count=len(leases),
             leased_bytes=sum(lease.size_bytes for lease in leases),
+            quarantined_bytes=sum(
+                lease.size_bytes for lease in leases if lease.kind is LeaseKind.QUARANTINE
+            ),
         )
 
     def _namespace(self, namespace: Namespace) -> pb.NamespaceInfo:
