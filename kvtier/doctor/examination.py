@@ -28,8 +28,8 @@ def examine(
     *,
     is_measured: bool,
 ) -> list[Finding]:
-    """`stats` and `namespaces` are those of the running agent, if there is one; `chosen` are the keys
-    of the configuration that have not their defaults."""
+    """`chosen` are the keys that have not their defaults; `stats` and `namespaces` those of the
+    running agent, if there is one."""
     has_agent = stats is not None
     host = (
         next((each for each in stats.tiers if each.tier == block_pb2.TIER_HOST), None)

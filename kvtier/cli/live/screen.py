@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.layout import Layout
 from rich.text import Text
 
 from kvtier.cli.live import tables
@@ -19,15 +20,14 @@ from kvtier.cli.text import human_seconds, plural
 from kvtier.cli.troubles import Trouble, Weight, all_troubles
 
 HELP: Final = """\
-What is wrong is named below the heading, the worst first: red needs somebody, yellow
-will. `kvtier doctor` says what to do about each.
+What is wrong is named below the heading, the worst first: red needs somebody,
+yellow will. `kvtier doctor` says what to do about each.
 
-TIERS     used of capacity; hits: of the blocks looked up in this tier, those found;
-          read and write: bytes a second, of HOST those that workers load and store;
-          up and down: blocks a second from there to HOST, and from HOST to there
-HITS      of all blocks looked up, those that some tier had; a column for each interval,
-          the newest at the right
-SESSIONS  leased: all that a worker leases, holds, reserves or has in quarantine
+TIERS     used, of capacity; hits: of the blocks looked up in this tier
+          read, write: bytes a second, of HOST those that workers load and store
+          up, down: blocks a second, from there to HOST and from HOST to there
+HITS      of all blocks looked up, a column for each interval, the newest right
+SESSIONS  leased: what a worker leases, holds, reserves or has in quarantine
 
   up, down, j, k, page up, page down, g, G    move
   enter          look into the namespace, or the session's namespace
@@ -41,7 +41,6 @@ Any key goes back."""
 
 _STYLES: Final = {Weight.PROBLEM: "bold red", Weight.WARNING: "yellow", Weight.NOTE: "dim"}
 _TALL: Final = 36
-_HEADING_ROWS: Final = 2
 
 
 @dataclass
@@ -82,35 +81,34 @@ def draw(view: View, width: int, height: int | None) -> RenderableType:
     """As much as fits; without a height all of it."""
     if view.choices.is_helping:
         return Text(HELP, no_wrap=True, overflow="crop")
-    parts: list[RenderableType] = [_heading(view)]
-    rows = _HEADING_ROWS
     told = _told(view.troubles, width, _most_troubles(height))
-    parts += told
-    rows += len(told)
-    if view.sample is None:
+    parts: list[RenderableType] = [*_heading(view, width), *told]
+    if view.sample is not None:
+        rows = None if height is None else height - len(parts) - 1
+        parts += _body(view, view.sample, width, rows)
+    if height is None:
         return Group(*parts)
-    body = _body(view, view.sample, width, None if height is None else height - rows - 1)
-    footer = [] if height is None else [_footer(view, width)]
-    return Group(*parts, *body, *footer)
+    screen = Layout()
+    screen.split_column(Layout(Group(*parts)), Layout(_footer(view, width), size=1))
+    return screen
 
 
 def _most_troubles(height: int | None) -> int:
-    return 1 << 30 if height is None else max(2, height // 7)
+    return 1 << 30 if height is None else max(2, height // 6)
 
 
-def _heading(view: View) -> RenderableType:
+def _heading(view: View, width: int) -> list[RenderableType]:
     stats = view.sample.stats if view.sample is not None else None
+    text = "kvtier top"
+    if stats is not None:
+        up = human_seconds(stats.uptime.ToTimedelta().total_seconds())
+        text = (
+            f"kvtier {stats.version}  up {up}  {plural(stats.session_count, 'session')}  "
+            f"{plural(stats.lease_count, 'lease')}"
+        )
     now = f"{datetime.now():%H:%M:%S}"
-    if stats is None:
-        return Text(f"kvtier top  {view.address}  {now}\n", no_wrap=True, overflow="crop")
-    up = human_seconds(stats.uptime.ToTimedelta().total_seconds())
-    text = (
-        f"kvtier {stats.version}  up {up}  {plural(stats.session_count, 'session')}  "
-        f"{plural(stats.lease_count, 'lease')}  {plural(stats.rejected_count, 'call')} rejected  "
-        f"{now}"
-    )
-    line = Text(text, style="bold", no_wrap=True, overflow="crop")
-    return Group(line, Text(view.address, style="dim", no_wrap=True, overflow="ellipsis"))
+    line = Text(f"{text[: width - len(now) - 1]:<{width - len(now)}}{now}", style="bold")
+    return [line, _cut(Text(view.address, style="dim"), width)]
 
 
 def _told(troubles: Sequence[Trouble], width: int, most_rows: int) -> list[Text]:
@@ -122,7 +120,8 @@ def _told(troubles: Sequence[Trouble], width: int, most_rows: int) -> list[Text]
         style = _STYLES[each.weight]
         mark = "" if each.weight is Weight.NOTE else "! "
         text = Text(f"{mark}{each.text}", style=style)
-        rows += _wrapped(text, width) if not rows else [_cut(text, width)]
+        is_worst = not rows and each.weight is not Weight.NOTE
+        rows += _wrapped(text, width) if is_worst else [_cut(text, width)]
     shown = rows[:most_rows]
     hidden = len(troubles) - most_rows
     if len(rows) > most_rows or hidden > 0:
@@ -132,8 +131,6 @@ def _told(troubles: Sequence[Trouble], width: int, most_rows: int) -> list[Text]
 
 
 def _wrapped(text: Text, width: int) -> list[Text]:
-    from rich.console import Console
-
     return list(text.wrap(Console(width=width), width))
 
 
@@ -143,32 +140,34 @@ def _cut(text: Text, width: int) -> Text:
 
 
 def _body(view: View, sample: Sample, width: int, rows: int | None) -> list[RenderableType]:
-    choices = view.choices
-    if choices.opened:
+    if view.choices.opened:
         return _inside(view, sample, width, rows)
-    parts = [tables.tiers(sample.stats, view.rates, width, view.marks)]
-    left = None if rows is None else rows - len(sample.stats.tiers) - 1
-    charts = tables.charts(view.rates, sample.stats, width, view.marks, is_tall=_is_tall(rows))
-    parts += charts
-    left = None if left is None else left - len(charts)
+    choices, is_tall = view.choices, _is_tall(rows)
     choices.namespaces.show(sample.namespaces)
     choices.sessions.show(sample.sessions)
-    for_sessions = None if left is None else min(len(sample.sessions) + 1, max(2, left * 2 // 5))
-    for_namespaces = None if left is None or for_sessions is None else max(2, left - for_sessions)
-    if left is not None and for_namespaces is not None:
-        spare = for_namespaces - len(sample.namespaces) - 1
-        for_sessions = max(2, left - for_namespaces + max(0, spare))
-        for_namespaces = left - for_sessions
-    is_active = rows is not None
+    charts = tables.charts(view.rates, sample.stats, width, view.marks, is_tall=is_tall)
+    gap = [Text()] if is_tall else []
+    left = None if rows is None else rows - len(sample.stats.tiers) - 1 - len(charts) - 4 * len(gap)
+    upper, lower = _shared(left, len(sample.namespaces) + 1, len(sample.sessions) + 1)
+    is_on_sessions = None if rows is None else choices.is_on_sessions
     return [
-        *parts,
-        tables.namespaces(
-            choices.namespaces, width, for_namespaces, is_active and not choices.is_on_sessions
-        ),
-        tables.sessions(
-            choices.sessions, width, for_sessions, is_active and choices.is_on_sessions, _now()
-        ),
+        *gap,
+        tables.tiers(sample.stats, view.rates, width, view.marks),
+        *gap,
+        *charts,
+        *gap,
+        tables.namespaces(choices.namespaces, width, upper, is_on_sessions is False),
+        *gap,
+        tables.sessions(choices.sessions, width, lower, is_on_sessions is True, _now()),
     ]
+
+
+def _shared(rows: int | None, upper: int, lower: int) -> tuple[int | None, int | None]:
+    """Rows of two lists, which want so many: the lower one has two fifths, or what is left over."""
+    if rows is None:
+        return None, None
+    below = min(lower, max(rows * 2 // 5, rows - upper))
+    return rows - below, below
 
 
 def _inside(view: View, sample: Sample, width: int, rows: int | None) -> list[RenderableType]:
@@ -198,12 +197,12 @@ def _is_tall(rows: int | None) -> bool:
 def _footer(view: View, width: int) -> Text:
     choices = view.choices
     sorting = f"s sort (by {choices.pane.order_name})  r reverse"
-    keys = (
-        f"esc back  {sorting}  ? help  q quit"
+    where = (
+        "esc back"
         if choices.opened
-        else f"enter open  tab {'namespaces' if choices.is_on_sessions else 'sessions'}  "
-        f"{sorting}  ? help  q quit"
+        else "enter open  tab " + ("namespaces" if choices.is_on_sessions else "sessions")
     )
+    keys = f"? help  q quit  {where}  {sorting}"
     text = Text(keys.ljust(width), style="reverse", no_wrap=True)
     text.truncate(width, overflow="crop")
     return text

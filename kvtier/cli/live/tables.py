@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import zip_longest
 from typing import Final
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -44,14 +45,14 @@ BLOCKS: Final = Marks("█", "░", "▁▂▃▄▅▆▇█")
 ASCII: Final = Marks("#", ".", "_.-:=+*#")
 
 
-def _grid(columns: Sequence[str], left: int, *, width: int) -> Table:
-    """The first `left` columns are aligned to the left; the first takes what is left over."""
+def _grid(columns: Sequence[str], shares: Sequence[int], *, width: int) -> Table:
+    """The first columns are aligned to the left, and share what is left over."""
     drawn = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), width=width, header_style=_HEADER)
-    for place, column in enumerate(columns):
+    for column, share in zip_longest(columns, shares):
         drawn.add_column(
             column,
-            justify="left" if place < left else "right",
-            ratio=1 if place == 0 else None,
+            justify="left" if share else "right",
+            ratio=share,
             no_wrap=True,
             overflow="ellipsis",
         )
@@ -160,7 +161,7 @@ def namespaces(
     """Those around the selected one."""
     more = ("MODEL", "DTYPE") if width >= _WIDE else ()
     columns = ("NAMESPACE", *more, "BLOCKS", "USED", "HOST", "DISK", "PINNED", "SESSIONS")
-    drawn = _grid(columns, 1 + len(more), width=width)
+    drawn = _grid(columns, (3, 2, 1)[: 1 + len(more)], width=width)
     for info, style in _window(pane, rows, is_active):
         extra = (info.spec.model or "-", info.spec.dtype or "-") if more else ()
         drawn.add_row(
@@ -186,7 +187,7 @@ def sessions(
 ) -> RenderableType:
     """Those around the selected one."""
     columns = ("WORKER", "NAMESPACE", "PID", "AGE", "LEASES", "LEASED", "QUARANTINE")
-    drawn = _grid(columns, 2, width=width)
+    drawn = _grid(columns, (2, 3), width=width)
     for session, style in _window(pane, rows, is_active):
         _, namespace, worker, pid, _, age, leases, leased, *_ = session_row(session, now)
         late = Text(human_bytes(session.quarantined_bytes))
