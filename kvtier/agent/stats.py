@@ -11,10 +11,14 @@ from kvtier.agent.disk import Disk
 from kvtier.agent.mover import Mover
 from kvtier.agent.namespaces import Namespace
 from kvtier.core.block import Tier
+from kvtier.core.cause import Cause
 from kvtier.core.lease import LeaseKind, LeaseTable
 from kvtier.tiers.health import Health
 from kvtier.tiers.host import HostTier
 from kvtier.tiers.slot_tier import SlotTier
+
+#: A block that leaves for one of these would have stayed in a larger tier.
+_CROWDING = (Cause.EVICTED, Cause.TRADED)
 
 
 class TierState(IntEnum):
@@ -66,6 +70,7 @@ class TierStats:
     prefetch_wasted_count: int = 0
     read_seconds_per_mib: float = 0.0
     distrusted_seconds: float = 0.0
+    crowded_out_count: int = 0
 
 
 def host_stats(
@@ -180,6 +185,9 @@ def _stats(tier: SlotTier, namespaces: Collection[Namespace]) -> TierStats:
         admission=tier.admission_name,
         pinned_bytes=sum(each.pinned.size_bytes for each in classes),
         expired_count=sum(each.counters.expired for each in classes),
+        crowded_out_count=sum(
+            each.counters.causes[cause] for each in classes for cause in _CROWDING
+        ),
         prefetched_count=sum(each.unused.brought_count for each in classes),
         prefetch_used_count=sum(each.unused.used_count for each in classes),
         prefetch_wasted_count=sum(each.unused.wasted_count for each in classes),

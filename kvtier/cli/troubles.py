@@ -25,7 +25,7 @@ _AT_LIMIT: Final = 0.9
 _MOST_CHARACTERS: Final = 64
 _TIERS: Final = ("GPU", "HOST", "DISK", "CLUSTER")
 _PROCESS_STATES: Final = {
-    "T": "stopped by a signal: it goes on after `kill -CONT {pid}`",
+    "T": "stopped by a signal; `kill -CONT {pid}` continues it",
     "t": "stopped by a debugger",
     "D": "waiting for a device or a driver, and takes no signals",
     "Z": "dead, and its parent has not noticed",
@@ -168,13 +168,13 @@ def _room(tier: TierStats, stats: Stats) -> Iterator[Trouble]:
             "have made way was in use, or beyond a share or limit",
             f"`kvtier explain` says which for a block; {_larger(tier)}",
         )
-    if tier.evicted_count and tier.evicted_count >= tier.block_count:
-        stay = seconds * tier.block_count / tier.evicted_count
+    if tier.crowded_out_count and tier.crowded_out_count >= tier.block_count:
+        stay = seconds * tier.block_count / tier.crowded_out_count
         if stay < _SHORT_STAY_SECONDS:
             yield Trouble(
                 Weight.WARNING,
                 f"{name} is small for this load: a block stays {stay:.3g} s "
-                f"({tier.evicted_count:,} evicted, room for {tier.block_count:,})",
+                f"({tier.crowded_out_count:,} evicted, room for {tier.block_count:,})",
                 _larger(tier),
             )
     if tier.unwritten_count > _MUCH * (tier.unwritten_count + tier.demoted_count):
@@ -219,7 +219,9 @@ def of_sessions(sessions: Iterable[Session]) -> Iterator[Trouble]:
     """Of workers that stand still."""
     for session in sessions:
         if session.quarantined_bytes:
-            who = f"{session.worker or 'a worker'} (pid {session.pid})"
+            who = session.worker or "a worker"
+            if str(session.pid) not in who:
+                who += f" (pid {session.pid})"
             state = process_state(session.pid)
             yield Trouble(
                 Weight.PROBLEM if state else Weight.WARNING,

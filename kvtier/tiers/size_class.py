@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,6 +40,8 @@ class Counters:
     unadmitted: int = 0
     promoted: int = 0
     expired: int = 0
+    #: By cause: what left, and what was not let in.
+    causes: list[int] = field(default_factory=lambda: [0] * 32)
 
 
 class SizeClass:
@@ -298,6 +300,7 @@ class SizeClass:
         parent = self.residency.remove(row)
         self.table.owner[slot] = NO_OWNER
         self.counters.evicted += 1
+        self.counters.causes[cause] += 1
         self.unused.leave(row)
         if not self.table.references[slot]:
             self._put_back(slot)

@@ -81,7 +81,7 @@ def draw(view: View, width: int, height: int | None) -> RenderableType:
     """As much as fits; without a height all of it."""
     if view.choices.is_helping:
         return Text(HELP, no_wrap=True, overflow="crop")
-    told = _told(view.troubles, width, _most_troubles(height))
+    told = _told(view.troubles, 1 << 16 if height is None else width, _most_troubles(height))
     parts: list[RenderableType] = [*_heading(view, width), *told]
     if view.sample is not None:
         rows = None if height is None else height - len(parts) - 1
