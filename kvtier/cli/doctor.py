@@ -11,18 +11,22 @@ import typer
 from kvtier.cli.connection import admin
 from kvtier.cli.document import print_json
 from kvtier.cli.exit import ExitCode, message
-from kvtier.cli.options import ConfigOption, JsonOption, SetOption
+from kvtier.cli.options import (
+    DEFAULT_TIMEOUT_SECONDS,
+    ConfigOption,
+    JsonOption,
+    SetOption,
+    TimeoutOption,
+)
 from kvtier.cli.text import console, plural
 from kvtier.cli.troubles import Weight, all_troubles
-from kvtier.errors import AgentUnavailableError, ConfigError, KvtierError
+from kvtier.errors import AgentUnavailableError, ConfigError, DeadlineExceededError
 from kvtier.sockets import ADMIN_SOCKET
 
 if TYPE_CHECKING:
     from kvtier.config import AgentConfig
     from kvtier.doctor.finding import Finding
     from kvtier.v1.cache_admin_pb2 import NamespaceInfo, Stats
-
-_TIMEOUT_SECONDS = 5.0
 
 
 def doctor(
@@ -41,6 +45,7 @@ def doctor(
             help="The agent's admin socket; else that of the configuration's socket_dir.",
         ),
     ] = None,
+    timeout_seconds: TimeoutOption = DEFAULT_TIMEOUT_SECONDS,
 ) -> None:
     """Look at machine, configuration, engines and the running agent; say what to do.
 
@@ -52,7 +57,13 @@ def doctor(
 
     Example: kvtier doctor --config /etc/kvtier/agent.yaml
     """
-    found = _findings(path, overrides, address, is_quick=is_quick)
+    from kvtier.doctor.examination import examine, worst_first
+
+    config, chosen, found = _configuration(path, overrides)
+    target = address or f"unix:{config.socket_dir / ADMIN_SOCKET}"
+    stats, namespaces, of_agent = _agent(target, timeout_seconds, is_wanted=address is not None)
+    found += [*of_agent, *examine(config, chosen, stats, namespaces, is_measured=not is_quick)]
+    found = worst_first(found)
     count = sum(each.verdict == "problem" for each in found)
     if as_json:
         from dataclasses import asdict
@@ -64,48 +75,39 @@ def doctor(
         raise typer.Exit(ExitCode.FAILED)
 
 
-def _findings(
-    path: ConfigOption, overrides: SetOption, address: str | None, *, is_quick: bool
-) -> list[Finding]:
-    from kvtier.config import AgentConfig
-    from kvtier.config.load import load_config
-    from kvtier.doctor.examination import examine, worst_first
+def _configuration(
+    path: ConfigOption, overrides: SetOption
+) -> tuple[AgentConfig, set[str], list[Finding]]:
+    """With the keys that have not their defaults, and what is wrong with it."""
+    from kvtier.config import AgentConfig, load_config
     from kvtier.doctor.finding import problem
 
-    found: list[Finding] = []
-    chosen: set[str] = set()
     try:
         loaded = load_config(path, os.environ, overrides or ())
-        config = loaded.config
-        chosen = {key for key, origin in loaded.origin.items() if origin != "default"}
     except ConfigError as error:
-        advice = "mend it: `kvtier config check`; what follows is of the defaults"
-        found.append(problem("configuration", message(error), advice))
-        config = AgentConfig()
-    stats, namespaces, of_agent = _agent(address, config)
-    found += of_agent
-    found += examine(config, chosen, stats, namespaces, is_measured=not is_quick)
-    return worst_first(iter(found))
+        advice = "mend it, and see `kvtier config check`; what follows is of the defaults"
+        return AgentConfig(), set(), [problem("configuration", message(error), advice)]
+    chosen = {key for key, origin in loaded.origin.items() if origin != "default"}
+    return loaded.config, chosen, []
 
 
 def _agent(
-    address: str | None, config: AgentConfig
+    target: str, timeout_seconds: float, *, is_wanted: bool
 ) -> tuple[Stats | None, list[NamespaceInfo], list[Finding]]:
-    """What it says of itself, and what of that is wrong."""
+    """What it says of itself, and what of that is wrong; none is no problem, unless wanted."""
     from kvtier.doctor.finding import Finding, Verdict, ok, problem, skipped
 
-    target = address or f"unix:{config.socket_dir / ADMIN_SOCKET}"
     try:
-        with admin(target, _TIMEOUT_SECONDS) as client:
+        with admin(target, timeout_seconds) as client:
             stats, namespaces = client.get_stats(), client.list_namespaces()
             sessions = client.list_sessions()
+    except DeadlineExceededError as error:
+        advice = "see whether it is stopped (`ps`) or busy, and its log; restart it if it hangs"
+        return None, [], [problem("agent", message(error), advice)]
     except AgentUnavailableError as error:
-        if address is None:
+        if not is_wanted:
             return None, [], [skipped("agent", f"none runs at {target}")]
         return None, [], [problem("agent", message(error), "start it, and see its log")]
-    except KvtierError as error:
-        advice = "see whether it is stopped (`ps`), and its log; it is to be restarted if it hangs"
-        return None, [], [problem("agent", message(error), advice)]
     verdicts = {
         Weight.PROBLEM: Verdict.PROBLEM,
         Weight.WARNING: Verdict.WARNING,

@@ -1,8 +1,8 @@
-"""All of it, in one list that begins with the worst."""
+"""All of it, in one list."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 
 from kvtier.config import AgentConfig, format_size
 from kvtier.doctor.accelerators import accelerator_findings, has_accelerator
@@ -48,10 +48,10 @@ def examine(
         lambda: clock_findings(config),
         lambda: _differences(config, chosen, stats),
     ]
-    return worst_first(finding for part in parts for finding in _tried(part))
+    return [finding for part in parts for finding in _tried(part)]
 
 
-def worst_first(findings: Iterator[Finding]) -> list[Finding]:
+def worst_first(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda each: each.verdict.place)
 
 

@@ -11,7 +11,6 @@ from kvtier.config import AgentConfig, format_size
 from kvtier.daemon.process import DESCRIPTORS, FEWEST_DESCRIPTORS
 from kvtier.doctor.finding import Finding, ok, problem, warning
 
-_CGROUPS = Path("/sys/fs/cgroup")
 #: Beside HOST: the interpreter, metadata, buffers.
 _OWN_BYTES = 512 << 20
 
@@ -86,15 +85,18 @@ def _memory(config: AgentConfig, allocated_bytes: int) -> Iterator[Finding]:
         yield ok("memory", f"{_about(available)} available; {wanted}")
 
 
-def cgroup_limit_bytes() -> int | None:
-    """The least limit of this process's cgroup and all above it, of version 1 or 2."""
+def cgroup_limit_bytes(
+    own: Path = Path("/proc/self/cgroup"), cgroups: Path = Path("/sys/fs/cgroup")
+) -> int | None:
+    """The least limit of this process's cgroup and all above it, of version 1 or 2; None if there
+    is none below what the machine has."""
     limits = []
-    for line in _lines(Path("/proc/self/cgroup")):
+    for line in _lines(own):
         number, controllers, path = line.split(":", 2)
         is_v2 = number == "0" and not controllers
         if not is_v2 and "memory" not in controllers.split(","):
             continue
-        root = _CGROUPS if is_v2 else _CGROUPS / "memory"
+        root = cgroups if is_v2 else cgroups / "memory"
         name = "memory.max" if is_v2 else "memory.limit_in_bytes"
         folder = root / path.lstrip("/")
         for each in (folder, *folder.parents):
