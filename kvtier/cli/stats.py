@@ -133,6 +133,7 @@ def _redraw(samples: Iterator[Stats], out: Console) -> None:
 def overview(sample: Stats) -> Group:
     """A heading, and a column for each tier."""
     from rich.console import Group
+    from rich.text import Text
 
     heading = (
         f"kvtier {sample.version}, epoch {sample.epoch:016x}, "
@@ -141,7 +142,7 @@ def overview(sample: Stats) -> Group:
         f"{plural(sample.session_count, 'session')}, "
         f"{plural(sample.lease_count, 'lease')}, {plural(sample.rejected_count, 'call')} rejected"
     )
-    troubles = [trouble.text for trouble in of_stats(sample)]
+    troubles = [Text(trouble.text, style=trouble.weight.style) for trouble in of_stats(sample)]
     tiers = [_rows(tier) for tier in sample.tiers]
     longest = max(tiers, key=len, default={})
     rows = [(row, *(tier.get(row, "-") for tier in tiers)) for row in longest]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -53,6 +54,8 @@ def top(
     def connect() -> AbstractContextManager[AdminClient]:
         return admin(address, timeout_seconds)
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # names may have what the terminal has not
     if once or as_json:
         view = _two_samples(connect, interval_seconds, address)
         if as_json:
@@ -67,7 +70,7 @@ def top(
         )
     from kvtier.cli.live.feed import Feed
     from kvtier.cli.live.screen import View
-    from kvtier.cli.live.tables import ASCII, BLOCKS
+    from kvtier.cli.live.tables import marks_for
     from kvtier.cli.live.terminal import Terminal
 
     try:
@@ -75,8 +78,7 @@ def top(
             Terminal() as terminal,
             Feed(connect, interval_seconds, terminal.wake) as feed,
         ):
-            marks = ASCII if terminal.console.options.ascii_only else BLOCKS
-            view = View(address, marks=marks)
+            view = View(address, marks=marks_for(terminal.console))
             while not view.choices.is_over:
                 for sample in feed.take():
                     view.add(sample)
@@ -116,9 +118,11 @@ def _two_samples(connect: Any, interval_seconds: float, address: str) -> View:
 
 def _print(view: View) -> None:
     from kvtier.cli.live.screen import draw
+    from kvtier.cli.live.tables import marks_for
     from kvtier.cli.text import console
 
     out = console()
+    view.marks = marks_for(out)
     width = out.width if out.is_terminal else 120
     out.print(draw(view, width, None))
 

@@ -39,6 +39,11 @@ class Weight(IntEnum):
     WARNING = 1
     NOTE = 2
 
+    @property
+    def style(self) -> str:
+        """On a terminal with colours."""
+        return ("bold red", "yellow", "dim")[self]
+
 
 @dataclass(frozen=True)
 class Trouble:

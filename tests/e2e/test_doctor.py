@@ -73,6 +73,10 @@ def test_a_running_agent_is_asked_too(tmp_path: Path) -> None:
         assert any("dtype (bf16, fp16)" in each for each in said)
         different = [each for each in said if "the agent runs with 8MiB" in each]
         assert different == ["tiers.host.capacity is 64MiB here, and the agent runs with 8MiB"]
+        kvtier("drain", "--grace", "0", "--address", agent.admin_address)
+        _, found = _found("--address", agent.admin_address)
+        assert "the agent is drained" in found[0]["found"]
+        kvtier("resume", "--address", agent.admin_address)
         agent.pause()
         status, found = _found("--address", agent.admin_address, "--timeout", "0.3", *_SMALL)
         agent.resume()

@@ -14,6 +14,9 @@ from kvtier.v1.cache_admin_pb2 import NamespaceInfo, Session, Stats
 
 _RETRY_SECONDS = 0.5
 _JOIN_SECONDS = 5.0
+#: Lists of many sessions and namespaces are asked for less often: they take the agent this share of
+#: its time at most.
+_LISTING_SHARE = 0.05
 #: What no waiting mends.
 _FATAL = (InvalidRequestError, ConfigError)
 
@@ -50,6 +53,8 @@ class Feed:
         self._lock = threading.Lock()
         self._client: AdminClient | None = None
         self._samples: list[Sample] = []
+        self._lists: tuple[list[NamespaceInfo], list[Session]] = [], []
+        self._list_again_at = 0.0
         self._heard_at = time.monotonic()
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
@@ -104,14 +109,17 @@ class Feed:
             self._on_news()
 
     def _sample(self, client: AdminClient, stats: Stats) -> Sample:
-        name, chosen = self.namespace, None
-        namespaces = client.list_namespaces()
+        name, chosen, began = self.namespace, None, time.monotonic()
+        if began >= self._list_again_at:
+            self._lists = client.list_namespaces(), client.list_sessions()
+            ended = time.monotonic()
+            self._list_again_at = ended + (ended - began) / _LISTING_SHARE
         if name:
             try:
                 chosen = client.get_stats(name)
             except KvtierError:  # it made way for another
                 name = ""
-        return Sample(stats, namespaces, client.list_sessions(), chosen, name)
+        return Sample(stats, *self._lists, chosen, name)
 
     def __enter__(self) -> Feed:
         self._thread.start()

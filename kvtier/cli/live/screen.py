@@ -39,7 +39,6 @@ SESSIONS  leased: what a worker leases, holds, reserves or has in quarantine
 
 Any key goes back."""
 
-_STYLES: Final = {Weight.PROBLEM: "bold red", Weight.WARNING: "yellow", Weight.NOTE: "dim"}
 _TALL: Final = 36
 
 
@@ -117,7 +116,7 @@ def _told(troubles: Sequence[Trouble], width: int, most_rows: int) -> list[Text]
         return [Text("no troubles", style="green")]
     rows: list[Text] = []
     for each in troubles[:most_rows]:
-        style = _STYLES[each.weight]
+        style = each.weight.style
         mark = "" if each.weight is Weight.NOTE else "! "
         text = Text(f"{mark}{each.text}", style=style)
         is_worst = not rows and each.weight is not Weight.NOTE

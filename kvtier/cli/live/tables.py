@@ -45,6 +45,11 @@ BLOCKS: Final = Marks("█", "░", "▁▂▃▄▅▆▇█")
 ASCII: Final = Marks("#", ".", "_.-:=+*#")
 
 
+def marks_for(console: Console) -> Marks:
+    """Those that its encoding has."""
+    return ASCII if console.options.ascii_only else BLOCKS
+
+
 def _grid(columns: Sequence[str], shares: Sequence[int], *, width: int) -> Table:
     """The first columns are aligned to the left, and share what is left over."""
     drawn = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), width=width, header_style=_HEADER)

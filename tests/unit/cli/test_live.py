@@ -137,17 +137,18 @@ def test_a_selection_stays_with_its_row() -> None:
 
 def test_enter_opens_and_escape_goes_back() -> None:
     choices = Choices()
-    choices.press("enter")
-    assert not choices.opened  # there is nothing
+
+    def opened_by(key: str) -> str:
+        choices.press(key)
+        return choices.opened
+
+    assert opened_by("enter") == ""  # there is nothing
     choices.namespaces.show([info("x", 1)])
-    choices.press("enter")
-    assert str(choices.opened) == "a/x@78787878"
-    choices.press("escape")
-    assert not choices.opened
+    assert opened_by("enter") == "a/x@78787878"
+    assert opened_by("escape") == ""
     choices.sessions.show([Session(session_id=1, namespace="a/y@00112233")])
-    choices.press("tab")
-    choices.press("enter")
-    assert choices.opened == "a/y@00112233"
+    assert opened_by("tab") == ""
+    assert opened_by("enter") == "a/y@00112233"
     choices.press("q")
     assert choices.is_over
 
