@@ -63,7 +63,11 @@ def doctor(
     target = address or f"unix:{config.socket_dir / ADMIN_SOCKET}"
     stats, namespaces, of_agent = _agent(target, timeout_seconds, is_wanted=address is not None)
     found += [*of_agent, *examine(config, chosen, stats, namespaces, is_measured=not is_quick)]
-    found = worst_first(found)
+    _report(worst_first(found), as_json=as_json)
+
+
+def _report(found: Sequence[Finding], *, as_json: bool) -> None:
+    """Prints it, and exits with 1 if there is a problem."""
     count = sum(each.verdict == "problem" for each in found)
     if as_json:
         from dataclasses import asdict

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from kvtier.cli.live.screen import View
     from kvtier.cli.live.terminal import Terminal
     from kvtier.client.admin import AdminClient
+
+Connect = Callable[[], "AbstractContextManager[AdminClient]"]
 
 _TICK_SECONDS = 1.0
 
@@ -68,25 +71,27 @@ def top(
             "kvtier top draws on a terminal, and there is none: give --once or --json, or use "
             "`kvtier stats`"
         )
+    try:
+        _watch(connect, interval_seconds, address)
+    except (KeyboardInterrupt, EOFError):
+        raise typer.Exit from None
+
+
+def _watch(connect: Connect, interval_seconds: float, address: str) -> None:
+    """Until the operator has seen enough, or the terminal is gone (EOFError)."""
     from kvtier.cli.live.feed import Feed
     from kvtier.cli.live.screen import View
     from kvtier.cli.live.tables import marks_for
     from kvtier.cli.live.terminal import Terminal
 
-    try:
-        with (
-            Terminal() as terminal,
-            Feed(connect, interval_seconds, terminal.wake) as feed,
-        ):
-            view = View(address, marks=marks_for(terminal.console))
-            while not view.choices.is_over:
-                for sample in feed.take():
-                    view.add(sample)
-                view.complaint = feed.complaint()
-                feed.namespace = view.choices.opened
-                _show(view, terminal)
-    except (KeyboardInterrupt, EOFError):
-        raise typer.Exit from None
+    with Terminal() as terminal, Feed(connect, interval_seconds, terminal.wake) as feed:
+        view = View(address, marks=marks_for(terminal.console))
+        while not view.choices.is_over:
+            for sample in feed.take():
+                view.add(sample)
+            view.complaint = feed.complaint()
+            feed.namespace = view.choices.opened
+            _show(view, terminal)
 
 
 def _show(view: View, terminal: Terminal) -> None:
@@ -101,7 +106,7 @@ def _show(view: View, terminal: Terminal) -> None:
         view.choices.press(key)
 
 
-def _two_samples(connect: Any, interval_seconds: float, address: str) -> View:
+def _two_samples(connect: Connect, interval_seconds: float, address: str) -> View:
     """A view over one interval. Raises KvtierErrors."""
     from kvtier.cli.live.feed import Sample
     from kvtier.cli.live.screen import View

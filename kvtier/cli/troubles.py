@@ -113,6 +113,11 @@ def _state(tier: TierStats, stats: Stats) -> Iterator[Trouble]:
 def _mend(tier: TierStats) -> str:
     if tier.state == TierStats.RECOVERING:
         return "wait: blocks of an earlier run are found as it goes on"
+    if tier.tier == block_pb2.TIER_CLUSTER and tier.state == TierStats.DEGRADED:
+        return (
+            "let the server take writes (maxmemory, maxmemory-policy allkeys-lru, the user's "
+            "permissions, the master rather than a replica); blocks are read meanwhile"
+        )
     if tier.tier == block_pb2.TIER_CLUSTER:
         return (
             "start the server or mend the way to it (tiers.cluster.url); nodes go on without it, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import zip_longest
@@ -13,7 +13,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from kvtier.cli.live.choices import Pane
+from kvtier.cli.live.choices import Pane, Row
 from kvtier.cli.live.rates import Rates, TierRates, sparkline
 from kvtier.cli.namespaces import label
 from kvtier.cli.sessions import row as session_row
@@ -202,7 +202,7 @@ def sessions(
     return drawn
 
 
-def _window(pane: Pane, rows: int | None, is_active: bool):  # type: ignore[no-untyped-def,type-arg]
+def _window(pane: Pane[Row], rows: int | None, is_active: bool) -> Iterator[tuple[Row, str]]:
     """Rows with their styles, below a heading."""
     room = len(pane.rows) if rows is None else max(0, rows - 1)
     first = max(0, min(pane.index - room // 2, len(pane.rows) - room))

@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from kvtier import Client, NamespaceSpec, Tier
+from kvtier.cli.app import app
 from kvtier.client.admin import AdminClient
 from kvtier.errors import KvtierError
 from kvtier.testing import AgentProcess
@@ -135,6 +137,13 @@ def test_every_incident_of_the_page_is_planted_here() -> None:
     written = {name.lower().replace(" ", "_") for name in incidents(PAGE.read_text())}
     assert planted == written
     assert len(written) == 10
+
+
+def test_every_command_of_the_page_exists() -> None:
+    text = " ".join(PAGE.read_text().split())
+    verbs = set(re.findall(r"(?:`|\$ |sh )kvtier ([a-z]+)", text))
+    assert len(verbs) > 10
+    assert verbs <= {each.name for each in app.registered_commands + app.registered_groups}
 
 
 def test_incident_full_disk(device: Path) -> None:

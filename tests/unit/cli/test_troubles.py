@@ -77,6 +77,13 @@ def test_the_worst_comes_first() -> None:
     assert found[0].text == "CLUSTER is unavailable: connection: refused"
 
 
+def test_a_server_that_takes_no_writes_is_not_to_be_started() -> None:
+    full = TierStats(tier=block_pb2.TIER_CLUSTER, state=TierStats.DEGRADED, reason="out of memory")
+    [trouble] = of_stats(Stats(uptime=_DAY, tiers=[full]))
+    assert trouble.weight is Weight.PROBLEM
+    assert "allkeys-lru" in trouble.advice
+
+
 def test_a_session_in_quarantine_names_its_process() -> None:
     session = Session(worker="engine", pid=os.getpid(), quarantined_bytes=1 << 20)
     [trouble] = of_sessions([Session(worker="other"), session])
