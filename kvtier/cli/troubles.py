@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from kvtier.cli.process_state import process_state
 from kvtier.cli.text import human_bytes, human_seconds, plural
 from kvtier.v1 import block_pb2
 from kvtier.v1.cache_admin_pb2 import NamespaceInfo, Session, Stats, TierStats
@@ -24,12 +24,6 @@ _MUCH: Final = 0.05
 _AT_LIMIT: Final = 0.9
 _MOST_CHARACTERS: Final = 64
 _TIERS: Final = ("GPU", "HOST", "DISK", "CLUSTER")
-_PROCESS_STATES: Final = {
-    "T": "stopped by a signal; `kill -CONT {pid}` continues it",
-    "t": "stopped by a debugger",
-    "D": "waiting for a device or a driver, and takes no signals",
-    "Z": "dead, and its parent has not noticed",
-}
 
 
 class Weight(IntEnum):
@@ -239,16 +233,6 @@ def of_sessions(sessions: Iterable[Session]) -> Iterator[Trouble]:
                 + (f"; its process is {state}" if state else ""),
                 "continue or end that process: its slots come back with it",
             )
-
-
-def process_state(pid: int) -> str:
-    """Why a process of this machine stands still; empty if it does not, or is not here."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except (OSError, UnicodeDecodeError):
-        return ""
-    letter = text.rpartition(")")[2].split()[0]
-    return _PROCESS_STATES.get(letter, "").format(pid=pid)
 
 
 def of_namespaces(namespaces: Sequence[NamespaceInfo]) -> Iterator[Trouble]:
