@@ -163,7 +163,7 @@ def test_an_agent_that_is_gone_is_the_first_thing_to_see(tmp_path: Path) -> None
     with AgentProcess(settings=_SETTINGS) as agent, top(agent) as screen:
         screen.until_there("the agent started")
         agent.kill()
-        text = screen.until_there("no agent at")
+        text = screen.until_there("no agent at", "what is below it said at")
         assert "no agent at" in text.splitlines()[2]
         agent.start()
         screen.until(lambda text: "no agent" not in text and "the agent started" in text)

@@ -73,7 +73,15 @@ class View:
             if sample is not None
             else []
         )
-        return [Trouble(Weight.PROBLEM, self.complaint), *found] if self.complaint else found
+        if not self.complaint:
+            return found
+        return [Trouble(Weight.PROBLEM, self.complaint + self._age()), *found]
+
+    def _age(self) -> str:
+        if self.sample is None:
+            return ""
+        said_at = datetime.fromtimestamp(self.sample.stats.sample_time.ToNanoseconds() // 10**9)
+        return f"; what is below it said at {said_at:%H:%M:%S}"
 
 
 def draw(view: View, width: int, height: int | None) -> RenderableType:
@@ -114,19 +122,18 @@ def _told(troubles: Sequence[Trouble], width: int, most_rows: int) -> list[Text]
     """A row for each, the worst one in full."""
     if not troubles:
         return [Text("no troubles", style="green")]
-    rows: list[Text] = []
-    for each in troubles[:most_rows]:
-        style = each.weight.style
-        mark = "" if each.weight is Weight.NOTE else "! "
-        text = Text(f"{mark}{each.text}", style=style)
-        is_worst = not rows and each.weight is not Weight.NOTE
-        rows += _wrapped(text, width) if is_worst else [_cut(text, width)]
-    shown = rows[:most_rows]
-    hidden = len(troubles) - most_rows
-    if len(rows) > most_rows or hidden > 0:
-        more = max(1, len(troubles) - most_rows + 1)
-        shown = [*rows[: most_rows - 1], Text(f"  {more} more: kvtier doctor", style="yellow")]
-    return shown
+    told: list[list[Text]] = []
+    for each in troubles:
+        is_note = each.weight is Weight.NOTE
+        text = Text(each.text if is_note else f"! {each.text}", style=each.weight.style)
+        told.append([_cut(text, width)] if told or is_note else _wrapped(text, width))
+    rows = [row for part in told for row in part]
+    if len(rows) <= most_rows:
+        return rows
+    shown = most_rows - 1
+    left = len(told) - max(1, shown - len(told[0]) + 1)
+    more = [Text(f"  {left} more: kvtier doctor", style="yellow")] if left else []
+    return [*rows[: most_rows - len(more)], *more]
 
 
 def _wrapped(text: Text, width: int) -> list[Text]:

@@ -214,3 +214,18 @@ def test_before_the_first_sample_the_complaint_is_all() -> None:
     lines = shown(view, 80, 24)
     assert lines[2].startswith("! no agent at unix:/nowhere")
     assert lines[-1].startswith("? help")
+
+
+@pytest.mark.parametrize(("height", "left"), [(24, 4), (12, 5), (50, 0)])
+def test_troubles_that_do_not_fit_are_counted(height: int, left: int) -> None:
+    view = view_of()
+    assert view.sample is not None
+    disk = view.sample.stats.tiers[1]
+    disk.state, disk.reason = TierStats.DEGRADED, "a long story of what happened to it " * 3
+    disk.corrupt_count = disk.quarantined_bytes = disk.unwritten_count = disk.refused_count = 1
+    disk.read_seconds_per_mib = 1.0
+    lines = shown(view, 80, height)
+    assert len(view.troubles) == 6
+    more = [line.split()[0] for line in lines if "more: kvtier doctor" in line]
+    assert more == ([str(left)] if left else [])
+    assert lines[2].startswith("! DISK is degraded: a long story")
