@@ -172,7 +172,12 @@ def test_an_agent_that_is_gone_is_the_first_thing_to_see(tmp_path: Path) -> None
         assert "has not answered" in text.splitlines()[2]
         agent.resume()
         screen.until(lambda text: "has not answered" not in text)
-        assert screen.process.poll() is None
+        agent.pause()
+        screen.until_there("has not answered for")
+        screen.press("q")
+        assert screen.end() == 0
+        assert screen.is_restored
+        agent.resume()
 
 
 def test_without_a_terminal_it_says_what_to_use(agent: AgentProcess) -> None:
