@@ -68,7 +68,8 @@ class ScreenProcess:
         return self.text
 
     def until_there(self, *words: str) -> str:
-        return self.until(lambda text: all(word in text for word in words))
+        """Whichever way the lines are broken."""
+        return self.until(lambda text: all(word in " ".join(text.split()) for word in words))
 
     def press(self, keys: str) -> None:
         os.write(self._fd, keys.encode())
