@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kvtier.cli.connection import admin
+from kvtier.cli.connection import admin, listener_pid
 from kvtier.cli.document import print_json
 from kvtier.cli.exit import ExitCode, message
 from kvtier.cli.options import (
@@ -50,8 +50,8 @@ def doctor(
     """Look at machine, configuration, engines and the running agent; say what to do.
 
     The worst comes first: problems stop or cripple the agent, warnings cost speed or hits. Run it
-    as the agent's user, with its configuration, and in its container: limits are those of whoever
-    asks. Without a running agent it tells whether one would start, and how well.
+    as the agent's user, with its configuration, and in its container. Without a running agent it
+    tells whether one would start, and how well; limits are then those of whoever asks.
 
     Exit code 0 without problems, 1 with one.
 
@@ -62,7 +62,9 @@ def doctor(
     config, chosen, found = _configuration(path, overrides)
     target = address or f"unix:{config.socket_dir / ADMIN_SOCKET}"
     stats, namespaces, of_agent = _agent(target, timeout_seconds, is_wanted=address is not None)
-    found += [*of_agent, *examine(config, chosen, stats, namespaces, is_measured=not is_quick)]
+    pid = listener_pid(target)
+    found += of_agent
+    found += examine(config, chosen, stats, namespaces, pid, is_measured=not is_quick)
     _report(worst_first(found), as_json=as_json)
 
 

@@ -25,10 +25,11 @@ def examine(
     chosen: Set[str],
     stats: Stats | None,
     namespaces: Sequence[NamespaceInfo],
+    pid: int | None,
     *,
     is_measured: bool,
 ) -> list[Finding]:
-    """`chosen` are the keys that have not their defaults; `stats` and `namespaces` those of the
+    """`chosen` are the keys that have not their defaults; the others are those of the
     running agent, if there is one."""
     has_agent = stats is not None
     host = (
@@ -39,7 +40,7 @@ def examine(
     allocated = host.allocated_bytes if host is not None else 0
     parts: list[Callable[[], Iterator[Finding]]] = [
         kernel_findings,
-        lambda: limit_findings(config, allocated, has_accelerator()),
+        lambda: limit_findings(config, allocated, has_accelerator(), pid),
         lambda: socket_findings(config),
         lambda: disk_findings(config, has_agent=has_agent, is_measured=is_measured),
         lambda: cluster_findings(config, has_agent=has_agent),

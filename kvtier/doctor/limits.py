@@ -16,16 +16,24 @@ _OWN_BYTES = 512 << 20
 
 
 def limit_findings(
-    config: AgentConfig, allocated_bytes: int, has_accelerator: bool
+    config: AgentConfig, allocated_bytes: int, has_accelerator: bool, pid: int | None = None
 ) -> Iterator[Finding]:
-    """`allocated_bytes` is what a running agent's HOST has already."""
-    yield _descriptors()
-    yield _memlock(config, has_accelerator)
-    yield from _memory(config, allocated_bytes)
+    """Of a running agent, of which HOST has so much already; else of whoever asks."""
+    yield _descriptors(pid)
+    yield _memlock(config, has_accelerator, pid)
+    yield from _memory(config, allocated_bytes, pid)
 
 
-def _descriptors() -> Finding:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+def _limit(pid: int | None, which: int) -> tuple[int, int]:
+    """Soft and hard; those of this process where another's may not be seen."""
+    try:
+        return resource.prlimit(pid or 0, which)
+    except OSError:
+        return resource.getrlimit(which)
+
+
+def _descriptors(pid: int | None) -> Finding:
+    _, hard = _limit(pid, resource.RLIMIT_NOFILE)
     said = f"at most {_said(hard)} descriptors"
     if hard != resource.RLIM_INFINITY and hard < FEWEST_DESCRIPTORS:
         return problem(
@@ -42,8 +50,8 @@ def _descriptors() -> Finding:
     return ok("RLIMIT_NOFILE", said)
 
 
-def _memlock(config: AgentConfig, has_accelerator: bool) -> Finding:
-    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+def _memlock(config: AgentConfig, has_accelerator: bool, pid: int | None) -> Finding:
+    soft, _ = _limit(pid, resource.RLIMIT_MEMLOCK)
     capacity = config.tiers.host.capacity
     is_enough = soft == resource.RLIM_INFINITY or soft >= capacity
     said = "unlimited" if soft == resource.RLIM_INFINITY else format_size(soft)
@@ -57,22 +65,23 @@ def _memlock(config: AgentConfig, has_accelerator: bool) -> Finding:
     return ok("RLIMIT_MEMLOCK", said if is_enough else f"{said}: enough without an accelerator")
 
 
-def _memory(config: AgentConfig, allocated_bytes: int) -> Iterator[Finding]:
+def _memory(config: AgentConfig, allocated_bytes: int, pid: int | None) -> Iterator[Finding]:
     host = config.tiers.host
     wanted = f"tiers.host.capacity is {format_size(host.capacity)}"
-    limit = cgroup_limit_bytes()
+    limit = cgroup_limit_bytes(Path(f"/proc/{pid or 'self'}/cgroup"))
+    whose = "the agent's cgroup" if pid else "this cgroup"
     if limit is not None and host.capacity + _OWN_BYTES > limit:
         yield problem(
             "cgroup",
-            f"{wanted}, and this cgroup may have {_about(limit)} in all: the agent would be killed "
+            f"{wanted}, and {whose} may have {_about(limit)} in all: the agent would be killed "
             "or HOST stop growing before that",
             f"memory.max (MemoryMax=, resources.limits.memory) of at least "
             f"{_about(host.capacity + _OWN_BYTES + host.memory_reserve)}, or a smaller HOST",
         )
     elif limit is not None:
-        yield ok("cgroup", f"may have {_about(limit)} of memory; {wanted}")
+        yield ok("cgroup", f"{whose} may have {_about(limit)} of memory; {wanted}")
     else:
-        yield ok("cgroup", "no limit of memory here; the agent's own may have one")
+        yield ok("cgroup", f"{whose} has no limit of memory")
     available = memory.available_bytes() + allocated_bytes
     if available < host.capacity + host.memory_reserve:
         yield warning(

@@ -69,6 +69,8 @@ def test_a_running_agent_is_asked_too(tmp_path: Path) -> None:
             for dtype in ("bf16", "fp16"):
                 store(client.namespace(replace(spec_of("llama"), dtype=dtype)), "a", 4)
         _, found = _found("--address", agent.admin_address, *_SMALL)
+        [cgroup] = [each["found"] for each in found if each["subject"] == "cgroup"]
+        assert cgroup.startswith("the agent's cgroup")
         said = {each["found"]: each for each in found if each["verdict"] == "warning"}
         assert any("dtype (bf16, fp16)" in each for each in said)
         different = [each for each in said if "the agent runs with 8MiB" in each]

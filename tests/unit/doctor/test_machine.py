@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import subprocess
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -159,3 +160,15 @@ def test_without_a_device_registration_is_not_looked_at() -> None:
 def test_the_worst_comes_first() -> None:
     found = [ok("a", ""), skipped("b", ""), problem("c", "", "x"), warning("d", "", "x")]
     assert [each.subject for each in worst_first(found)] == ["c", "d", "a", "b"]
+
+
+def test_the_limits_of_a_running_agent_are_its_own() -> None:
+    config = config_of(tiers__host__capacity="1MiB")
+    with subprocess.Popen(
+        ["sh", "-c", "ulimit -n 512; echo; read _"], stdin=-1, stdout=-1
+    ) as shell:
+        assert shell.stdout is not None
+        shell.stdout.readline()
+        found = list(limit_findings(config, 0, False, shell.pid))
+    assert "RLIMIT_NOFILE: at most 512" in told(found, Verdict.PROBLEM)[0]
+    assert any("the agent's cgroup" in each.found for each in found)
