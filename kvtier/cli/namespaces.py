@@ -14,7 +14,7 @@ from kvtier.cli.options import (
     JsonOption,
     TimeoutOption,
 )
-from kvtier.cli.text import console, human_bytes, human_seconds, table
+from kvtier.cli.text import console, human_bytes, human_seconds, printable, table
 
 if TYPE_CHECKING:
     from kvtier.v1.cache_admin_pb2 import NamespaceInfo
@@ -66,8 +66,8 @@ def row(info: NamespaceInfo) -> tuple[str, ...]:
     sizes = "+".join(human_bytes(size) for size in info.spec.block_bytes)
     return (
         label(info),
-        info.spec.model or "-",
-        info.spec.dtype or "-",
+        printable(info.spec.model) or "-",
+        printable(info.spec.dtype) or "-",
         f"{info.spec.block_tokens} tokens, {sizes}",
         f"{sum(info.block_count):,}",
         human_bytes(sum(info.used_bytes)),
@@ -80,8 +80,8 @@ def differences(found: list[NamespaceInfo]) -> Iterator[str]:
     """A line for each namespace that shares its name with another layout."""
     for info in found:
         if info.sibling_differences:
-            yield f"{label(info)} differs from others of its name in " + ", ".join(
-                info.sibling_differences
+            yield f"{label(info)} differs from others of its name in " + printable(
+                ", ".join(info.sibling_differences)
             )
 
 

@@ -14,7 +14,7 @@ from kvtier.cli.options import (
     JsonOption,
     TimeoutOption,
 )
-from kvtier.cli.text import console, human_bytes, human_seconds, table
+from kvtier.cli.text import console, human_bytes, human_seconds, printable, table
 from kvtier.cli.troubles import of_sessions
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def row(session: Session, now: datetime) -> tuple[str, ...]:
     return (
         f"{session.session_id:x}",
         session.namespace,
-        session.worker or "-",
+        printable(session.worker) or "-",
         str(session.pid) if session.pid else "-",
         str(session.uid) if session.pid else "-",
         human_seconds(max(0.0, age.total_seconds())),

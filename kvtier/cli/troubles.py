@@ -8,7 +8,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 from kvtier.cli.process_state import process_state
-from kvtier.cli.text import human_bytes, human_seconds, plural
+from kvtier.cli.text import human_bytes, human_seconds, plural, printable
 from kvtier.v1 import block_pb2
 from kvtier.v1.cache_admin_pb2 import NamespaceInfo, Session, Stats, TierStats
 
@@ -46,6 +46,9 @@ class Trouble:
     weight: Weight
     text: str
     advice: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", printable(self.text))
 
 
 def all_troubles(

@@ -17,7 +17,7 @@ from kvtier.cli.live.choices import Pane, Row
 from kvtier.cli.live.rates import Rates, TierRates, sparkline
 from kvtier.cli.namespaces import label
 from kvtier.cli.sessions import row as session_row
-from kvtier.cli.text import human_bytes, human_seconds
+from kvtier.cli.text import human_bytes, human_seconds, printable
 from kvtier.v1 import block_pb2
 from kvtier.v1.cache_admin_pb2 import NamespaceInfo, Session, Stats, TierStats
 
@@ -168,7 +168,9 @@ def namespaces(
     columns = ("NAMESPACE", *more, "BLOCKS", "USED", "HOST", "DISK", "PINNED", "SESSIONS")
     drawn = _grid(columns, (3, 2, 1)[: 1 + len(more)], width=width)
     for info, style in _window(pane, rows, is_active):
-        extra = (info.spec.model or "-", info.spec.dtype or "-") if more else ()
+        extra = (
+            (printable(each) or "-" for each in (info.spec.model, info.spec.dtype)) if more else ()
+        )
         drawn.add_row(
             _named(info),
             *extra,
@@ -227,7 +229,7 @@ def details(info: NamespaceInfo, width: int) -> list[RenderableType]:
     drawn: list[RenderableType] = []
     for name, value in facts:
         style = "yellow" if name == "differs in" else ""
-        text = Text.assemble((f"{name}  ", _HEADER), (value, style), no_wrap=True)
+        text = Text.assemble((f"{name}  ", _HEADER), (printable(value), style), no_wrap=True)
         text.truncate(width, overflow="ellipsis")
         drawn.append(text)
     return drawn

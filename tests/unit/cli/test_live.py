@@ -229,3 +229,18 @@ def test_troubles_that_do_not_fit_are_counted(height: int, left: int) -> None:
     more = [line.split()[0] for line in lines if "more: kvtier doctor" in line]
     assert more == ([str(left)] if left else [])
     assert lines[2].startswith("! DISK is degraded: a long story")
+
+
+def test_what_workers_say_moves_no_cursor() -> None:
+    evil = "\x1b[2J\x07evil\r"
+    spec = NamespaceSpec(tenant="a", name="m", model=evil, dtype=evil, engine=evil)
+    found = NamespaceInfo(spec=spec, layout_digest=bytes(32), sibling_differences=[evil])
+    session = Session(session_id=1, worker=evil, namespace="a/m", pid=1, quarantined_bytes=1)
+    view = View("unix:/run/kvtier/admin.sock")
+    view.add(Sample(Stats(uptime=Duration(seconds=86400)), [found], [session]))
+    for key in ("", "enter"):
+        view.choices.press(key)
+        text = "\n".join(shown(view, 200, 50))
+        assert "evil" in text
+        assert "\x1b[2J" not in text
+        assert "\x07" not in text
