@@ -111,6 +111,11 @@ def populate(fd: int, memory: ByteArray, offset: int, size_bytes: int) -> None:
         _raise_errno("fallocate")
 
 
+def can_populate() -> bool:
+    """Whether `populate` also makes page tables: MADV_POPULATE_WRITE, of Linux 5.14."""
+    return bool(_libc.madvise(None, 0, _MADV_POPULATE_WRITE) == 0)
+
+
 def punch_hole(fd: int, offset: int, size_bytes: int) -> None:
     """Gives pages back at once, mapped or not; they read as zeros. Releases the GIL."""
     if _libc.fallocate(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, offset, size_bytes):

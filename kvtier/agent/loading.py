@@ -51,6 +51,7 @@ class Loading:
         self.prefetching = prefetching or Prefetching(promotion)
         self._whereabouts = Whereabouts(promotion)
         self._prospects = Prospects(promotion, self._whereabouts)
+        self.distrusted_seconds = self._prospects.distrusted_seconds
 
     async def lookup(
         self,

@@ -101,7 +101,12 @@ class Placement:
             if not self._grow(size_class):
                 if not self.may_evict():
                     return  # nothing could be written in their place
-                await self._evict(size_class, lambda: size_class.free_slots >= wanted, worth)
+                await self._evict(
+                    size_class,
+                    lambda: size_class.free_slots >= wanted,
+                    worth,
+                    cause=self._why_full(size_class),
+                )
                 if size_class.free_slots >= wanted:
                     self._trade_if_due(size_class)
                     return
@@ -119,6 +124,12 @@ class Placement:
                         return
             if not changed.is_set():
                 await changed.wait()
+
+    def _why_full(self, size_class: SizeClass) -> Cause:
+        """What a block has to blame that makes way for others of its class."""
+        holding = self.tier.holding(size_class.table.namespace_id)
+        is_limited = holding.growth_bytes < size_class.slot_bytes
+        return Cause.OVER_QUOTA if is_limited else Cause.EVICTED
 
     def grow_ahead(self, size_class: SizeClass) -> None:
         """Populates ahead of need, from memory that no class has yet: until a quarter of what the

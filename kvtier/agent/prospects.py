@@ -260,6 +260,10 @@ class Prospects:
         record = self._records.get(tier)
         return max(0.0, record.distrusted_until - now) if record else 0.0
 
+    def distrusted_seconds(self, tier: Tier) -> float:
+        """For how long a tier that broke its word is not waited for yet."""
+        return self._penalty(tier, time.monotonic())
+
     def _probe(
         self, namespace: Namespace, entries: Sequence[BlockKeys], position: int, source: Source
     ) -> None:

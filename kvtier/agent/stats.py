@@ -11,10 +11,14 @@ from kvtier.agent.disk import Disk
 from kvtier.agent.mover import Mover
 from kvtier.agent.namespaces import Namespace
 from kvtier.core.block import Tier
+from kvtier.core.cause import Cause
 from kvtier.core.lease import LeaseKind, LeaseTable
 from kvtier.tiers.health import Health
 from kvtier.tiers.host import HostTier
 from kvtier.tiers.slot_tier import SlotTier
+
+#: A block that leaves for one of these would have stayed in a larger tier.
+_CROWDING = (Cause.EVICTED, Cause.TRADED)
 
 
 class TierState(IntEnum):
@@ -64,6 +68,9 @@ class TierStats:
     prefetched_count: int = 0
     prefetch_used_count: int = 0
     prefetch_wasted_count: int = 0
+    read_seconds_per_mib: float = 0.0
+    distrusted_seconds: float = 0.0
+    crowded_out_count: int = 0
 
 
 def host_stats(
@@ -95,6 +102,7 @@ def disk_stats(disk: Disk, namespaces: Collection[Namespace]) -> TierStats:
     stats.read_bytes = sum(mover.read_bytes for mover in disk.movers)
     stats.written_bytes = disk.writer.written_bytes
     stats.written_last_day_bytes = sum(mover.written_last_day.total_bytes for mover in disk.movers)
+    stats.read_seconds_per_mib = max(mover.forecast.seconds_per_mib for mover in disk.movers)
     return stats
 
 
@@ -151,6 +159,7 @@ def cluster_stats(cluster: Cluster, namespaces: Collection[Namespace]) -> TierSt
         read_bytes=cluster.moving.read_bytes,
         written_bytes=cluster.moving.written_bytes,
         written_last_day_bytes=cluster.moving.written_last_day.total_bytes,
+        read_seconds_per_mib=cluster.moving.forecast.seconds_per_mib,
     )
 
 
@@ -176,6 +185,9 @@ def _stats(tier: SlotTier, namespaces: Collection[Namespace]) -> TierStats:
         admission=tier.admission_name,
         pinned_bytes=sum(each.pinned.size_bytes for each in classes),
         expired_count=sum(each.counters.expired for each in classes),
+        crowded_out_count=sum(
+            each.counters.causes[cause] for each in classes for cause in _CROWDING
+        ),
         prefetched_count=sum(each.unused.brought_count for each in classes),
         prefetch_used_count=sum(each.unused.used_count for each in classes),
         prefetch_wasted_count=sum(each.unused.wasted_count for each in classes),

@@ -73,6 +73,8 @@ class Upkeep:
         self._lifecycle = lifecycle
         self._on_ready = on_ready
         self._resizing = resizing
+        #: For how long loads do not wait for a tier yet.
+        self.distrusted_seconds: Callable[[Tier], float] = lambda tier: 0.0
         self._renewals = Renewals(
             disk,
             cluster,
@@ -92,7 +94,13 @@ class Upkeep:
             found.append(disk_stats(self._disk, namespaces))
         if self._cluster is not None:
             found.append(cluster_stats(self._cluster, namespaces))
+        for each in found:
+            each.distrusted_seconds = self.distrusted_seconds(each.tier)
         return found
+
+    @property
+    def is_draining(self) -> bool:
+        return self._lifecycle.is_draining
 
     def resize(self, tier: Tier, capacity_bytes: int) -> TierStats:
         """Gives a tier another capacity; as it is then. It may still have to shrink."""

@@ -12,6 +12,7 @@ from kvtier.cli import (
     cluster,
     config,
     demo,
+    doctor,
     drain,
     evict,
     explain,
@@ -32,6 +33,7 @@ from kvtier.cli import (
     tier,
     tiers,
     token,
+    top,
     unpin,
     version,
     warm,
@@ -73,6 +75,7 @@ def _main(
 
 app.command("agent")(agent.agent)
 app.command("stats")(stats.stats)
+app.command("top")(top.top)
 app.command("tiers")(tiers.tiers)
 app.command("namespaces")(namespaces.namespaces)
 app.command("sessions")(sessions.sessions)
@@ -96,6 +99,7 @@ app.add_typer(config.app, name="config")
 app.add_typer(bench.app, name="bench")
 app.command("plan")(plan.plan)
 app.command("simulate")(simulate.simulate)
+app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.command("token")(token.token)
 app.command("version")(version.version)

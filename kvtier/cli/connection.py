@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 #: What gRPC says of a connection that did not come about, or was cut in its handshake.
 _NOT_CONNECTED: Final = "failed to connect to all addresses"
 _CUT: Final = "Socket closed"
+
+
+_CREDENTIALS: Final = struct.Struct("3i")
 
 
 class Door(Enum):
@@ -112,6 +116,19 @@ def _after_scheme(address: str) -> str:
     if scheme != "unix" or (path.startswith("//") and not path.startswith("///")):
         return ""
     return path.removeprefix("//") if path.startswith("///") else path
+
+
+def listener_pid(address: str) -> int | None:
+    """Of the agent behind a socket, if there is one and this process may see it."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(socket_path(address)))
+        except (OSError, InvalidRequestError):
+            return None
+        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid: int = _CREDENTIALS.unpack(credentials)[0]
+    return pid or None  # 0: of a container that is not this one
 
 
 def door(path: Path) -> Door:

@@ -17,7 +17,7 @@ from kvtier.cli.options import (
     TimeoutOption,
     namespaces_that_begin_with,
 )
-from kvtier.cli.text import console, human_bytes, human_seconds, table
+from kvtier.cli.text import console, human_bytes, human_seconds, printable, table
 from kvtier.errors import InvalidRequestError, NotFoundError
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def layout(info: NamespaceInfo) -> dict[str, str]:
     }
     fields["block_bytes"] = "+".join(human_bytes(size) for size in info.spec.block_bytes)
     extra = {f"extra.{key}": value for key, value in sorted(info.spec.extra.items())}
-    return {name: str(value) for name, value in {**fields, **extra}.items()}
+    return {printable(name): printable(str(value)) for name, value in {**fields, **extra}.items()}
 
 
 def differences(found: Sequence[NamespaceInfo]) -> Iterator[str]:

@@ -18,7 +18,16 @@ from kvtier.cli.options import (
     NamespaceOption,
     TimeoutOption,
 )
-from kvtier.cli.text import console, human_bytes, human_seconds, percent, plural, table
+from kvtier.cli.text import (
+    console,
+    human_bytes,
+    human_seconds,
+    milliseconds,
+    percent,
+    plural,
+    table,
+)
+from kvtier.cli.troubles import of_stats
 from kvtier.v1 import block_pb2
 from kvtier.v1.cache_admin_pb2 import Stats, TierStats
 
@@ -59,7 +68,7 @@ def stats(
 ) -> None:
     """Show what each tier holds, and how it serves.
 
-    A tier that is not active is named first, with the reason.
+    What is wrong is named first, the worst at the top; `kvtier doctor` says what to do about it.
 
     Allocated is memory taken from the machine, whether blocks use it or not.
 
@@ -80,6 +89,7 @@ def stats(
     Of a tier below HOST: promoted are blocks that were copied up into HOST, demoted those that were
     written here, left unwritten those that left HOST before they were. To be written are the bytes
     that wait for that; read and written is what the device did, errors are its calls that failed.
+    To read 1 MiB it takes so long, judged by what reads took of late.
 
     History is how many blocks there is still something to say of when they are gone: see
     `kvtier explain`.
@@ -124,6 +134,7 @@ def _redraw(samples: Iterator[Stats], out: Console) -> None:
 def overview(sample: Stats) -> Group:
     """A heading, and a column for each tier."""
     from rich.console import Group
+    from rich.text import Text
 
     heading = (
         f"kvtier {sample.version}, epoch {sample.epoch:016x}, "
@@ -132,9 +143,7 @@ def overview(sample: Stats) -> Group:
         f"{plural(sample.session_count, 'session')}, "
         f"{plural(sample.lease_count, 'lease')}, {_refusals(sample)}"
     )
-    troubles = [
-        f"{_name(tier)} is {_state(tier)}: {tier.reason}" for tier in sample.tiers if tier.reason
-    ]
+    troubles = [Text(trouble.text, style=trouble.weight.style) for trouble in of_stats(sample)]
     tiers = [_rows(tier) for tier in sample.tiers]
     longest = max(tiers, key=len, default={})
     rows = [(row, *(tier.get(row, "-") for tier in tiers)) for row in longest]
@@ -180,6 +189,7 @@ def _of_a_lower_tier(tier: TierStats) -> dict[str, str]:
         "read": human_bytes(tier.read_bytes),
         "written": human_bytes(tier.written_bytes),
         "errors": f"{tier.error_count:,}",
+        "to read 1 MiB": milliseconds(tier.read_seconds_per_mib),
     }
 
 

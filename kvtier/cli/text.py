@@ -30,6 +30,16 @@ def human_seconds(seconds: float) -> str:
     return " ".join(f"{count} {unit}" for count, unit in parts[first : first + 2])
 
 
+def printable(text: str) -> str:
+    """What a worker said of itself, without what a terminal would obey."""
+    return "".join(each if each.isprintable() else "?" for each in text)
+
+
+def milliseconds(seconds: float) -> str:
+    """`0.45 ms`, `1,200 ms`; `-` for what was not measured."""
+    return f"{number(1000 * seconds)} ms" if seconds else "-"
+
+
 def plural(count: int, noun: str) -> str:
     """`1 block`, `2,000 blocks`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

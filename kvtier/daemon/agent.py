@@ -183,6 +183,7 @@ class Agent:
             self._set_ready,
             Resizing(self.placement, self.disk, [each.demotion for each in slower]),
         )
+        self.upkeep.distrusted_seconds = self.loading.distrusted_seconds
         if self.cluster:
             self.cluster.watch(self.namespaces)
         self.explaining = Explaining(

@@ -227,6 +227,7 @@ class CacheAdminService(PinCalls):
             history=history_message(self._history),
             compute_seconds_saved=sum(each.usage.compute_seconds_saved for each in namespaces),
             **_refusals(self._admission),
+            is_draining=self._upkeep.is_draining,
         )
         return stats if scope.is_all else own_stats(stats)
 
@@ -243,6 +244,9 @@ class CacheAdminService(PinCalls):
             create_time=convert.timestamp(session.created_at),
             lease_count=len(leases),
             leased_bytes=sum(lease.size_bytes for lease in leases),
+            quarantined_bytes=sum(
+                lease.size_bytes for lease in leases if lease.kind is LeaseKind.QUARANTINE
+            ),
         )
 
     def _namespace(self, namespace: Namespace, scope: Scope) -> pb.NamespaceInfo:

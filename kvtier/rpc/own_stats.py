@@ -14,6 +14,7 @@ from kvtier.v1 import cache_admin_pb2 as pb
 _OF_AGENT: Final = frozenset(
     {
         "epoch",
+        "is_draining",
         "lease_count",
         "namespace_count",
         "sample_time",

@@ -13,7 +13,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TierStats(_message.Message):
-    __slots__ = ("tier", "state", "capacity_bytes", "used_bytes", "block_count", "leased_bytes", "hit_count", "miss_count", "evicted_count", "corrupt_count", "queue_depth", "allocated_bytes", "quarantined_bytes", "stored_count", "refused_count", "lookup_count", "lookup_hit_count", "reason", "error_count", "promoted_count", "demoted_count", "unwritten_count", "pending_bytes", "read_bytes", "written_bytes", "pinned_bytes", "prefetched_count", "prefetch_used_count", "prefetch_wasted_count", "expired_count", "unadmitted_count", "written_last_day_bytes", "policy", "admission")
+    __slots__ = ("tier", "state", "capacity_bytes", "used_bytes", "block_count", "leased_bytes", "hit_count", "miss_count", "evicted_count", "corrupt_count", "queue_depth", "allocated_bytes", "quarantined_bytes", "stored_count", "refused_count", "lookup_count", "lookup_hit_count", "reason", "error_count", "promoted_count", "demoted_count", "unwritten_count", "pending_bytes", "read_bytes", "written_bytes", "pinned_bytes", "prefetched_count", "prefetch_used_count", "prefetch_wasted_count", "expired_count", "unadmitted_count", "written_last_day_bytes", "policy", "admission", "read_seconds_per_mib", "distrusted_seconds", "crowded_out_count")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[TierStats.State]
@@ -60,6 +60,9 @@ class TierStats(_message.Message):
     WRITTEN_LAST_DAY_BYTES_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     ADMISSION_FIELD_NUMBER: _ClassVar[int]
+    READ_SECONDS_PER_MIB_FIELD_NUMBER: _ClassVar[int]
+    DISTRUSTED_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    CROWDED_OUT_COUNT_FIELD_NUMBER: _ClassVar[int]
     tier: _block_pb2.Tier
     state: TierStats.State
     capacity_bytes: int
@@ -94,7 +97,10 @@ class TierStats(_message.Message):
     written_last_day_bytes: int
     policy: str
     admission: str
-    def __init__(self, tier: _Optional[_Union[_block_pb2.Tier, str]] = ..., state: _Optional[_Union[TierStats.State, str]] = ..., capacity_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., block_count: _Optional[int] = ..., leased_bytes: _Optional[int] = ..., hit_count: _Optional[int] = ..., miss_count: _Optional[int] = ..., evicted_count: _Optional[int] = ..., corrupt_count: _Optional[int] = ..., queue_depth: _Optional[int] = ..., allocated_bytes: _Optional[int] = ..., quarantined_bytes: _Optional[int] = ..., stored_count: _Optional[int] = ..., refused_count: _Optional[int] = ..., lookup_count: _Optional[int] = ..., lookup_hit_count: _Optional[int] = ..., reason: _Optional[str] = ..., error_count: _Optional[int] = ..., promoted_count: _Optional[int] = ..., demoted_count: _Optional[int] = ..., unwritten_count: _Optional[int] = ..., pending_bytes: _Optional[int] = ..., read_bytes: _Optional[int] = ..., written_bytes: _Optional[int] = ..., pinned_bytes: _Optional[int] = ..., prefetched_count: _Optional[int] = ..., prefetch_used_count: _Optional[int] = ..., prefetch_wasted_count: _Optional[int] = ..., expired_count: _Optional[int] = ..., unadmitted_count: _Optional[int] = ..., written_last_day_bytes: _Optional[int] = ..., policy: _Optional[str] = ..., admission: _Optional[str] = ...) -> None: ...
+    read_seconds_per_mib: float
+    distrusted_seconds: float
+    crowded_out_count: int
+    def __init__(self, tier: _Optional[_Union[_block_pb2.Tier, str]] = ..., state: _Optional[_Union[TierStats.State, str]] = ..., capacity_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., block_count: _Optional[int] = ..., leased_bytes: _Optional[int] = ..., hit_count: _Optional[int] = ..., miss_count: _Optional[int] = ..., evicted_count: _Optional[int] = ..., corrupt_count: _Optional[int] = ..., queue_depth: _Optional[int] = ..., allocated_bytes: _Optional[int] = ..., quarantined_bytes: _Optional[int] = ..., stored_count: _Optional[int] = ..., refused_count: _Optional[int] = ..., lookup_count: _Optional[int] = ..., lookup_hit_count: _Optional[int] = ..., reason: _Optional[str] = ..., error_count: _Optional[int] = ..., promoted_count: _Optional[int] = ..., demoted_count: _Optional[int] = ..., unwritten_count: _Optional[int] = ..., pending_bytes: _Optional[int] = ..., read_bytes: _Optional[int] = ..., written_bytes: _Optional[int] = ..., pinned_bytes: _Optional[int] = ..., prefetched_count: _Optional[int] = ..., prefetch_used_count: _Optional[int] = ..., prefetch_wasted_count: _Optional[int] = ..., expired_count: _Optional[int] = ..., unadmitted_count: _Optional[int] = ..., written_last_day_bytes: _Optional[int] = ..., policy: _Optional[str] = ..., admission: _Optional[str] = ..., read_seconds_per_mib: _Optional[float] = ..., distrusted_seconds: _Optional[float] = ..., crowded_out_count: _Optional[int] = ...) -> None: ...
 
 class Pin(_message.Message):
     __slots__ = ("pin_id", "namespace", "block_count", "expire_time", "reason", "pinned_bytes")
@@ -411,7 +417,7 @@ class RecordedRequest(_message.Message):
     def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., namespace: _Optional[str] = ..., block_tokens: _Optional[int] = ..., block_bytes: _Optional[int] = ..., group: _Optional[int] = ..., shard: _Optional[int] = ..., position: _Optional[int] = ..., hashes: _Optional[_Iterable[int]] = ..., lost_count: _Optional[int] = ...) -> None: ...
 
 class Stats(_message.Message):
-    __slots__ = ("epoch", "sample_time", "tiers", "session_count", "lease_count", "rejected_count", "version", "uptime", "namespace_count", "history", "compute_seconds_saved", "refused_ask_count", "refused_load_count", "refused_store_count", "refused_prefetch_count", "delayed_demotion_count")
+    __slots__ = ("epoch", "sample_time", "tiers", "session_count", "lease_count", "rejected_count", "version", "uptime", "namespace_count", "history", "compute_seconds_saved", "refused_ask_count", "refused_load_count", "refused_store_count", "refused_prefetch_count", "delayed_demotion_count", "is_draining")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_TIME_FIELD_NUMBER: _ClassVar[int]
     TIERS_FIELD_NUMBER: _ClassVar[int]
@@ -428,6 +434,7 @@ class Stats(_message.Message):
     REFUSED_STORE_COUNT_FIELD_NUMBER: _ClassVar[int]
     REFUSED_PREFETCH_COUNT_FIELD_NUMBER: _ClassVar[int]
     DELAYED_DEMOTION_COUNT_FIELD_NUMBER: _ClassVar[int]
+    IS_DRAINING_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     sample_time: _timestamp_pb2.Timestamp
     tiers: _containers.RepeatedCompositeFieldContainer[TierStats]
@@ -444,7 +451,8 @@ class Stats(_message.Message):
     refused_store_count: int
     refused_prefetch_count: int
     delayed_demotion_count: int
-    def __init__(self, epoch: _Optional[int] = ..., sample_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[TierStats, _Mapping]]] = ..., session_count: _Optional[int] = ..., lease_count: _Optional[int] = ..., rejected_count: _Optional[int] = ..., version: _Optional[str] = ..., uptime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., namespace_count: _Optional[int] = ..., history: _Optional[_Union[HistoryStats, _Mapping]] = ..., compute_seconds_saved: _Optional[float] = ..., refused_ask_count: _Optional[int] = ..., refused_load_count: _Optional[int] = ..., refused_store_count: _Optional[int] = ..., refused_prefetch_count: _Optional[int] = ..., delayed_demotion_count: _Optional[int] = ...) -> None: ...
+    is_draining: bool
+    def __init__(self, epoch: _Optional[int] = ..., sample_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[TierStats, _Mapping]]] = ..., session_count: _Optional[int] = ..., lease_count: _Optional[int] = ..., rejected_count: _Optional[int] = ..., version: _Optional[str] = ..., uptime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., namespace_count: _Optional[int] = ..., history: _Optional[_Union[HistoryStats, _Mapping]] = ..., compute_seconds_saved: _Optional[float] = ..., refused_ask_count: _Optional[int] = ..., refused_load_count: _Optional[int] = ..., refused_store_count: _Optional[int] = ..., refused_prefetch_count: _Optional[int] = ..., delayed_demotion_count: _Optional[int] = ..., is_draining: bool = ...) -> None: ...
 
 class GetStatsRequest(_message.Message):
     __slots__ = ("namespace",)
@@ -571,7 +579,7 @@ class ResumeAgentResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class Session(_message.Message):
-    __slots__ = ("session_id", "namespace", "worker", "pid", "create_time", "lease_count", "leased_bytes", "uid")
+    __slots__ = ("session_id", "namespace", "worker", "pid", "create_time", "lease_count", "leased_bytes", "uid", "quarantined_bytes")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
@@ -580,6 +588,7 @@ class Session(_message.Message):
     LEASE_COUNT_FIELD_NUMBER: _ClassVar[int]
     LEASED_BYTES_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
+    QUARANTINED_BYTES_FIELD_NUMBER: _ClassVar[int]
     session_id: int
     namespace: str
     worker: str
@@ -588,7 +597,8 @@ class Session(_message.Message):
     lease_count: int
     leased_bytes: int
     uid: int
-    def __init__(self, session_id: _Optional[int] = ..., namespace: _Optional[str] = ..., worker: _Optional[str] = ..., pid: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lease_count: _Optional[int] = ..., leased_bytes: _Optional[int] = ..., uid: _Optional[int] = ...) -> None: ...
+    quarantined_bytes: int
+    def __init__(self, session_id: _Optional[int] = ..., namespace: _Optional[str] = ..., worker: _Optional[str] = ..., pid: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lease_count: _Optional[int] = ..., leased_bytes: _Optional[int] = ..., uid: _Optional[int] = ..., quarantined_bytes: _Optional[int] = ...) -> None: ...
 
 class ListSessionsRequest(_message.Message):
     __slots__ = ("page_size", "page_token")
