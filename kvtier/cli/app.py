@@ -13,6 +13,7 @@ from kvtier.cli import (
     config,
     demo,
     drain,
+    events,
     evict,
     explain,
     flush,
@@ -74,6 +75,7 @@ app.command("namespaces")(namespaces.namespaces)
 app.command("sessions")(sessions.sessions)
 app.command("explain")(explain.explain)
 app.command("record")(record.record)
+app.command("events")(events.events)
 app.command("evict")(evict.evict)
 app.command("invalidate")(invalidate.invalidate)
 app.command("pin")(pin.pin)

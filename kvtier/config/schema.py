@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, Strict, ValidationInfo, field_validator, model_validator
 
+from kvtier.config.events import EventsConfig
 from kvtier.config.namespaces import NamespaceRuleConfigs, check_guarantees
 from kvtier.config.section import Count, Seconds, Section, Share, check_tenants
 from kvtier.config.size import Size, at_least
@@ -158,6 +159,7 @@ class AgentConfig(Section):
     movers: Annotated[Count, Field(le=64)] = 2
     tiers: TiersConfig = TiersConfig()
     history: HistoryConfig = HistoryConfig()
+    events: EventsConfig = EventsConfig()
     namespaces: NamespaceRuleConfigs = Field(default_factory=dict)
     """By pattern; the first that matches counts."""
     prefetch: PrefetchConfig = PrefetchConfig()

@@ -16,6 +16,7 @@ from kvtier import memory
 from kvtier.agent.attach import AttachServer
 from kvtier.agent.cluster import Cluster
 from kvtier.agent.disk import Disk
+from kvtier.agent.events import Events
 from kvtier.agent.expiry import Expiry
 from kvtier.agent.explaining import Explaining
 from kvtier.agent.grants import Grants
@@ -49,6 +50,7 @@ from kvtier.daemon.cluster import (
     is_embedded,
     node_name,
 )
+from kvtier.daemon.events import add_events
 from kvtier.daemon.settings import (
     access_rules,
     disk_settings,
@@ -187,6 +189,9 @@ class Agent:
             cluster=self.cluster,
         )
         self.recorder = Recorder(self.namespaces, time.time)
+        self.events = Events(
+            self.namespaces, kept=config.events.kept, max_logs=config.events.max_watchers
+        )
         self.gate = Gate(config.limits.max_calls)
         self.streams = self._streams()
         self.block_cache = BlockCacheService(
@@ -253,6 +258,7 @@ class Agent:
         worker_server.add(_BLOCK_CACHE, self.block_cache)
         admin_server = Server(Gate(self.config.limits.max_calls))
         admin_server.add(_CACHE_ADMIN, admin, inspection)
+        add_events(self.config, self.events, self.namespaces, worker_server, admin_server)
         self._servers = [worker_server, admin_server]
         mode, group_id = directory.worker_mode, directory.group_id
         (directory.path / ATTACH_SOCKET).unlink(missing_ok=True)
@@ -333,6 +339,7 @@ class Agent:
 
     async def stop(self) -> None:
         """Lets calls in flight end for a moment, flushes DISK, then closes everything."""
+        self.events.close()
         await asyncio.gather(*(server.stop(_STOP_GRACE_SECONDS) for server in self._servers))
         self.attach.close()
         for task in list(self._tasks):

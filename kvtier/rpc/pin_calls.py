@@ -13,7 +13,7 @@ from kvtier.rpc.server import Call
 from kvtier.v1 import cache_admin_pb2 as pb
 
 if TYPE_CHECKING:
-    from kvtier.agent.namespaces import Namespace, Namespaces
+    from kvtier.agent.namespaces import Namespaces
     from kvtier.agent.pins import Pin, Pins
     from kvtier.rpc.block_cache import Identity
 
@@ -29,7 +29,7 @@ class PinCalls:
         self._most_keys = identity.max_batch_blocks
 
     async def CreatePin(self, request: pb.CreatePinRequest, call: Call) -> pb.Pin:
-        namespace = self._only(request.namespace)
+        namespace = self._known.select_one(request.namespace)
         remaining = call.remaining_seconds
         pin = await self._pins.create(
             namespace,
@@ -59,18 +59,6 @@ class PinCalls:
         pins = [each for each in self._pins if each.namespace.namespace_id in chosen]
         page, token = page_of(pins, request.page_size, request.page_token)
         return pb.ListPinsResponse(pins=map(self._pin, page), next_page_token=token)
-
-    def _only(self, selector: str) -> Namespace:
-        if not selector:
-            raise InvalidRequestError("namespace is empty; name one as tenant/name")
-        chosen = self._known.select(selector)
-        if len(chosen) > 1:
-            labels = ", ".join(each.label for each in chosen)
-            raise InvalidRequestError(
-                f"namespace {selector!r} names {len(chosen)} of them ({labels}); "
-                "write tenant/name@digest"
-            )
-        return chosen[0]
 
     def _pin(self, pin: Pin) -> pb.Pin:
         return pb.Pin(

@@ -103,10 +103,17 @@ class Server:
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
-    def add(self, service: ServiceDescriptor, *servicers: object) -> None:
-        """Each method of the service is that of the first servicer that has it."""
+    def add(
+        self,
+        service: ServiceDescriptor,
+        *servicers: object,
+        streams: StreamLimits | None = None,
+    ) -> None:
+        """Each method of the service is that of the first servicer that has it. `streams` are
+        limits for the answers of this service, instead of the server's own."""
+        limits = streams or self._streams
         handlers = {
-            method.name: self._handler(method, getattr(servicer, method.name))
+            method.name: self._handler(method, getattr(servicer, method.name), limits)
             for servicer in reversed(servicers)
             for method in service.methods
             if hasattr(servicer, method.name)
@@ -138,7 +145,10 @@ class Server:
         await self._server.stop(grace_seconds)
 
     def _handler(
-        self, method: MethodDescriptor, behaviour: Callable[[Any, Call], Any]
+        self,
+        method: MethodDescriptor,
+        behaviour: Callable[[Any, Call], Any],
+        limits: StreamLimits | None,
     ) -> grpc.RpcMethodHandler[Any, Any]:
         if method.client_streaming:
             return grpc.stream_unary_rpc_method_handler(
@@ -146,7 +156,7 @@ class Server:
             )
         if method.server_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                self._streaming(method, behaviour), response_serializer=_serialized
+                self._streaming(method, behaviour, limits), response_serializer=_serialized
             )
         return grpc.unary_unary_rpc_method_handler(
             self._answering(method, behaviour), response_serializer=_serialized
@@ -169,17 +179,22 @@ class Server:
 
         return call
 
-    def _streaming(self, method: MethodDescriptor, behaviour: Callable[[Any, Call], Any]) -> Any:
+    def _streaming(
+        self,
+        method: MethodDescriptor,
+        behaviour: Callable[[Any, Call], Any],
+        limits: StreamLimits | None,
+    ) -> Any:
         """One request, a stream of answers."""
         request_class: type[Message] = GetMessageClass(method.input_type)
 
         async def stream(data: bytes, context: Context) -> None:
             try:
-                with self._stream_gate():
+                with limits.gate if limits else nullcontext():
                     answers = behaviour(parsed(request_class, data), _call_of(context))
                     async with aclosing(answers):
                         async for message in answers:
-                            await self._write(context, message)
+                            await _write(context, message, limits)
                     return
             except grpc.aio.InternalError:
                 return  # the client has gone, and the cancellation of this call is on its way
@@ -207,20 +222,6 @@ class Server:
     def _stream_gate(self) -> AbstractContextManager[None]:
         return self._streams.gate if self._streams else nullcontext()
 
-    async def _write(self, context: Context, message: Message | bytes) -> None:
-        """Returns when the transport has taken it: a slow reader is waited for, not buffered for.
-
-        Raises DeadlineExceededError if it takes nothing for too long.
-        """
-        stall_seconds = self._streams.stall_seconds if self._streams else None
-        try:
-            async with asyncio.timeout(stall_seconds):
-                await context.write(message)
-        except TimeoutError as error:
-            raise DeadlineExceededError(
-                f"the client took nothing for {stall_seconds:g} s (streams.stall_seconds)"
-            ) from error
-
     async def _timely(self, requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
         """Raises DeadlineExceededError if nothing comes for too long."""
         stall_seconds = self._streams.stall_seconds if self._streams else None
@@ -235,6 +236,21 @@ class Server:
                     f"the client sent nothing for {stall_seconds:g} s (streams.stall_seconds)"
                 ) from error
             yield data
+
+
+async def _write(context: Context, message: Message | bytes, limits: StreamLimits | None) -> None:
+    """Returns when the transport has taken it: a slow reader is waited for, not buffered for.
+
+    Raises DeadlineExceededError if it takes nothing for too long.
+    """
+    stall_seconds = limits.stall_seconds if limits else None
+    try:
+        async with asyncio.timeout(stall_seconds):
+            await context.write(message)
+    except TimeoutError as error:
+        raise DeadlineExceededError(
+            f"the client took nothing for {stall_seconds:g} s (streams.stall_seconds)"
+        ) from error
 
 
 def _serialized(message: Message | bytes) -> bytes:
