@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from random import Random
@@ -210,12 +211,17 @@ async def test_a_slow_watcher_is_cut_off_and_delays_nobody(tmp_path: Path) -> No
     async with DiskAgent(tmp_path) as agent:
         await agent.store(KEYS)
         await agent.quiet()
-        service = service_of(events_of(agent, kept=64), agent.namespaces)
+        service = service_of(events_of(agent, kept=256), agent.namespaces)
         async with Watcher(service) as slow, Watcher(service) as quick:
             slow.pause()
-            for number in range(60):
+            last = quick.residents.revision + 300
+            for number in itertools.count():
                 await agent.store(sequence(f"more {number}", 8))
+                await agent.quiet()
+                agent.leave_host(sequence(f"more {number}", 8))
                 await quick.agrees(agent)
+                if quick.residents.revision > last:
+                    break
             assert slow.error is None
             slow.go_on()
             await until(lambda: slow.error)
