@@ -36,15 +36,22 @@ NAME = "default/model"
 _SECONDS = 60.0
 
 
-class Load(threading.Thread):
+class Work(threading.Thread):
+    """Goes on until it is told to stop, or fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stopping = threading.Event()
+        self.error: BaseException | None = None
+
+
+class Load(Work):
     """Stores sequences; HOST has room for some, so that as many leave it."""
 
     def __init__(self, address: str, seed: int) -> None:
-        super().__init__(name=f"load-{seed}")
+        super().__init__()
         self._address, self._seed = address, seed
         self._blocks = np.zeros((BATCH, 4096), np.uint8)
-        self.stopping = threading.Event()
-        self.error: BaseException | None = None
 
     def run(self) -> None:
         try:
@@ -58,16 +65,14 @@ class Load(threading.Thread):
             self.error = error
 
 
-class Returning(threading.Thread):
+class Returning(Work):
     """Watches some messages, leaves, and comes back; fails for what a replay refuses."""
 
     def __init__(self, address: str, seed: int, most: int) -> None:
-        super().__init__(name=f"returning-{seed}")
+        super().__init__()
         self._address, self._random, self._most = address, Random(seed), most
-        self.stopping = threading.Event()
         self.residents = Residents(NAME)
         self.resumed_count = self.lost_count = 0
-        self.error: BaseException | None = None
 
     def run(self) -> None:
         try:
@@ -153,18 +158,23 @@ def test_no_change_is_missed_repeated_or_out_of_order() -> None:
         next(slow)
         assert quick.wait()
         begun_at = quick.residents.revision
-        for each in (*loads, *returning):
-            each.start()
+        for work in (*loads, *returning):
+            work.start()
         try:
-            wait_until(lambda: quick.residents.revision > begun_at + CHANGES, _SECONDS)
+            wait_until(
+                lambda: (
+                    quick.residents.revision > begun_at + CHANGES
+                    and all(each.resumed_count + each.lost_count for each in returning[:2])
+                ),
+                _SECONDS,
+            )
         finally:
-            for thread in (*loads, *returning):
-                thread.stopping.set()
-            for thread in (*loads, *returning):
-                thread.join()
+            for work in (*loads, *returning):
+                work.stopping.set()
+            for work in (*loads, *returning):
+                work.join()
         assert [each.error for each in loads] == [None, None]
         assert [each.error for each in returning] == [None] * 3
-        assert all(each.resumed_count + each.lost_count > 0 for each in returning)
         wait_until(lambda: set(quick.residents) == held(agent.address), _SECONDS)
         assert len(quick.residents) == block_count(admin) > 0
         with pytest.raises(grpc.RpcError) as cut:
