@@ -41,7 +41,7 @@ def test_help_documents_the_exit_codes() -> None:
     [
         *("agent", "stats", "tiers", "namespaces", "sessions", "explain", "record", "evict"),
         *("invalidate", "pin", "unpin", "pins", "flush", "scrub", "drain", "resume", "plan"),
-        *("simulate", "demo", "version", "warm"),
+        *("simulate", "demo", "version", "warm", "events"),
     ],
 )
 def test_every_verb_has_help(verb: str) -> None:
@@ -49,7 +49,8 @@ def test_every_verb_has_help(verb: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["evict", "invalidate", "pin", "unpin", "flush", "scrub", "drain", "resume", "warm"]
+    "verb",
+    ["evict", "invalidate", "pin", "unpin", "flush", "scrub", "drain", "resume", "warm", "events"],
 )
 def test_what_changes_an_agent_has_an_example(verb: str) -> None:
     assert f"Example: kvtier {verb}" in kvtier(verb, "--help").stdout
