@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 import pytest
 
-from kvtier import Client, NamespaceSpec
+from kvtier import BlockStatus, Client, NamespaceSpec
 from kvtier.client.admin import AdminClient
 from kvtier.client.events import EventsClient, Follower
 from kvtier.client.residents import Residents
@@ -26,9 +26,11 @@ from tests.faults.blocks import hashes_of
 from tests.faults.repetitions import times
 from tests.faults.waiting import wait_until
 
-CHANGES = times(100_000)
-#: Below what is on its way to a watcher that does not read, and that is 64 KiB without probing.
-KEPT = 2048
+#: More than are kept, and on their way to a watcher that does not read.
+CHANGES = max(20_000, times(100_000))
+KEPT = 8192
+#: HOST's room, in blocks, and as much again: the load waits for who is farther behind.
+_FARTHEST = 4096
 _SMALL_WINDOW = [("grpc.http2.bdp_probe", 0)]
 BATCH = 256
 SPEC = NamespaceSpec(name="model", block_bytes=(4096,))
@@ -45,12 +47,29 @@ class Work(threading.Thread):
         self.error: BaseException | None = None
 
 
+class Pace:
+    """The load waits for one watcher, which is so never cut off: a new snapshot would hide what it
+    missed."""
+
+    def __init__(self, follower: Follower) -> None:
+        self._follower = follower
+        self._lock = threading.Lock()
+        self._stored = 0
+
+    def went_on(self, stored: int) -> None:
+        """As many blocks leave HOST as are stored, once it is full."""
+        with self._lock:
+            self._stored += stored
+            least = 2 * self._stored - _FARTHEST
+        wait_until(lambda: self._follower.residents.revision >= least, _SECONDS)
+
+
 class Load(Work):
     """Stores sequences; HOST has room for some, so that as many leave it."""
 
-    def __init__(self, address: str, seed: int) -> None:
+    def __init__(self, address: str, seed: int, pace: Pace) -> None:
         super().__init__()
-        self._address, self._seed = address, seed
+        self._address, self._seed, self._pace = address, seed, pace
         self._blocks = np.zeros((BATCH, 4096), np.uint8)
 
     def run(self) -> None:
@@ -60,7 +79,9 @@ class Load(Work):
                 for number in itertools.count():
                     if self.stopping.is_set():
                         return
-                    namespace.store(hashes_of(f"{self._seed}/{number}", BATCH), self._blocks)
+                    hashes = hashes_of(f"{self._seed}/{number}", BATCH)
+                    statuses = namespace.store(hashes, self._blocks)
+                    self._pace.went_on(list(statuses).count(BlockStatus.OK))
         except BaseException as error:  # for the thread that waits
             self.error = error
 
@@ -147,7 +168,6 @@ def test_no_change_is_missed_repeated_or_out_of_order() -> None:
     """The replay itself fails for all of these: see `kvtier.client.residents`."""
     with ExitStack() as stack:
         agent = stack.enter_context(running_agent("8MiB", events__kept=KEPT))
-        loads = [Load(agent.address, seed) for seed in range(2)]
         returning = [
             Returning(agent.address, seed, most) for seed, most in enumerate((30, 30, 10**9))
         ]
@@ -158,6 +178,8 @@ def test_no_change_is_missed_repeated_or_out_of_order() -> None:
         next(slow)
         assert quick.wait()
         begun_at = quick.residents.revision
+        pace = Pace(quick)
+        loads = [Load(agent.address, seed, pace) for seed in range(2)]
         for work in (*loads, *returning):
             work.start()
         try:
@@ -174,6 +196,7 @@ def test_no_change_is_missed_repeated_or_out_of_order() -> None:
             for work in (*loads, *returning):
                 work.join()
         assert [each.error for each in loads] == [None, None]
+        assert quick.snapshot_count == 1
         assert [each.error for each in returning] == [None] * 3
         wait_until(lambda: set(quick.residents) == held(agent.address), _SECONDS)
         assert len(quick.residents) == block_count(admin) > 0

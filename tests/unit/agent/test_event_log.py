@@ -285,3 +285,29 @@ def test_its_memory_is_known(node: TwoTiers) -> None:
         chain(node, 1, first=99)
         node.forget(Tier.HOST, LANES[0], name(99))
     assert node.log.size_bytes <= KEPT * 130
+
+
+@pytest.mark.parametrize("number", [3, 4, 5, 6])
+def test_what_changes_where_a_snapshot_has_come_to_is_told_once(
+    node: TwoTiers, number: int
+) -> None:
+    """The first four rows are read."""
+    chain(node, 10)
+    snapshot, held = Snapshot(node.log), set[Block]()
+    replay(held, facts_of(snapshot.part(4).runs))
+    assert len(held) == 4
+    node.forget(Tier.HOST, LANES[0], name(number))
+    node.store(Tier.HOST, LANES[0], name(number), name(number - 1), number - 1)
+    replay(held, facts_of(snapshot.part(100).runs))
+    assert held == node.held()
+
+
+def test_exactly_what_is_kept_can_be_read(node: TwoTiers) -> None:
+    for _ in range(KEPT):
+        chain(node, 1)
+        node.forget(Tier.HOST, LANES[0], name(1))
+    assert node.log.revision == 2 * KEPT
+    assert len(facts_of(node.log.batch(KEPT + 1, KEPT).runs)) == KEPT
+    with pytest.raises(EventsLostError):
+        node.log.batch(KEPT, 1)
+    assert node.log.batch(2 * KEPT + 1, 1).runs == []
