@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import IntEnum
 
+from kvtier.agent.auto_sizing import AutoSizing
 from kvtier.agent.cluster import Cluster
 from kvtier.agent.disk import Disk
 from kvtier.agent.mover import Mover
@@ -64,6 +65,10 @@ class TierStats:
     prefetched_count: int = 0
     prefetch_used_count: int = 0
     prefetch_wasted_count: int = 0
+    auto_least_bytes: int = 0
+    auto_most_bytes: int = 0
+    auto_shrunk_count: int = 0
+    auto_reason: str = ""
 
 
 def host_stats(
@@ -79,6 +84,14 @@ def host_stats(
     )
     stats.queue_depth = mover.queue_depth
     return stats
+
+
+def add_sizing(stats: TierStats, sizing: AutoSizing) -> None:
+    """HOST chooses its capacity."""
+    stats.auto_least_bytes = sizing.options.least_bytes
+    stats.auto_most_bytes = sizing.most_bytes
+    stats.auto_shrunk_count = sizing.shrunk_count
+    stats.auto_reason = sizing.reason
 
 
 def disk_stats(disk: Disk, namespaces: Collection[Namespace]) -> TierStats:

@@ -172,7 +172,8 @@ class AgentConfig(Section):
     ) -> NamespaceRuleConfigs:
         tiers = info.data.get("tiers")
         if isinstance(tiers, TiersConfig):
-            check_guarantees(rules, "host", tiers.host.capacity)
+            if isinstance(tiers.host.capacity, int):  # one that is chosen may be too small later
+                check_guarantees(rules, "host", tiers.host.capacity)
             if tiers.disk.paths:
                 check_guarantees(rules, "disk", tiers.disk.capacity)
         return rules

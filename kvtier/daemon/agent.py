@@ -61,6 +61,7 @@ from kvtier.daemon.settings import (
     stream_access,
     warming_options,
 )
+from kvtier.daemon.sizing import auto_sizing, host_capacity_bytes
 from kvtier.daemon.socket_directory import SocketDirectory
 from kvtier.rpc.block_cache import BlockCacheService, Identity
 from kvtier.rpc.block_streams import BlockStreams
@@ -96,7 +97,8 @@ class Agent:
         )
         self.mover = Mover(config.movers)
         host = config.tiers.host
-        self.host = HostTier(host.capacity, policy=host.policy, admission=host.admission)
+        capacity = host_capacity_bytes(config)
+        self.host = HostTier(capacity, policy=host.policy, admission=host.admission)
         self.placement = Placement(
             self.host,
             lambda extent, call, *args: self.mover.run(call, *args),
@@ -175,8 +177,9 @@ class Agent:
             self.grants,
             self.lifecycle,
             self._set_ready,
-            Resizing(self.placement, self.disk, [each.demotion for each in slower]),
+            resizing := Resizing(self.placement, self.disk, [each.demotion for each in slower]),
         )
+        resizing.automatic = auto_sizing(config, self.host, resizing)
         if self.cluster:
             self.cluster.watch(self.namespaces)
         self.explaining = Explaining(
@@ -265,7 +268,7 @@ class Agent:
         self.attach.listen(directory.path / ATTACH_SOCKET, mode, group_id)
         await worker_server.listen(directory.path / WORKER_SOCKET, mode, group_id)
         await admin_server.listen(directory.path / ADMIN_SOCKET, 0o600, -1)
-        capacity, available = self.config.tiers.host.capacity, memory.available_bytes()
+        capacity, available = self.host.space.capacity_bytes, memory.available_bytes()
         if capacity > available:
             log.warning(
                 "tiers.host.capacity is %d MiB, and %d MiB of memory are available: HOST stops "
@@ -285,6 +288,8 @@ class Agent:
             self.cluster.start()
         self._spawn(self._recover())
         self._spawn(self.expiry.run())
+        if self.upkeep.auto_sizing is not None:
+            self._spawn(self.upkeep.auto_sizing.run())
         if self.warming.options.is_predictive:
             self._spawn(self.warming.run())
 
