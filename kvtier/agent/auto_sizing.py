@@ -104,7 +104,8 @@ class AutoSizing:
         elif now - self._calm_since >= self.options.calm_seconds:
             self.reason = "memory is not short"
             growth = max(int(self.most_bytes * _GROW), _MIB)
-            if state.available_bytes - growth >= self.options.reserve_bytes:
+            could = self._host.space.allocated_bytes + state.available_bytes
+            if present + growth <= could - self.options.reserve_bytes:
                 self._set(present + growth)
         return True
 

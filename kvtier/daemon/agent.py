@@ -243,6 +243,7 @@ class Agent:
             self.pins,
             self.history,
             warming=self.warming,
+            events=self.events,
         )
         inspection = CacheInspectionService(
             self.identity, self.namespaces, self.explaining, self.recorder

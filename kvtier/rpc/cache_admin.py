@@ -20,6 +20,7 @@ from kvtier.rpc.server import Call, Gate
 from kvtier.v1 import cache_admin_pb2 as pb
 
 if TYPE_CHECKING:
+    from kvtier.agent.events import Events
     from kvtier.agent.history import History
     from kvtier.agent.namespaces import Namespace, Namespaces
     from kvtier.agent.pins import Pins
@@ -50,6 +51,7 @@ class CacheAdminService(PinCalls):
         history: History | None = None,
         *,
         warming: Warming | None = None,
+        events: Events | None = None,
     ) -> None:
         super().__init__(pins, namespaces, identity)
         self._identity = identity
@@ -60,6 +62,7 @@ class CacheAdminService(PinCalls):
         self._leases = leases
         self._history = history
         self._warming = warming
+        self._events = events
         self._started = time.monotonic()
 
     async def GetStats(self, request: pb.GetStatsRequest, call: Call) -> pb.Stats:
@@ -205,6 +208,7 @@ class CacheAdminService(PinCalls):
             uptime=convert.duration(time.monotonic() - self._started),
             namespace_count=len(namespaces),
             history=history_message(self._history),
+            events=_event_stats(self._events),
         )
 
     def _session(self, session: Session) -> pb.Session:
@@ -264,6 +268,16 @@ class CacheAdminService(PinCalls):
             namespaces=[pb.NodeNamespace(**asdict(each)) for each in node.namespaces],
             tiers=[pb.NodeTier(**asdict(each)) for each in node.tiers],
         )
+
+
+def _event_stats(events: Events | None) -> pb.EventStats:
+    if events is None:
+        return pb.EventStats()
+    return pb.EventStats(
+        watcher_count=events.watcher_count,
+        memory_bytes=events.size_bytes,
+        lost_count=events.lost_count,
+    )
 
 
 def _per_tier(values: Mapping[Tier, int]) -> list[int]:

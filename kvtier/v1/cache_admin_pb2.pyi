@@ -290,8 +290,18 @@ class RecordedRequest(_message.Message):
     lost_count: int
     def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., namespace: _Optional[str] = ..., block_tokens: _Optional[int] = ..., block_bytes: _Optional[int] = ..., group: _Optional[int] = ..., shard: _Optional[int] = ..., position: _Optional[int] = ..., hashes: _Optional[_Iterable[int]] = ..., lost_count: _Optional[int] = ...) -> None: ...
 
+class EventStats(_message.Message):
+    __slots__ = ("watcher_count", "memory_bytes", "lost_count")
+    WATCHER_COUNT_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LOST_COUNT_FIELD_NUMBER: _ClassVar[int]
+    watcher_count: int
+    memory_bytes: int
+    lost_count: int
+    def __init__(self, watcher_count: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., lost_count: _Optional[int] = ...) -> None: ...
+
 class Stats(_message.Message):
-    __slots__ = ("epoch", "sample_time", "tiers", "session_count", "lease_count", "rejected_count", "version", "uptime", "namespace_count", "history")
+    __slots__ = ("epoch", "sample_time", "tiers", "session_count", "lease_count", "rejected_count", "version", "uptime", "namespace_count", "history", "events")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_TIME_FIELD_NUMBER: _ClassVar[int]
     TIERS_FIELD_NUMBER: _ClassVar[int]
@@ -302,6 +312,7 @@ class Stats(_message.Message):
     UPTIME_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_COUNT_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     sample_time: _timestamp_pb2.Timestamp
     tiers: _containers.RepeatedCompositeFieldContainer[TierStats]
@@ -312,7 +323,8 @@ class Stats(_message.Message):
     uptime: _duration_pb2.Duration
     namespace_count: int
     history: HistoryStats
-    def __init__(self, epoch: _Optional[int] = ..., sample_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[TierStats, _Mapping]]] = ..., session_count: _Optional[int] = ..., lease_count: _Optional[int] = ..., rejected_count: _Optional[int] = ..., version: _Optional[str] = ..., uptime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., namespace_count: _Optional[int] = ..., history: _Optional[_Union[HistoryStats, _Mapping]] = ...) -> None: ...
+    events: EventStats
+    def __init__(self, epoch: _Optional[int] = ..., sample_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[TierStats, _Mapping]]] = ..., session_count: _Optional[int] = ..., lease_count: _Optional[int] = ..., rejected_count: _Optional[int] = ..., version: _Optional[str] = ..., uptime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., namespace_count: _Optional[int] = ..., history: _Optional[_Union[HistoryStats, _Mapping]] = ..., events: _Optional[_Union[EventStats, _Mapping]] = ...) -> None: ...
 
 class GetStatsRequest(_message.Message):
     __slots__ = ("namespace",)

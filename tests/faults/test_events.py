@@ -203,6 +203,10 @@ def test_no_change_is_missed_repeated_or_out_of_order() -> None:
         with pytest.raises(grpc.RpcError) as cut:
             read_to(slow, quick.residents.revision)
         assert cut.value.code() is grpc.StatusCode.OUT_OF_RANGE
+        wait_until(lambda: admin.get_stats().events.watcher_count == 1, _SECONDS)
+        counts = admin.get_stats().events
+        assert counts.lost_count >= 1
+        assert 0 < counts.memory_bytes <= 130 * KEPT
         assert "Traceback" not in agent.log
 
 
