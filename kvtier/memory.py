@@ -12,7 +12,9 @@ import mmap
 import os
 import struct
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -158,21 +160,33 @@ def available_bytes() -> int:
     return available
 
 
-def _cgroup() -> str:
-    """This process's, of version 2; empty if it has none."""
+def total_bytes() -> int:
+    """The system's memory, or what the limits of the cgroup allow of it."""
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        total = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal:"))
+    for folder in cgroup_folders():
+        for name in ("memory.max", "memory.high"):
+            with suppress(OSError, ValueError):  # not there, or "max"
+                total = min(total, int(_read(f"{folder}/{name}")))
+    return total
+
+
+def cgroup_folders() -> Iterator[Path]:
+    """Of this process's cgroup (version 2) and of all above it."""
     try:
-        lines = _read("/proc/self/cgroup").splitlines()
+        with open("/proc/self/cgroup", encoding="ascii") as lines:
+            path = next((line[3:].strip() for line in lines if line.startswith("0::")), "")
     except OSError:
-        return ""
-    return next((line[3:].strip() for line in lines if line.startswith("0::")), "")
+        return
+    while path:
+        yield Path(f"/sys/fs/cgroup{path}")
+        path = path.rpartition("/")[0]
 
 
 def _cgroup_headroom() -> int:
     """Room below the limits of this process's cgroup (version 2) and of all above it."""
     headroom = 1 << 62
-    path = _cgroup()
-    while path:
-        folder = f"/sys/fs/cgroup{path}"
+    for folder in cgroup_folders():
         try:
             limit = _read(f"{folder}/memory.max")
             if limit != "max":
@@ -181,16 +195,16 @@ def _cgroup_headroom() -> int:
                 headroom = min(headroom, int(limit) - used)
         except (OSError, ValueError):
             pass
-        path = path.rpartition("/")[0]
     return headroom
 
 
 def pressure_seconds() -> dict[str, float]:
     """How long some, or all (full), of this cgroup's processes have waited for memory; the
     system's where the kernel does not say it for cgroups, empty where it says nothing."""
-    for path in (f"/sys/fs/cgroup{_cgroup()}/memory.pressure", "/proc/pressure/memory"):
+    own = next(cgroup_folders(), Path("/proc"))
+    for path in (own / "memory.pressure", Path("/proc/pressure/memory")):
         try:
-            lines = _read(path).splitlines()
+            lines = _read(str(path)).splitlines()
         except OSError:
             continue
         return {line.split()[0]: int(line.rpartition("total=")[2]) / 1e6 for line in lines}

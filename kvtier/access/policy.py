@@ -54,6 +54,7 @@ METHODS: Final[Mapping[str, Need]] = {
         ("BlockCache.WriteBlocks", _WORKER, Reach.SESSION),
         ("BlockCache.PrefetchPrefix", _WORKER, Reach.SESSION),
         ("BlockCache.TouchBlocks", _WORKER, Reach.SESSION),
+        ("CacheEvents.WatchEvents", _READING, Reach.NAMED),
         ("CacheAdmin.GetStats", _READING, Reach.VISIBLE),
         ("CacheAdmin.WatchStats", _READING, Reach.VISIBLE),
         ("CacheAdmin.ListPins", _READING, Reach.VISIBLE),

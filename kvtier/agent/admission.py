@@ -48,6 +48,8 @@ class AdmissionLimits:
     blocks: int = 1 << 17
     size_bytes: int = 64 << 30
     streams: int = 32
+    #: What streams are, and which key says how many there may be.
+    streams_are: tuple[str, str] = ("streams", "streams.max_streams")
     session_share: float = 0.5
 
 
@@ -112,7 +114,7 @@ class Admission:
         self._calls = Room(limits.calls, "calls that move data", "limits.max_calls", share)
         self._blocks = Room(limits.blocks, "blocks", "limits.max_blocks", share)
         self._bytes = Room(limits.size_bytes, "bytes", "limits.max_in_flight", share)
-        self._streams = Room(limits.streams, "streams", "streams.max_streams", share)
+        self._streams = Room(limits.streams, *limits.streams_are, share)
         self._data = self._calls, self._blocks, self._bytes, self._streams
         self._is_put_off = False
         self._mean_seconds = 0.0

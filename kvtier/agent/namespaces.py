@@ -16,7 +16,12 @@ from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.namespace import Identity, NamespaceSpec
 from kvtier.core.policies.base import STEP, Asking
 from kvtier.core.rules import NO_RULE, NamespaceRule, rule_for
-from kvtier.errors import LayoutConflictError, NotFoundError, OverloadedError
+from kvtier.errors import (
+    InvalidRequestError,
+    LayoutConflictError,
+    NotFoundError,
+    OverloadedError,
+)
 from kvtier.tiers.companions import Companions
 from kvtier.tiers.size_class import SizeClass
 from kvtier.tiers.slot_tier import SlotTier
@@ -203,6 +208,21 @@ class Namespaces:
                 "tenant/name@digest, and exist from a worker's first registration on"
             )
         return chosen
+
+    def select_one(self, selector: str) -> Namespace:
+        """The one that a selector names.
+
+        Raises NotFoundError when there is none, InvalidRequestError when there are several.
+        """
+        if not selector:
+            raise InvalidRequestError("namespace is empty; name one as tenant/name@digest")
+        chosen = self.select(selector)
+        if len(chosen) > 1:
+            labels = ", ".join(each.label for each in chosen)
+            raise InvalidRequestError(
+                f"namespace {selector!r} has {len(chosen)} layouts; choose one of {labels}"
+            )
+        return chosen[0]
 
     def _make_way(self) -> None:
         if len(self) < self._limit:

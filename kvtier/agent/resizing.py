@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 from kvtier import memory
+from kvtier.agent.auto_sizing import AutoSizing
 from kvtier.agent.demotion import Demotion
 from kvtier.agent.disk import Disk
 from kvtier.agent.placement import Placement
@@ -41,6 +42,8 @@ class Resizing:
         self._disk = disk
         self._demotions = demotions
         self._deadline = 0.0
+        #: Who changes HOST's by itself.
+        self.automatic: AutoSizing | None = None
         if demotions:
             host.shrinking.before_evicting = self._write
 

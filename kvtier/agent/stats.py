@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import IntEnum
 
+from kvtier.agent.auto_sizing import AutoSizing
 from kvtier.agent.cluster import Cluster
 from kvtier.agent.disk import Disk
 from kvtier.agent.mover import Mover
@@ -71,6 +72,10 @@ class TierStats:
     read_seconds_per_mib: float = 0.0
     distrusted_seconds: float = 0.0
     crowded_out_count: int = 0
+    auto_least_bytes: int = 0
+    auto_most_bytes: int = 0
+    auto_shrunk_count: int = 0
+    auto_reason: str = ""
 
 
 def host_stats(
@@ -86,6 +91,14 @@ def host_stats(
     )
     stats.queue_depth = mover.queue_depth
     return stats
+
+
+def add_sizing(stats: TierStats, sizing: AutoSizing) -> None:
+    """HOST chooses its capacity."""
+    stats.auto_least_bytes = sizing.options.least_bytes
+    stats.auto_most_bytes = sizing.most_bytes
+    stats.auto_shrunk_count = sizing.shrunk_count
+    stats.auto_reason = sizing.reason
 
 
 def disk_stats(disk: Disk, namespaces: Collection[Namespace]) -> TierStats:

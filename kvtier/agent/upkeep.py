@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from kvtier.access.scope import ALL, Scope
+from kvtier.agent.auto_sizing import AutoSizing
 from kvtier.agent.cluster import Cluster
 from kvtier.agent.disk import Disk, ScrubProgress
 from kvtier.agent.evicting import Evicted, below, evict
@@ -20,7 +21,7 @@ from kvtier.agent.namespaces import Namespace, Namespaces, next_generation
 from kvtier.agent.renewals import Renewals
 from kvtier.agent.resizing import Resizing
 from kvtier.agent.sessions import Sessions
-from kvtier.agent.stats import TierStats, cluster_stats, disk_stats, host_stats
+from kvtier.agent.stats import TierStats, add_sizing, cluster_stats, disk_stats, host_stats
 from kvtier.agent.trimming import Trimming
 from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.cause import Cause
@@ -90,6 +91,8 @@ class Upkeep:
         """One entry for each tier, over the namespaces of the scope."""
         namespaces = self._namespaces.select(selector, scope)
         found = [host_stats(self._host, self._grants.leases, self._mover, namespaces)]
+        if self.auto_sizing is not None:
+            add_sizing(found[0], self.auto_sizing)
         if self._disk is not None:
             found.append(disk_stats(self._disk, namespaces))
         if self._cluster is not None:
@@ -101,6 +104,11 @@ class Upkeep:
     @property
     def is_draining(self) -> bool:
         return self._lifecycle.is_draining
+
+    @property
+    def auto_sizing(self) -> AutoSizing | None:
+        """None if HOST's capacity is configured."""
+        return self._resizing.automatic
 
     def resize(self, tier: Tier, capacity_bytes: int) -> TierStats:
         """Gives a tier another capacity; as it is then. It may still have to shrink."""

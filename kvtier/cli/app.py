@@ -14,6 +14,7 @@ from kvtier.cli import (
     demo,
     doctor,
     drain,
+    events,
     evict,
     explain,
     flush,
@@ -83,6 +84,7 @@ app.command("ls")(ls.ls)
 app.command("requests")(requests.requests)
 app.command("explain")(explain.explain)
 app.command("record")(record.record)
+app.command("events")(events.events)
 app.command("evict")(evict.evict)
 app.command("invalidate")(invalidate.invalidate)
 app.command("pin")(pin.pin)

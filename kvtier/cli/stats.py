@@ -144,6 +144,15 @@ def overview(sample: Stats) -> Group:
         f"{plural(sample.lease_count, 'lease')}, {_refusals(sample)}"
     )
     troubles = [Text(trouble.text, style=trouble.weight.style) for trouble in of_stats(sample)]
+    troubles += [
+        Text(
+            f"{_name(tier)} chooses its capacity, {human_bytes(tier.auto_least_bytes)} to "
+            f"{human_bytes(tier.auto_most_bytes)}, and has made it smaller "
+            f"{plural(tier.auto_shrunk_count, 'time')}: {tier.auto_reason}"
+        )
+        for tier in sample.tiers
+        if tier.auto_reason
+    ]
     tiers = [_rows(tier) for tier in sample.tiers]
     longest = max(tiers, key=len, default={})
     rows = [(row, *(tier.get(row, "-") for tier in tiers)) for row in longest]

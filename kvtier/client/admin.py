@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from typing import Any, Final, Literal
 
 from kvtier.client.endpoint import Endpoint, Tls, endpoint_of
+from kvtier.client.events import EventsClient
 from kvtier.client.service import Service
 from kvtier.core.block import Tier
-from kvtier.v1 import block_pb2
+from kvtier.v1 import block_pb2, cache_events_pb2
 from kvtier.v1 import cache_admin_pb2 as pb
 
 _LONG_TIMEOUT_SECONDS: Final = 300.0  # for calls that wait for a device
@@ -151,6 +152,13 @@ class AdminClient:
         """
         request = pb.RecordRequestsRequest(namespace=namespace)
         return self._service.stream("RecordRequests", request, duration_seconds)
+
+    def watch_events(
+        self, request: cache_events_pb2.WatchEventsRequest
+    ) -> Generator[cache_events_pb2.WatchEventsResponse]:
+        """Changes of residency, until the generator is closed; see `kvtier.client.events`."""
+        with EventsClient(self._address) as client:
+            yield from client.watch(request)
 
     def create_pin(
         self,

@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, Strict, ValidationInfo, field_validator, model_validator
 
+from kvtier.config.events import EventsConfig
 from kvtier.config.listen import ListenConfig
 from kvtier.config.metrics import MetricsConfig
 from kvtier.config.namespaces import NamespaceRuleConfigs, check_guarantees
@@ -169,6 +170,7 @@ class AgentConfig(Section):
     movers: Annotated[Count, Field(le=64)] = 2
     tiers: TiersConfig = TiersConfig()
     history: HistoryConfig = HistoryConfig()
+    events: EventsConfig = EventsConfig()
     namespaces: NamespaceRuleConfigs = Field(default_factory=dict)
     """By pattern; the first that matches counts."""
     prefetch: PrefetchConfig = PrefetchConfig()
@@ -182,7 +184,8 @@ class AgentConfig(Section):
     ) -> NamespaceRuleConfigs:
         tiers = info.data.get("tiers")
         if isinstance(tiers, TiersConfig):
-            check_guarantees(rules, "host", tiers.host.capacity)
+            if isinstance(tiers.host.capacity, int):  # one that is chosen may be too small later
+                check_guarantees(rules, "host", tiers.host.capacity)
             if tiers.disk.paths:
                 check_guarantees(rules, "disk", tiers.disk.capacity)
         return rules

@@ -11,12 +11,8 @@ from kvtier.config.cluster_url import ClusterUrl, has_password, has_tls
 from kvtier.config.directories import Directories
 from kvtier.config.section import NAME, Count, File, Seconds, SecondsOrNone, Section, Text
 from kvtier.config.size import Size, at_least, at_most, format_size
-from kvtier.core.capacity import (
-    LEAST_DISK_PATH_BYTES,
-    LEAST_HOST_BYTES,
-    MOST_DISK_BYTES,
-    MOST_HOST_BYTES,
-)
+from kvtier.config.sizing import AutoSizingConfig, HostCapacity
+from kvtier.core.capacity import LEAST_DISK_PATH_BYTES, MOST_DISK_BYTES
 from kvtier.core.policies.named import find_policy
 
 WritePolicy = Literal["through", "on_evict", "after_hits"]
@@ -57,7 +53,8 @@ class HostConfig(CachingConfig):
 
     policy: PolicyName = "hd"
 
-    capacity: Annotated[Size, at_least(LEAST_HOST_BYTES), at_most(MOST_HOST_BYTES)] = 2**30
+    capacity: HostCapacity = 2**30
+    auto: AutoSizingConfig = AutoSizingConfig()
     memory_reserve: Annotated[Size, at_least(0)] = 512 * 2**20
     """Populating stops while available memory, or the cgroup's headroom, is below this."""
 

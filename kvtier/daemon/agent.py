@@ -17,6 +17,7 @@ from kvtier.agent.admission import Admission, AdmissionLimits, Work
 from kvtier.agent.attach import AttachServer
 from kvtier.agent.cluster import Cluster
 from kvtier.agent.disk import Disk
+from kvtier.agent.events import Events
 from kvtier.agent.expiry import Expiry
 from kvtier.agent.explaining import Explaining
 from kvtier.agent.grants import Grants
@@ -51,6 +52,7 @@ from kvtier.daemon.cluster import (
     is_embedded,
     node_name,
 )
+from kvtier.daemon.events import add_events
 from kvtier.daemon.listening import Listening, Offer
 from kvtier.daemon.metrics import metrics_endpoint
 from kvtier.daemon.settings import (
@@ -64,6 +66,7 @@ from kvtier.daemon.settings import (
     stream_access,
     warming_options,
 )
+from kvtier.daemon.sizing import auto_sizing, host_capacity_bytes
 from kvtier.daemon.socket_directory import SocketDirectory
 from kvtier.rpc.block_cache import BlockCacheService, Identity
 from kvtier.rpc.block_streams import BlockStreams
@@ -102,7 +105,8 @@ class Agent:
         )
         self.mover = Mover(config.movers)
         host = config.tiers.host
-        self.host = HostTier(host.capacity, policy=host.policy, admission=host.admission)
+        capacity = host_capacity_bytes(config)
+        self.host = HostTier(capacity, policy=host.policy, admission=host.admission)
         self.placement = Placement(
             self.host,
             lambda extent, call, *args: self.mover.run(call, *args),
@@ -181,9 +185,10 @@ class Agent:
             self.grants,
             self.lifecycle,
             self._set_ready,
-            Resizing(self.placement, self.disk, [each.demotion for each in slower]),
+            resizing := Resizing(self.placement, self.disk, [each.demotion for each in slower]),
         )
         self.upkeep.distrusted_seconds = self.loading.distrusted_seconds
+        resizing.automatic = auto_sizing(config, self.host, resizing)
         if self.cluster:
             self.cluster.watch(self.namespaces)
         self.explaining = Explaining(
@@ -201,6 +206,9 @@ class Agent:
         self._let_workers_go_first()
         self.seen = SeenRequests(config.history.requests, time.time)
         self.namespaces.on_dropped.append(self.seen.forget)
+        self.events = Events(
+            self.namespaces, kept=config.events.kept, max_logs=config.events.max_watchers
+        )
         self.streams = self._streams()
         self.block_cache = BlockCacheService(
             self.identity,
@@ -264,6 +272,7 @@ class Agent:
             self.pins,
             self.history,
             warming=self.warming,
+            events=self.events,
         )
         inspection = CacheInspectionService(
             self.identity, self.namespaces, self.explaining, self.recorder
@@ -283,6 +292,7 @@ class Agent:
         worker_server.add(_BLOCK_CACHE, self.block_cache)
         admin_server = Server(operators, calls=self.calls)
         admin_server.add(_CACHE_ADMIN, admin, inspection, listing)
+        add_events(self.config, self.events, self.namespaces, worker_server, admin_server)
         self._servers = [worker_server, admin_server]
         mode, group_id = directory.worker_mode, directory.group_id
         (directory.path / ATTACH_SOCKET).unlink(missing_ok=True)
@@ -293,7 +303,7 @@ class Agent:
             Offer(_BLOCK_CACHE, [self.block_cache], self.admission, self.calls, stall_seconds),
             Offer(_CACHE_ADMIN, [admin, inspection, listing], operators, self.calls),
         )
-        capacity, available = self.config.tiers.host.capacity, memory.available_bytes()
+        capacity, available = self.host.space.capacity_bytes, memory.available_bytes()
         if capacity > available:
             log.warning(
                 "tiers.host.capacity is %d MiB, and %d MiB of memory are available: HOST stops "
@@ -316,6 +326,8 @@ class Agent:
         self._spawn(self.listening.watch())
         if self.metrics:
             self._spawn(self.metrics.run())
+        if self.upkeep.auto_sizing is not None:
+            self._spawn(self.upkeep.auto_sizing.run())
         if self.warming.options.is_predictive:
             self._spawn(self.warming.run())
 
@@ -370,6 +382,7 @@ class Agent:
 
     async def stop(self) -> None:
         """Lets calls in flight end for a moment, flushes DISK, then closes everything."""
+        self.events.close()
         await asyncio.gather(*(server.stop(_STOP_GRACE_SECONDS) for server in self._servers))
         self.attach.close()
         for task in list(self._tasks):

@@ -9,6 +9,7 @@ from pathlib import Path
 from kvtier import memory
 from kvtier.config import AgentConfig, format_size
 from kvtier.daemon.process import DESCRIPTORS, FEWEST_DESCRIPTORS
+from kvtier.daemon.sizing import host_capacity_bytes
 from kvtier.doctor.finding import Finding, ok, problem, warning
 
 #: Beside HOST: the interpreter, metadata, buffers.
@@ -52,7 +53,7 @@ def _descriptors(pid: int | None) -> Finding:
 
 def _memlock(config: AgentConfig, has_accelerator: bool, pid: int | None) -> Finding:
     soft, _ = _limit(pid, resource.RLIMIT_MEMLOCK)
-    capacity = config.tiers.host.capacity
+    capacity = host_capacity_bytes(config)
     is_enough = soft == resource.RLIM_INFINITY or soft >= capacity
     said = "unlimited" if soft == resource.RLIM_INFINITY else format_size(soft)
     if has_accelerator and not is_enough:
@@ -66,24 +67,24 @@ def _memlock(config: AgentConfig, has_accelerator: bool, pid: int | None) -> Fin
 
 
 def _memory(config: AgentConfig, allocated_bytes: int, pid: int | None) -> Iterator[Finding]:
-    host = config.tiers.host
-    wanted = f"tiers.host.capacity is {format_size(host.capacity)}"
+    host, capacity = config.tiers.host, host_capacity_bytes(config)
+    wanted = f"tiers.host.capacity is {format_size(capacity)}"
     limit = cgroup_limit_bytes(Path(f"/proc/{pid or 'self'}/cgroup"))
     whose = "the agent's cgroup" if pid else "this cgroup"
-    if limit is not None and host.capacity + _OWN_BYTES > limit:
+    if limit is not None and capacity + _OWN_BYTES > limit:
         yield problem(
             "cgroup",
             f"{wanted}, and {whose} may have {_about(limit)} in all: the agent would be killed "
             "or HOST stop growing before that",
             f"memory.max (MemoryMax=, resources.limits.memory) of at least "
-            f"{_about(host.capacity + _OWN_BYTES + host.memory_reserve)}, or a smaller HOST",
+            f"{_about(capacity + _OWN_BYTES + host.memory_reserve)}, or a smaller HOST",
         )
     elif limit is not None:
         yield ok("cgroup", f"{whose} may have {_about(limit)} of memory; {wanted}")
     else:
         yield ok("cgroup", f"{whose} has no limit of memory")
     available = memory.available_bytes() + allocated_bytes
-    if available < host.capacity + host.memory_reserve:
+    if available < capacity + host.memory_reserve:
         yield warning(
             "memory",
             f"{wanted}, {_about(available)} are available: HOST stops growing when less than "

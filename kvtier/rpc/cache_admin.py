@@ -24,6 +24,7 @@ from kvtier.v1 import cache_admin_pb2 as pb
 if TYPE_CHECKING:
     from kvtier.access.scope import Scope
     from kvtier.agent.admission import Admission
+    from kvtier.agent.events import Events
     from kvtier.agent.history import History
     from kvtier.agent.namespaces import Namespace, Namespaces
     from kvtier.agent.pins import Pins
@@ -56,6 +57,7 @@ class CacheAdminService(PinCalls):
         history: History | None = None,
         *,
         warming: Warming | None = None,
+        events: Events | None = None,
     ) -> None:
         super().__init__(pins, namespaces, identity)
         self._identity = identity
@@ -66,6 +68,7 @@ class CacheAdminService(PinCalls):
         self._leases = leases
         self._history = history
         self._warming = warming
+        self._events = events
         self._started = time.monotonic()
 
     async def GetStats(self, request: pb.GetStatsRequest, call: Call) -> pb.Stats:
@@ -228,6 +231,7 @@ class CacheAdminService(PinCalls):
             compute_seconds_saved=sum(each.usage.compute_seconds_saved for each in namespaces),
             **_refusals(self._admission),
             is_draining=self._upkeep.is_draining,
+            events=_event_stats(self._events),
         )
         return stats if scope.is_all else own_stats(stats)
 
@@ -305,6 +309,16 @@ def _refusals(admission: Admission) -> dict[str, int]:
         "delayed_demotion_count": refused[Work.DEMOTION],
         "refused_prefetch_count": refused[Work.PREFETCH],
     }
+
+
+def _event_stats(events: Events | None) -> pb.EventStats:
+    if events is None:
+        return pb.EventStats()
+    return pb.EventStats(
+        watcher_count=events.watcher_count,
+        memory_bytes=events.size_bytes,
+        lost_count=events.lost_count,
+    )
 
 
 def _per_tier(values: Mapping[Tier, int]) -> list[int]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from kvtier.agent.turns import READ_SLICE, slices
 from kvtier.rpc import conversion as convert
-from kvtier.rpc.cache_listing import only
 from kvtier.rpc.server import Call
 from kvtier.v1 import cache_admin_pb2 as pb
 
@@ -33,7 +32,7 @@ class CacheInspectionService:
     async def ExplainBlocks(
         self, request: pb.ExplainBlocksRequest, call: Call
     ) -> pb.ExplainBlocksResponse:
-        namespace = only(self._namespaces, request.namespace)
+        namespace = self._namespaces.select_one(request.namespace)
         keys = convert.keys_from(request.keys, namespace, self._identity.max_batch_blocks)
         scope = call.caller.scope
         explanations = await self._explaining.explain(namespace, keys, scope)

@@ -30,7 +30,7 @@ class PinCalls:
         self._most_keys = identity.max_batch_blocks
 
     async def CreatePin(self, request: pb.CreatePinRequest, call: Call) -> pb.Pin:
-        namespace = self._only(request.namespace)
+        namespace = self._known.select_one(request.namespace)
         remaining = call.remaining_seconds
         pin = await self._pins.create(
             namespace,

@@ -85,6 +85,20 @@ def work_of(method: MethodDescriptor) -> Work:
     return _WORK.get(method.name, Work.ASK)
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What calls of a service are let in, and how long a stream waits for its client."""
+
+    admission: Admission
+    stall_seconds: float | None = None
+
+    def stream(self, method: MethodDescriptor, caller: Call) -> AbstractContextManager[None]:
+        """For its length; without an end to waiting it counts as a call."""
+        if self.stall_seconds is None:
+            return self.admission.call(work_of(method), caller.session_token)
+        return self.admission.stream(work_of(method), caller.session_token)
+
+
 class Server:
     """Serves services on one Unix socket, or with a guard on one TCP address.
 
@@ -105,8 +119,7 @@ class Server:
         guard: Guard | None = None,
         calls: CallCounts | None = None,
     ) -> None:
-        self._admission = admission
-        self._stall_seconds = stall_seconds
+        self._limits = Limits(admission, stall_seconds)
         self._calls = CallCounts() if calls is None else calls
         self._guard = guard
         options = _OPTIONS if guard is None else [*_OPTIONS, *_REMOTE_OPTIONS]
@@ -114,10 +127,14 @@ class Server:
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
-    def add(self, service: ServiceDescriptor, *servicers: object) -> None:
-        """Each method of the service is that of the first servicer that has it."""
+    def add(
+        self, service: ServiceDescriptor, *servicers: object, limits: Limits | None = None
+    ) -> None:
+        """Each method of the service is that of the first servicer that has it. `limits` are those
+        of this service, instead of the server's own."""
+        limits = limits or self._limits
         handlers = {
-            method.name: self._handler(method, getattr(servicer, method.name))
+            method.name: self._handler(method, getattr(servicer, method.name), limits)
             for servicer in reversed(servicers)
             for method in service.methods
             if hasattr(servicer, method.name)
@@ -164,30 +181,35 @@ class Server:
         await self._server.stop(grace_seconds)
 
     def _handler(
-        self, method: MethodDescriptor, behaviour: Callable[[Any, Call], Any]
+        self,
+        method: MethodDescriptor,
+        behaviour: Callable[[Any, Call], Any],
+        limits: Limits,
     ) -> grpc.RpcMethodHandler[Any, Any]:
         if self._guard is not None:
             behaviour = self._guard.guarded(method, behaviour)
         if method.client_streaming:
             return grpc.stream_unary_rpc_method_handler(
-                self._collecting(method, behaviour), response_serializer=_serialized
+                self._collecting(method, behaviour, limits), response_serializer=_serialized
             )
         if method.server_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                self._streaming(method, behaviour), response_serializer=_serialized
+                self._streaming(method, behaviour, limits), response_serializer=_serialized
             )
         return grpc.unary_unary_rpc_method_handler(
-            self._answering(method, behaviour), response_serializer=_serialized
+            self._answering(method, behaviour, limits), response_serializer=_serialized
         )
 
-    def _answering(self, method: MethodDescriptor, behaviour: Callable[[Any, Call], Any]) -> Any:
+    def _answering(
+        self, method: MethodDescriptor, behaviour: Callable[[Any, Call], Any], limits: Limits
+    ) -> Any:
         """One request, one answer."""
         request_class: type[Message] = GetMessageClass(method.input_type)
 
         async def call(data: bytes, context: Context) -> Message:
             try:
                 known = self._call_of(context)  # first: strangers get no further
-                with self._admission.call(work_of(method), known.session_token):
+                with limits.admission.call(work_of(method), known.session_token):
                     result: Message = await behaviour(parsed(request_class, data), known)
                     self._calls.succeeded(method)
                     return result
@@ -197,18 +219,20 @@ class Server:
 
         return call
 
-    def _streaming(self, method: MethodDescriptor, behaviour: Callable[[Any, Call], Any]) -> Any:
+    def _streaming(
+        self, method: MethodDescriptor, behaviour: Callable[[Any, Call], Any], limits: Limits
+    ) -> Any:
         """One request, a stream of answers."""
         request_class: type[Message] = GetMessageClass(method.input_type)
 
         async def stream(data: bytes, context: Context) -> None:
             try:
                 known = self._call_of(context)
-                with self._admitted(method, known):
+                with limits.stream(method, known):
                     answers = behaviour(parsed(request_class, data), known)
                     async with aclosing(answers):
                         async for message in answers:
-                            await self._write(context, message)
+                            await _write(context, message, limits.stall_seconds)
                     self._calls.succeeded(method)
                     return
             except grpc.aio.InternalError:
@@ -219,14 +243,16 @@ class Server:
 
         return stream
 
-    def _collecting(self, method: MethodDescriptor, behaviour: Callable[[Any, Call], Any]) -> Any:
+    def _collecting(
+        self, method: MethodDescriptor, behaviour: Callable[[Any, Call], Any], limits: Limits
+    ) -> Any:
         """A stream of requests, one answer."""
 
         async def collect(requests: AsyncIterator[bytes], context: Context) -> Message:
             try:
                 known = self._call_of(context)
-                with self._admitted(method, known):
-                    async with aclosing(self._timely(requests)) as timely:
+                with limits.stream(method, known):
+                    async with aclosing(_timely(requests, limits.stall_seconds)) as timely:
                         result: Message = await behaviour(timely, known)
                     self._calls.succeeded(method)
                     return result
@@ -255,38 +281,36 @@ class Server:
             details = ((STATUS_METADATA, overloaded_status(error)),)
         return grpc.StatusCode[code.name], message, details
 
-    def _admitted(self, method: MethodDescriptor, caller: Call) -> AbstractContextManager[None]:
-        """A stream, for its length."""
-        if self._stall_seconds is None:
-            return self._admission.call(work_of(method), caller.session_token)
-        return self._admission.stream(work_of(method), caller.session_token)
 
-    async def _write(self, context: Context, message: Message | bytes) -> None:
-        """Returns when the transport has taken it: a slow reader is waited for, not buffered for.
+async def _write(context: Context, message: Message | bytes, stall_seconds: float | None) -> None:
+    """Returns when the transport has taken it: a slow reader is waited for, not buffered for.
 
-        Raises DeadlineExceededError if it takes nothing for too long.
-        """
+    Raises DeadlineExceededError if it takes nothing for too long.
+    """
+    try:
+        async with asyncio.timeout(stall_seconds):
+            await context.write(message)
+    except TimeoutError as error:
+        raise DeadlineExceededError(
+            f"the client took nothing for {stall_seconds:g} s (streams.stall_seconds)"
+        ) from error
+
+
+async def _timely(
+    requests: AsyncIterator[bytes], stall_seconds: float | None
+) -> AsyncGenerator[bytes]:
+    """Raises DeadlineExceededError if nothing comes for too long."""
+    while True:
         try:
-            async with asyncio.timeout(self._stall_seconds):
-                await context.write(message)
+            async with asyncio.timeout(stall_seconds):
+                data = await anext(requests)
+        except StopAsyncIteration:
+            return
         except TimeoutError as error:
             raise DeadlineExceededError(
-                f"the client took nothing for {self._stall_seconds:g} s (streams.stall_seconds)"
+                f"the client sent nothing for {stall_seconds:g} s (streams.stall_seconds)"
             ) from error
-
-    async def _timely(self, requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
-        """Raises DeadlineExceededError if nothing comes for too long."""
-        while True:
-            try:
-                async with asyncio.timeout(self._stall_seconds):
-                    data = await anext(requests)
-            except StopAsyncIteration:
-                return
-            except TimeoutError as error:
-                raise DeadlineExceededError(
-                    f"the client sent nothing for {self._stall_seconds:g} s (streams.stall_seconds)"
-                ) from error
-            yield data
+        yield data
 
 
 def _serialized(message: Message | bytes) -> bytes:

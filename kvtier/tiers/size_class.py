@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,16 @@ if TYPE_CHECKING:
 
 PolicyFactory = Callable[[Blocks], Policy]
 OnForget = Callable[["SizeClass", int, Cause, int], None]
+
+
+class Witness(Protocol):
+    """Is told of each change of what a size class holds, in order."""
+
+    def came(self, size_class: SizeClass, row: int) -> None: ...
+
+    def goes(self, size_class: SizeClass, row: int) -> None:
+        """Before it does."""
+        ...
 
 
 @dataclass(slots=True)
@@ -87,6 +97,8 @@ class SizeClass:
         #: Is told of a block that is about to go: its row, why, and the id of the namespace that it
         #: makes way for (0: its own).
         self.on_forget: OnForget | None = None
+        #: Somebody who watches the namespace.
+        self.witness: Witness | None = None
         #: What goes with a block that is evicted; None if its lane is the only one.
         self.companions: Companions | None = None
         self._free = FreeSlots()
@@ -235,6 +247,8 @@ class SizeClass:
         self.uses.begin(row)
         self.policy.insert(row)
         self._last_row = row
+        if self.witness is not None:
+            self.witness.came(self, row)
         return BlockStatus.OK
 
     def adopt(
@@ -264,6 +278,8 @@ class SizeClass:
             self.uses.begin(row)
             used += 1
             insert(row)
+            if self.witness is not None:
+                self.witness.came(self, row)
         extent.used_slots += used
         self.used_slots += used
 
@@ -305,6 +321,8 @@ class SizeClass:
         """Removes a block; its slot is free at once, or when the last reference goes."""
         if self.on_forget is not None:
             self.on_forget(self, row, cause, taker)
+        if self.witness is not None:
+            self.witness.goes(self, row)
         slot = self.residency.slot[row]
         if self.pinned.block_count:
             self.pinned.forgetting(row)

@@ -82,7 +82,9 @@ def test_its_agent_is_configured_as_its_container_is(compose: dict[str, Any]) ->
     assert Path(rest.split()[0]) in mounted
     spare_bytes = parse_size("512MiB")
     limit_bytes = parse_size(agent["mem_limit"].upper().replace("M", "MiB"))
-    assert limit_bytes >= config.tiers.host.capacity + spare_bytes
+    capacity = config.tiers.host.capacity
+    assert isinstance(capacity, int)
+    assert limit_bytes >= capacity + spare_bytes
     assert str(config.tiers.cluster.url).startswith("redis://valkey:")
 
 

@@ -110,9 +110,11 @@ def test_engines_reach_the_agent(pod: dict[str, Any], config: AgentConfig) -> No
 def test_memory_is_enough_for_what_is_configured(
     agent: dict[str, Any], config: AgentConfig
 ) -> None:
+    capacity = config.tiers.host.capacity
+    assert isinstance(capacity, int)
     limit_bytes = parse_size(agent["resources"]["limits"]["memory"].replace("Gi", "GiB"))
-    assert limit_bytes >= config.tiers.host.capacity + SPARE_BYTES
-    assert config.tiers.host.memory_reserve <= limit_bytes - config.tiers.host.capacity
+    assert limit_bytes >= capacity + SPARE_BYTES
+    assert config.tiers.host.memory_reserve <= limit_bytes - capacity
 
 
 def test_there_is_time_to_drain(pod: dict[str, Any], agent: dict[str, Any]) -> None:

@@ -63,13 +63,15 @@ def test_what_is_needed_less_makes_way_first() -> None:
     assert all(counts[a] > counts[b] for a, b in pairwise(_DATA))
 
 
-@pytest.mark.parametrize("limits", [{"calls": 1}, {"streams": 1}], ids=str)
-def test_the_smallest_room_still_lets_each_kind_in(limits: dict[str, int]) -> None:
-    admission = Admission(AdmissionLimits(**limits))
+@pytest.mark.parametrize(
+    "limits", [AdmissionLimits(calls=1), AdmissionLimits(streams=1)], ids=["calls", "streams"]
+)
+def test_the_smallest_room_still_lets_each_kind_in(limits: AdmissionLimits) -> None:
+    admission = Admission(limits)
     for work in _DATA:
         with admission.call(work, b"one"), admission.stream(work, b"one"):
-            assert _is_refused(admission.call(Work.LOAD, b"two")) == ("calls" in limits)
-            assert _is_refused(admission.stream(Work.LOAD, b"two")) == ("streams" in limits)
+            assert _is_refused(admission.call(Work.LOAD, b"two")) == (limits.calls == 1)
+            assert _is_refused(admission.stream(Work.LOAD, b"two")) == (limits.streams == 1)
 
 
 def test_metadata_has_room_of_its_own() -> None:

@@ -185,6 +185,9 @@ class OneNamespace:
             raise NotFoundError(f"no namespace {selector!r}")
         return [self.only]
 
+    def select_one(self, selector: str) -> SimpleNamespace:
+        return self.select(selector)[0]
+
     def sibling_differences(self, spec: NamespaceSpec) -> list[str]:
         return []
 
