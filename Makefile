@@ -7,7 +7,7 @@ STAMP := $(VENV)/.stamp
 PROTOC = $(BIN)/python -m grpc_tools.protoc -I proto proto/kvtier/v1/*.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-crash test-cluster test-cuda test-model test-traces test-vllm check proto bench fmt
+.PHONY: help demo test test-faults test-crash test-cluster test-cuda test-model test-traces test-vllm soak check proto docs bench fmt
 
 help:
 	@echo 'make demo          two agents and four workers on this machine, with a small model'
@@ -19,9 +19,11 @@ help:
 	@echo 'make test-vllm     the connector on real engines, in its own environment (QUICK=1: less)'
 	@echo 'make test-traces   hit rates on the traces in KVTIER_TRACES, all of them'
 	@echo 'make test-model    the state machine of HOST, long'
-	@echo 'make check         formatting, lints, types, import rules, generated code'
+	@echo 'make soak          all of it at random for hours: HOURS=0.5 SEED=1'
+	@echo 'make check         formatting, lints, types, import rules, generated code and pages, links'
 	@echo 'make bench         speed of the data path and of the metadata'
 	@echo 'make proto         generate kvtier/v1 from proto/'
+	@echo 'make docs          generate docs/cli.md, docs/api.md and the tables of docs/metrics.md'
 	@echo 'make fmt           format, and fix what can be fixed'
 
 demo: $(STAMP)
@@ -64,9 +66,16 @@ check: $(STAMP)
 	$(PROTOC) --python_out="$$fresh" --pyi_out="$$fresh" && \
 	diff -r -x __pycache__ -x __init__.py "$$fresh/kvtier/v1" kvtier/v1 \
 	|| { echo 'kvtier/v1 is not what proto/ generates: run make proto'; exit 1; }
+	$(BIN)/python -m tests.docs --check
 
 proto: $(STAMP)
 	$(PROTOC) --python_out=. --pyi_out=.
+
+docs: $(STAMP)
+	$(BIN)/python -m tests.docs
+
+soak: $(STAMP)
+	$(BIN)/python -m tests.soak.run --hours $(or $(HOURS),0.5) --seed $(or $(SEED),1)
 
 bench: $(STAMP)
 	$(BIN)/kvtier bench host
@@ -86,4 +95,6 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo 'Installing into $(VENV) (some minutes the first time)'
 	@$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[dev,transformers]'
+	@# Only to test against its classes: all that it requires would be several gigabytes.
+	@$(BIN)/python -m pip install -q $(PIP_ARGS) --no-deps -c constraints.txt sglang
 	@touch $@

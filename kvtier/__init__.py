@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from kvtier.client.async_client import AsyncClient
     from kvtier.client.async_namespace import AsyncNamespace
     from kvtier.client.client import Client
+    from kvtier.client.endpoint import Tls
     from kvtier.client.namespace import Namespace
     from kvtier.client.requests import Lookup
     from kvtier.client.slots import Loaded, Reservation
@@ -30,6 +31,7 @@ _HOMES = {
     "NamespaceSpec": "kvtier.core.namespace",
     "Reservation": "kvtier.client.slots",
     "Tier": "kvtier.core.block",
+    "Tls": "kvtier.client.endpoint",
     "Wait": "kvtier.core.block",
 }
 
@@ -45,6 +47,7 @@ __all__ = [
     "NamespaceSpec",
     "Reservation",
     "Tier",
+    "Tls",
     "Wait",
 ]
 

@@ -9,6 +9,7 @@
     ├── AccessDeniedError           the credentials do not cover this
     ├── NotFoundError               no such namespace, pin or tier
     ├── SessionLostError            unknown session or another epoch; attach again
+    ├── EventsLostError             changes that are asked for are no longer kept; take a snapshot
     ├── OverloadedError             too much is in flight
     ├── AgentUnavailableError       no agent, or it is not serving
     ├── DeadlineExceededError       the agent did not answer in time
@@ -56,8 +57,16 @@ class SessionLostError(KvtierError):
     """The agent does not know this session; everything leased through it is gone."""
 
 
+class EventsLostError(KvtierError):
+    """Somebody watched too slowly, or came back too late; the message says what is kept."""
+
+
 class OverloadedError(KvtierError):
-    """Refused before any work was done."""
+    """Refused before any work was done; it may be let in after `retry_after_seconds`."""
+
+    def __init__(self, message: str, retry_after_seconds: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class AgentUnavailableError(KvtierError):

@@ -12,7 +12,9 @@ import mmap
 import os
 import struct
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -120,6 +122,11 @@ def populate(fd: int, memory: ByteArray, offset: int, size_bytes: int) -> None:
         _raise_errno("fallocate")
 
 
+def can_populate() -> bool:
+    """Whether `populate` also makes page tables: MADV_POPULATE_WRITE, of Linux 5.14."""
+    return bool(_libc.madvise(None, 0, _MADV_POPULATE_WRITE) == 0)
+
+
 def punch_hole(fd: int, offset: int, size_bytes: int) -> None:
     """Gives pages back at once, mapped or not; they read as zeros. Releases the GIL."""
     if _libc.fallocate(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, offset, size_bytes):
@@ -162,16 +169,33 @@ def available_bytes() -> int:
     return available
 
 
-def _cgroup_headroom() -> int:
-    """Room below the limits of this process's cgroup (version 2) and of all above it."""
-    headroom = 1 << 62
+def total_bytes() -> int:
+    """The system's memory, or what the limits of the cgroup allow of it."""
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        total = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal:"))
+    for folder in cgroup_folders():
+        for name in ("memory.max", "memory.high"):
+            with suppress(OSError, ValueError):  # not there, or "max"
+                total = min(total, int(_read(f"{folder}/{name}")))
+    return total
+
+
+def cgroup_folders() -> Iterator[Path]:
+    """Of this process's cgroup (version 2) and of all above it."""
     try:
         with open("/proc/self/cgroup", encoding="ascii") as lines:
             path = next((line[3:].strip() for line in lines if line.startswith("0::")), "")
     except OSError:
-        return headroom
+        return
     while path:
-        folder = f"/sys/fs/cgroup{path}"
+        yield Path(f"/sys/fs/cgroup{path}")
+        path = path.rpartition("/")[0]
+
+
+def _cgroup_headroom() -> int:
+    """Room below the limits of this process's cgroup (version 2) and of all above it."""
+    headroom = 1 << 62
+    for folder in cgroup_folders():
         try:
             limit = _read(f"{folder}/memory.max")
             if limit != "max":
@@ -180,8 +204,20 @@ def _cgroup_headroom() -> int:
                 headroom = min(headroom, int(limit) - used)
         except (OSError, ValueError):
             pass
-        path = path.rpartition("/")[0]
     return headroom
+
+
+def pressure_seconds() -> dict[str, float]:
+    """How long some, or all (full), of this cgroup's processes have waited for memory; the
+    system's where the kernel does not say it for cgroups, empty where it says nothing."""
+    own = next(cgroup_folders(), Path("/proc"))
+    for path in (own / "memory.pressure", Path("/proc/pressure/memory")):
+        try:
+            lines = _read(str(path)).splitlines()
+        except OSError:
+            continue
+        return {line.split()[0]: int(line.rpartition("total=")[2]) / 1e6 for line in lines}
+    return {}
 
 
 def _reclaimable_bytes(path: str) -> int:

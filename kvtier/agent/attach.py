@@ -58,7 +58,8 @@ class AttachServer:
         self.rules = rules
         self.epoch = epoch
         self.answer = answer
-        self.connections: set[_Connection] = set()
+        #: The oldest first.
+        self.connections: dict[_Connection, None] = {}
         self._listener: socket.socket | None = None
 
     def listen(self, path: Path, mode: int, group_id: int) -> None:
@@ -105,12 +106,13 @@ class AttachServer:
             loop.remove_reader(listener)
             loop.call_later(_PAUSE_SECONDS, self._resume, listener)
             return
-        if sum(each.attachment is None for each in self.connections) >= _MAX_SILENT:
-            log.warning("attach: %d connections have not attached yet: refusing more", _MAX_SILENT)
-            peer.close()
-            return
+        silent = [each for each in self.connections if each.attachment is None]
+        if len(silent) >= _MAX_SILENT:
+            # Not the new one: workers speak at once.
+            log.warning("attach: %d connections have not attached: ending the oldest", _MAX_SILENT)
+            silent[0].close()
         peer.setblocking(False)
-        self.connections.add(_Connection(self, peer))
+        self.connections[_Connection(self, peer)] = None
 
     def _resume(self, listener: socket.socket) -> None:
         if listener.fileno() >= 0:
@@ -176,7 +178,7 @@ class _Connection:
             self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = -1
-        self._server.connections.discard(self)
+        self._server.connections.pop(self, None)
 
     def close(self) -> None:
         """The agent stops: the process itself is not waited for."""
@@ -337,7 +339,7 @@ class _Connection:
         if self._call is not None:
             self._call.cancel()
         if self.attachment is None:
-            self._server.connections.discard(self)
+            self._server.connections.pop(self, None)
             return
         log.info("worker disconnected: pid %d", self._pid)
         sessions = self._server.sessions

@@ -162,6 +162,8 @@ class ClusterWriter(Writer):
                 self.failed_count += 1
             else:
                 self.stored_count += is_new
+                if is_new:
+                    self._note_written(block)
                 if tenure.is_current:
                     place = (tenure.namespace_id, lane)
                     self._existence.note(place, [block_hash], is_there=True)

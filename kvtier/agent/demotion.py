@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from enum import Enum
 
-from kvtier.agent.turns import READ_SLICE, WRITE_SLICE, slices
+from kvtier.agent.turns import READ_SLICE, WRITE_SLICE, data_slices
 from kvtier.agent.writer import Candidate, Writer
 from kvtier.core.block import BlockKeys
 from kvtier.core.residency import NONE
@@ -63,6 +63,9 @@ class Demotion:
         self._flush_count = 0
         self._flushed = asyncio.Event()
         self._flushed.set()
+        self._awaited_count = 0
+        #: Whether there is room for it beside what workers wait for; else `go_on` is called later.
+        self.may_go_on: Callable[[], bool] = lambda: True
         writer.on_end = self._pump
 
     def open(self) -> None:
@@ -176,7 +179,7 @@ class Demotion:
         """Every block of HOST that is not there."""
         for host in self._host.classes:
             residency = host.residency
-            async for part in slices(residency.row_count, WRITE_SLICE):
+            async for part in data_slices(residency.row_count, WRITE_SLICE):
                 while len(self._waiting) >= _MOST_WAITING and self._writer.batches:
                     await asyncio.wait(self._writer.batches, return_when=asyncio.FIRST_COMPLETED)
                 rows = [
@@ -189,6 +192,11 @@ class Demotion:
 
     # Writing.
 
+    def go_on(self) -> None:
+        """There may be room again."""
+        if self._is_open:
+            self._pump()
+
     def _pump(self) -> None:
         """Starts to write what waits, within the bound."""
         if not self.is_writable:
@@ -196,6 +204,8 @@ class Demotion:
             return
         looked_at = 0
         while self._waiting and self._writer.in_flight_bytes < self._max_in_flight_bytes:
+            if not self._awaited_count and not self.may_go_on():
+                return
             head = self._waiting[0]
             if isinstance(head, asyncio.Future):
                 self._waiting.popleft()
@@ -249,11 +259,20 @@ class Demotion:
             return
         missing = [row for row in rows if not self._writer.has(host, row)]
         if missing and self._add(host, missing):
-            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(done)
-            self._pump()
             with suppress(OSError):
-                await done
+                await self._write_all()
+
+    async def _write_all(self) -> None:
+        """Returns when all that waits has been written, whatever calls are under way; OSError if it
+        cannot be."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(done)
+        self._awaited_count += 1
+        try:
+            self._pump()
+            await done
+        finally:
+            self._awaited_count -= 1
 
     async def flushed(self) -> None:
         """Returns when no flush is under way: what has left HOST by then is there."""
@@ -282,11 +301,8 @@ class Demotion:
         failed, written = writer.failed_count, writer.written_bytes
         self._is_behind = False
         await self._add_all()
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(done)
-        self._pump()
         try:
-            await done
+            await self._write_all()
         finally:
             writer.require_writable()
         if self._is_behind or writer.has_overdue or writer.failed_count > failed:

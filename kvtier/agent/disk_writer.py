@@ -142,6 +142,7 @@ class DiskWriter(Writer):
 
     def _turn_away(self, disk: SizeClass, refused: list[Taken]) -> None:
         disk.counters.unadmitted += len(refused)
+        disk.counters.causes[Cause.ADMISSION] += len(refused)
         if refused:
             self._refuse(refused)
             for block in refused:
@@ -191,6 +192,7 @@ class DiskWriter(Writer):
                 unwanted.append(target)
             elif disk.commit(*block.key, target, stored_at=block.stored_at) is BlockStatus.OK:
                 disk.counters.stored += 1
+                self._note_written(block)
         if unwanted:
             spawn(self._erase(disk, slab, unwanted), self._erasing)
         disk.release([target for _, target in targets if target not in unwanted])

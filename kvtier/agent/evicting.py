@@ -41,10 +41,13 @@ async def evict(
     *,
     dry_run: bool = False,
     spare_pinned: bool = False,
+    min_age_seconds: float = 0.0,
     forget: Forget = SizeClass.forget,
     cause: Cause = Cause.REMOVED,
 ) -> Evicted:
     """Removes the blocks of some keys and all that continues them, or every block.
+
+    With `min_age_seconds`, of all these those that are so old.
 
     A block leaves all `tiers` in one turn of the loop, so that no copy on its way from one to the
     other finds itself still wanted. What continues it may be in another tier than it is. With
@@ -62,6 +65,7 @@ async def evict(
             if tier in tiers
             and (row := (size_class := size_classes[lane.group]).residency.find(lane, block_hash))
             != NONE
+            and (not min_age_seconds or size_class.lifetimes.age(row) >= min_age_seconds)
         ]
         if spare_pinned and is_pinned(namespace, lane, block_hash):
             evicted.pinned += len(here)

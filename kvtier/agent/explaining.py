@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
 
+from kvtier.access.scope import ALL, Scope
 from kvtier.agent.cluster import Cluster
 from kvtier.agent.disk import Disk
 from kvtier.agent.evicting import is_pinned
@@ -110,8 +111,11 @@ class Explaining:
         self._disk = disk
         self._cluster = cluster
 
-    async def explain(self, namespace: Namespace, keys: BlockKeys) -> list[Explanation]:
-        """One for each key. CLUSTER is waited for as a lookup does."""
+    async def explain(
+        self, namespace: Namespace, keys: BlockKeys, scope: Scope = ALL
+    ) -> list[Explanation]:
+        """One for each key; they name no namespace but the scope's. CLUSTER is waited for as a
+        lookup does."""
         lane = keys.lane
         await self._promotion.learn(namespace, lane, keys.hashes, _EVERYWHERE, is_prefix=False)
         question = _Question(
@@ -119,7 +123,12 @@ class Explaining:
             lane,
             await self._being_stored(namespace, lane),
             self._namespaces.siblings(namespace),
-            {each.namespace_id: each.label for each in self._namespaces},
+            {
+                each.namespace_id: each.label
+                if scope.covers(each.spec.tenant, each.spec.name)
+                else "a namespace of others"
+                for each in self._namespaces
+            },
         )
         found: list[Explanation] = []
         size = max(1, WRITE_SLICE // (1 + len(question.siblings)))

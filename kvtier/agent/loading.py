@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from kvtier.agent.prefetching import Prefetching, Waiter
 from kvtier.agent.promotion import Flight, Promotion
 from kvtier.agent.prospects import Prospects, Worth
 from kvtier.agent.sessions import Session
-from kvtier.agent.turns import READ_SLICE, slices
+from kvtier.agent.turns import READ_SLICE, data_slices, slices
 from kvtier.agent.whereabouts import PLACES, At, Run, Whereabouts
 from kvtier.core.block import BlockKeys, BlockStatus, Lane, Match, Tier, Wait
 from kvtier.core.break_even import allowance
@@ -26,7 +27,6 @@ from kvtier.tiers.size_class import Counters, SizeClass
 _EVERYTHING = frozenset(Tier)
 #: Of what computing takes; more than this is not trusted to be lost on asking.
 _LEARNING_SHARE = 0.1
-_ROOM_SHARE = 0.1
 
 
 class Supplier(Protocol):
@@ -64,6 +64,7 @@ class Loading:
         self.prefetching = prefetching or Prefetching(promotion)
         self._whereabouts = Whereabouts(promotion)
         self._prospects = Prospects(promotion, self._whereabouts)
+        self.distrusted_seconds = self._prospects.distrusted_seconds
 
     async def lookup(
         self,
@@ -81,18 +82,20 @@ class Loading:
         With `prefetch`, what was found of each prefix is brought to HOST in the background, for as
         long as the hold lasts if there is one.
         """
-        tiers, hold = tiers or _EVERYTHING, None
+        tiers, hold, leases = tiers or _EVERYTHING, None, self._grants.leases
+        started = leases.now()
         if hold_seconds <= 0:
             answers = await self._find(session, entries, match, tiers, shards, None)
         else:
             with self._grants.granting(LeaseKind.HOLD, session, hold_seconds) as hold:
                 answers = await self._find(session, entries, match, tiers, shards, hold)
-            hold = hold if self._grants.leases.is_active(hold) else None
+            hold = hold if leases.is_active(hold) else None
         if prefetch:
             for keys, found in zip(entries, answers, strict=True):
                 for shard in shards or [keys.lane.shard]:
                     lane = Lane(keys.lane.group, shard)
                     await self._prefetch(session, lane, keys, found.matched, hold)
+        session.namespace.usage.lookups.observe(leases.now() - started)
         return answers, hold.lease_id if hold is not None else 0
 
     async def _find(
@@ -112,7 +115,9 @@ class Loading:
         ]
         if match is Match.PREFIX:
             for lane, keys in asked:
-                session.namespace.ask(BlockKeys(lane, keys.hashes, keys.parent, keys.position))
+                sought = BlockKeys(lane, keys.hashes, keys.parent, keys.position)
+                for _ in session.namespace.asking(sought):
+                    await asyncio.sleep(0)
         is_prefix, speed = match is Match.PREFIX, session.compute_seconds_per_block
         patience_seconds = self._patience_to_learn(entries, speed)
         with suppress(TimeoutError):
@@ -188,16 +193,18 @@ class Loading:
             found += slowest
             if len(found) < part.stop:
                 break
-        host = namespace.groups[keys.lane.group]
+        host, usage, group = namespace.groups[keys.lane.group], namespace.usage, keys.lane.group
         host.counters.found += in_host
         host.counters.looked_up += len(keys.hashes)
+        usage.looked_up(Tier.HOST, group, len(keys.hashes), in_host)
         asked = len(keys.hashes) - in_host
         for source in self._promotion.sources:
             if source.tier in tiers and asked:
-                counters = source.counters(namespace, keys.lane.group)
+                counters = source.counters(namespace, group)
                 here = found.count(PLACES[source.tier])
                 counters.found += here
                 counters.looked_up += asked
+                usage.looked_up(source.tier, group, asked, here)
                 asked -= here
         return found
 
@@ -264,6 +271,7 @@ class Loading:
         ttl_seconds: float = 0.0,
         hold_id: int = 0,
         compute_seconds_per_block: float = 0.0,
+        lease_count: int = 0,
         device: Device | None = None,
     ) -> Granted:
         """Leases blocks, after bringing to HOST what is in slower tiers.
@@ -275,11 +283,13 @@ class Loading:
 
         With BREAK_EVEN, only leading blocks are leased, of all entries together, and waited for as
         long as `core.break_even` says; what it gives up is not brought in the background, where it
-        would be in the way of others. PENDING is what is left in any tier.
+        would be in the way of others. PENDING is what is left in any tier. Of `lease_count`
+        positions at most (0: all), the others only count in what is worth it.
         """
         lanes = {keys.lane for keys in entries}
         is_limited = wait is Wait.BREAK_EVEN
-        worth = Worth(entries, compute_seconds_per_block) if is_limited else None
+        worth = Worth(entries, compute_seconds_per_block, lease_count) if is_limited else None
+        started = self._grants.leases.now()
         with self._grants.granting(LeaseKind.LOAD, session, ttl_seconds) as lease:
             granted = Granted(lease)
             guards = self._grants.take_over(session.namespace, hold_id, lanes)
@@ -306,6 +316,7 @@ class Loading:
             finally:
                 self._promotion.leave(flights)
                 release_guards(guards)
+        session.namespace.usage.loads.observe(self._grants.leases.now() - started)
         return granted
 
     async def _promote(
@@ -330,11 +341,13 @@ class Loading:
                 asked = [(keys.lane, keys) for keys in entries]
                 await self._learn(namespace, asked, _EVERYTHING, is_prefix=False)
         await self._prospects.judge(namespace, worth)
+        began, has_room = time.monotonic(), False
         with suppress(TimeoutError):  # making room may take too long as well
-            async with asyncio.timeout(_ROOM_SHARE * worth.asked * worth.compute_seconds):
+            async with asyncio.timeout(worth.allowed_seconds or None):
                 for part in worth.parts():
                     await self._start(session, part, guards, flights, goes_on=False)
-        await self._prospects.wait(worth, flights)
+                has_room = True
+        await self._prospects.wait(worth, flights, began, has_room=has_room)
 
     async def _start(
         self,
@@ -360,7 +373,7 @@ class Loading:
         self, namespace: Namespace, keys: BlockKeys, start: int, granted: Granted
     ) -> None:
         """Answers for what is not worth waiting for."""
-        async for part in slices(len(keys.hashes) - start, READ_SLICE):
+        async for part in data_slices(len(keys.hashes) - start, READ_SLICE):
             hashes = keys.hashes[start + part.start : start + part.stop]
             places = self._whereabouts.column(namespace, keys.lane, hashes, _EVERYTHING)
             granted.add(
@@ -381,7 +394,7 @@ class Loading:
     ) -> None:
         size_class = session.namespace.groups[keys.lane.group]
         stopped = False
-        async for part in slices(len(keys.hashes), READ_SLICE // 2):
+        async for part in data_slices(len(keys.hashes), READ_SLICE // 2):
             hashes = keys.hashes[part]
             rows = size_class.find_many(keys.lane, hashes)
             if stop_at_gap and (stopped or -1 in rows):
@@ -404,7 +417,7 @@ class Loading:
                 suppliers = arrived | {(keys.lane, hashes[index]): device for index in found}
             for on_used in self.on_used:
                 on_used(size_class, leased)
-            self._count(session.namespace, keys.lane, hashes, granted, suppliers)
+            self._count(session, keys.lane, hashes, granted, suppliers)
 
     def _load_on_device(
         self,
@@ -469,13 +482,14 @@ class Loading:
 
     def _count(
         self,
-        namespace: Namespace,
+        session: Session,
         lane: Lane,
         hashes: Sequence[bytes],
         granted: Granted,
         arrived: Arrived,
     ) -> None:
         """Hits and misses; a block counts for the tier that supplied it."""
+        namespace, speed = session.namespace, session.compute_seconds_per_block
         statuses = granted.statuses[-len(hashes) :]
         host = namespace.groups[lane.group].counters
         hits, absent = statuses.count(BlockStatus.OK), statuses.count(BlockStatus.ABSENT)
@@ -483,6 +497,7 @@ class Loading:
             granted.sources += [Tier.HOST if each == BlockStatus.OK else 0 for each in statuses]
             host.hits += hits
             host.misses += absent
+            namespace.usage.loaded(Tier.HOST, lane, hits, speed)
             return
         host.misses += absent
         for status, block_hash in zip(statuses, hashes, strict=True):
@@ -492,6 +507,7 @@ class Loading:
             if status == BlockStatus.OK:
                 counters = host if source is None else source.counters(namespace, lane.group)
                 counters.hits += 1
+                namespace.usage.loaded(tier, lane, 1, speed)
 
     async def touch(self, session: Session, keys: BlockKeys) -> None:
         """Marks cached blocks as used."""

@@ -6,14 +6,22 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from kvtier.access.scope import ALL, Scope
+from kvtier.agent.usage import Usage
 from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.namespace import Identity, NamespaceSpec
+from kvtier.core.policies.base import STEP, Asking
 from kvtier.core.rules import NO_RULE, NamespaceRule, rule_for
-from kvtier.errors import LayoutConflictError, NotFoundError, OverloadedError
+from kvtier.errors import (
+    InvalidRequestError,
+    LayoutConflictError,
+    NotFoundError,
+    OverloadedError,
+)
 from kvtier.tiers.companions import Companions
 from kvtier.tiers.size_class import SizeClass
 from kvtier.tiers.slot_tier import SlotTier
@@ -49,6 +57,10 @@ class Namespace:
     rule: NamespaceRule = NO_RULE
     #: Copies of what HOST has: as `tiers`, for each device.
     devices: tuple[tuple[SizeClass, ...], ...] = ()
+    usage: Usage = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.usage = Usage(self.spec)
 
     @property
     def label(self) -> str:
@@ -65,11 +77,21 @@ class Namespace:
 
     def ask(self, keys: BlockKeys) -> None:
         """A worker looks for these blocks: tells the policies."""
-        if keys.hashes:
-            for _, size_classes in self.places:
-                size_classes[keys.lane.group].policy.ask(keys)
-            for on_asked in self.on_asked:
-                on_asked(self, keys)
+        for _ in self.asking(keys):
+            pass
+
+    def asking(self, keys: BlockKeys) -> Generator[None]:
+        """As `ask`, in steps that are short enough for a turn of the loop each."""
+        if not keys.hashes:
+            return
+        for on_asked in self.on_asked:
+            on_asked(self, keys)
+        for _, size_classes in self.places:
+            policy = size_classes[keys.lane.group].policy
+            if isinstance(policy, Asking) and len(keys.hashes) > STEP:
+                yield from policy.asking(keys)
+            else:
+                policy.ask(keys)
 
     @property
     def places(self) -> list[tuple[Tier, tuple[SizeClass, ...]]]:
@@ -179,20 +201,36 @@ class Namespaces:
             and (each.spec.tenant, each.spec.name) == (spec.tenant, spec.name)
         ]
 
-    def select(self, selector: str) -> list[Namespace]:
+    def select(self, selector: str, scope: Scope = ALL) -> list[Namespace]:
         """Those that `tenant/name` or `tenant/name@digest` names; all for an empty selector.
 
-        Raises NotFoundError when there is none.
+        None but those of the scope. Raises NotFoundError when a selector names none.
         """
+        covered = [each for each in self if scope.covers(each.spec.tenant, each.spec.name)]
         if not selector:
-            return list(self)
-        chosen = [each for each in self if each.spec.matches(selector)]
+            return covered
+        chosen = [each for each in covered if each.spec.matches(selector)]
         if not chosen:
             raise NotFoundError(
                 f"no namespace {selector!r}; namespaces are named tenant/name or "
                 "tenant/name@digest, and exist from a worker's first registration on"
             )
         return chosen
+
+    def select_one(self, selector: str) -> Namespace:
+        """The one that a selector names.
+
+        Raises NotFoundError when there is none, InvalidRequestError when there are several.
+        """
+        if not selector:
+            raise InvalidRequestError("namespace is empty; name one as tenant/name@digest")
+        chosen = self.select(selector)
+        if len(chosen) > 1:
+            labels = ", ".join(each.label for each in chosen)
+            raise InvalidRequestError(
+                f"namespace {selector!r} has {len(chosen)} layouts; choose one of {labels}"
+            )
+        return chosen[0]
 
     def _make_way(self) -> None:
         if len(self) < self._limit:

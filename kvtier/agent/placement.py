@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
+from kvtier.agent.device_speed import DeviceSpeed
 from kvtier.agent.shrinking import Shrinking
-from kvtier.agent.turns import WRITE_SLICE
+from kvtier.agent.turns import WRITE_SLICE, data_line
 from kvtier.core.cause import Cause
 from kvtier.core.policies.base import ALWAYS
 from kvtier.core.residency import NONE
@@ -23,6 +25,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _POPULATE_BYTES = 8 << 20
+#: Free in a class before anybody asks.
+_AHEAD_BYTES = 128 << 20
 _MOVE_BYTES = 16 << 20
 _PAUSE_SECONDS = 1.0
 _FRUITLESS_TRADES = 16
@@ -63,6 +67,8 @@ class Placement:
         #: Extents that are empty, and that count until their space is given back.
         self.leaving: set[Extent] = set()
         self._growing: set[SizeClass] = set()
+        self._ahead: WeakSet[SizeClass] = WeakSet()
+        self._populating = DeviceSpeed()
         self._trading: set[SizeClass] = set()
         self._trade_after: WeakKeyDictionary[SizeClass, int] = WeakKeyDictionary()
         self._takers: dict[Extent, SizeClass] = {}
@@ -89,30 +95,49 @@ class Placement:
         It waits for pages to be populated and for blocks to be moved, never for a lease. The caller
         holds no slots while it waits.
         """
-        most_bytes, fruitless = -1, 0
+        most_bytes = fruitless = 0
         while size_class.free_slots < wanted:
             changed = self._changed
             if not self._grow(size_class):
                 if not self.may_evict():
                     return  # nothing could be written in their place
-                await self._evict(size_class, lambda: size_class.free_slots >= wanted, worth)
+                await self._evict(
+                    size_class,
+                    lambda: size_class.free_slots >= wanted,
+                    worth,
+                    cause=self._why_full(size_class),
+                )
                 if size_class.free_slots >= wanted:
                     self._trade_if_due(size_class)
                     return
                 if size_class.policy.victim() != NONE:
                     return  # what is here is worth more
-                # Two classes that both want more than there is would take from each other for ever.
-                fruitless = 0 if size_class.extent_bytes > most_bytes else fruitless + 1
-                most_bytes = max(most_bytes, size_class.extent_bytes)
-                if fruitless > _FRUITLESS_TRADES or not (self._trade(size_class) or self._trading):
-                    return
+                if size_class not in self._trading:
+                    # Two classes that both want more than there is would take from each other for
+                    # ever. Many small extents may have to go before one large slot fits.
+                    reach = size_class.extent_bytes + self.tier.free_bytes
+                    fruitless = 0 if reach > most_bytes else fruitless + 1
+                    most_bytes = max(most_bytes, reach)
+                    if fruitless > _FRUITLESS_TRADES:
+                        return
+                    if not self._trade(size_class) and not self._trading:
+                        return
             if not changed.is_set():
                 await changed.wait()
 
+    def _why_full(self, size_class: SizeClass) -> Cause:
+        """What a block has to blame that makes way for others of its class."""
+        holding = self.tier.holding(size_class.table.namespace_id)
+        is_limited = holding.growth_bytes < size_class.slot_bytes
+        return Cause.OVER_QUOTA if is_limited else Cause.EVICTED
+
     def grow_ahead(self, size_class: SizeClass) -> None:
-        """Populates ahead of need, from memory that no class has yet."""
-        slots = size_class.extent_bytes // size_class.slot_bytes
-        if size_class.free_slots * 4 < slots:
+        """Populates ahead of need, from memory that no class has yet: until a quarter of what the
+        class has is free, and room for a long request while half of the tier is nobody's."""
+        plenty_bytes = self.tier.free_bytes - self.tier.space.capacity_bytes // 2
+        wanted_bytes = max(min(_AHEAD_BYTES, plenty_bytes // 4), size_class.extent_bytes // 4)
+        self._ahead.add(size_class)
+        if size_class.free_slots * size_class.slot_bytes < wanted_bytes:
             self._grow(size_class)
 
     async def close(self) -> None:
@@ -134,7 +159,7 @@ class Placement:
             if enough() or not size_class.evict_one(worth, cause, taker):
                 return
             if done % WRITE_SLICE == 0:
-                await asyncio.sleep(0)
+                await data_line().turn()
 
     async def settled(self, timeout_seconds: float) -> None:
         """Returns when blocks that are being moved have been, and extents that were empty are gone.
@@ -153,6 +178,14 @@ class Placement:
             self._trade(size_class)
 
     # Growing.
+
+    def seconds_until_room(self, size_class: SizeClass, slots: int) -> float:
+        """The estimate of how long so many free slots take to be had: what has to be populated
+        takes time, and what makes way hardly any."""
+        missing = slots - size_class.free_slots
+        if missing <= 0 or not self.tier.can_grow(size_class):
+            return 0.0
+        return self._populating.seconds(missing * size_class.slot_bytes)
 
     def _grow(self, size_class: SizeClass) -> bool:
         """Whether the class is growing now."""
@@ -175,7 +208,9 @@ class Placement:
                 count = min(count, self._spare_slots(extent.slot_bytes))
                 if count < 1:
                     break
+                began = time.monotonic()
                 await self._run(extent, extent.populate, count)
+                self._populating.note(count * extent.slot_bytes, time.monotonic() - began)
                 size_class.publish(extent, count)
                 self._growth_error = ""
                 self._notify()
@@ -190,6 +225,8 @@ class Placement:
         finally:
             extent.populating = False
             self._growing.discard(size_class)
+        if size_class in self._ahead:
+            self.grow_ahead(size_class)
 
     def _spare_slots(self, slot_bytes: int) -> int:
         """How many slots may be populated now."""

@@ -96,7 +96,8 @@ class Prefetching:
     """Brings what is wished, as fast as the budget allows: requests first, then what follows them,
     then what a policy expects; of equals, the oldest.
 
-    A wish that nobody waits for ends: what of it has not begun is dropped. Nothing of it is waited
+    A wish that nobody waits for ends, as does one that finds workers waiting (`may_go_on`): what of
+    it has not begun is dropped. Nothing of it is waited
     for by loads, which take a flight over when they join it (`Promotion`).
     """
 
@@ -109,6 +110,8 @@ class Prefetching:
         self._is_running = False
         self._watched_at = 0.0
         promotion.on_landed = lambda flight: self._changed.set()
+        #: Whether there is room for it beside what workers wait for.
+        self.may_go_on: Callable[[], bool] = lambda: True
 
     # Asking.
 
@@ -132,7 +135,7 @@ class Prefetching:
         accepted, missing, under_way = await self._accept(namespace, keys, coming)
         if not missing and not under_way:
             return accepted
-        if namespace.is_renewing or self._is_full:
+        if namespace.is_renewing or self._is_full or not self.may_go_on():
             return min([accepted, *missing])
         keys = BlockKeys(keys.lane, keys.hashes[:accepted], keys.parent, keys.position)
         wish = _Wish(namespace, keys, purpose, namespace.generation_id, [is_waiting or _always])
@@ -272,7 +275,7 @@ class Prefetching:
     async def _bring_some(self, wish: _Wish) -> None:
         host, keys = wish.host, wish.keys
         most = min(self._blocks_now(wish), self._share_bytes() // host.slot_bytes)
-        if most < 1:
+        if most < 1 or not self.may_go_on():
             self._give_up(wish)
             return
         indexes = [wish.waiting.popleft() for _ in range(min(most, len(wish.waiting)))]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from kvtier.agent.arrivals import Arrivals
 from kvtier.agent.job_queue import Kind, Ticket
 from kvtier.agent.namespaces import Namespace
 from kvtier.agent.placement import Placement
-from kvtier.agent.turns import READ_SLICE, slices
+from kvtier.agent.turns import READ_SLICE, data_line, data_slices, slices
 from kvtier.core.block import BlockKey, BlockKeys, BlockStatus, Lane, Tier
 from kvtier.core.policies.base import ALWAYS
 from kvtier.core.residency import NONE
@@ -57,6 +59,7 @@ class Flight:
     wishes: int = 0
     goes_on: bool = False
     reading: Reading | None = None
+    begun_at: float = field(default_factory=time.monotonic)
     #: Set by the source, as `Lifetimes` counts; None: now.
     stored_at: int | None = None
 
@@ -166,11 +169,17 @@ class Promotion:
         self.prefetch_bytes = 0
         #: Likewise, with those that a load has joined.
         self.ahead_bytes = 0
+        #: Of HOST, in use for what has not landed, by the tier that it comes from.
+        self.in_flight_bytes = [0] * (max(Tier) + 1)
         self.on_landed: Callable[[Flight], None] = lambda flight: None
 
     @property
     def host(self) -> SlotTier:
         return self._placement.tier
+
+    def arrivals(self, namespace: Namespace) -> Arrivals:
+        """The estimate, of nothing yet."""
+        return Arrivals(self._placement, namespace)
 
     async def learn(
         self,
@@ -254,7 +263,7 @@ class Promotion:
     ) -> None:
         host, everywhere = namespace.groups[keys.lane.group], frozenset(Tier)
         wanted: list[tuple[bytes, Source]] = []
-        async for part in slices(len(keys.hashes), READ_SLICE):
+        async for part in data_slices(len(keys.hashes), READ_SLICE):
             hashes = keys.hashes[part]
             missing = [
                 block_hash
@@ -304,8 +313,12 @@ class Promotion:
         claimed.reverse()
         new: list[Flight] = []
         try:
-            await self._placement.make_room(host, len(claimed), worth)
             while claimed:
+                if not host.free_slots:  # what there is room for is read meanwhile
+                    self._take_off(new)
+                    new = []
+                    count = min(len(claimed), _LAUNCH_SLICE)
+                    await self._placement.make_room(host, count, worth)
                 block_hash, source, origin = claimed[-1]
                 existing = self.flight(host, lane, block_hash)
                 if existing is not None:
@@ -322,17 +335,19 @@ class Promotion:
                     flight.kind, flight.is_ahead = kind, kind is Kind.PREFETCH
                     self._count_prefetch(flight, 1)
                     self.ahead_bytes += host.slot_bytes * flight.is_ahead
+                    self.in_flight_bytes[source.tier] += host.slot_bytes
                     self._flights[host, lane, block_hash] = flight
                     flights.append(self._join(flight, kind))
                     new.append(flight)
                     if len(new) == _LAUNCH_SLICE:
                         self._take_off(new)
                         new = []
-                        await asyncio.sleep(0)
+                        await data_line().turn()
                     continue
                 claimed.pop()
                 origin.drop()
         finally:
+            self._placement.grow_ahead(host)
             for _, _, origin in claimed:
                 origin.drop()
             self._take_off(new)
@@ -356,10 +371,13 @@ class Promotion:
             flight.host.commit(*key, flight.slot, stored_at=flight.stored_at) is BlockStatus.OK
         ):
             flight.source.counters(flight.namespace, flight.lane.group).promoted += 1
+            usage = flight.namespace.usage.tiers[flight.source.tier]
+            usage.promotions.observe(time.monotonic() - flight.begun_at)
             if flight.is_ahead:
                 flight.host.unused.bring(flight.host.table.owner[flight.slot])
         self._count_prefetch(flight, -1)
         self.ahead_bytes -= flight.host.slot_bytes * flight.is_ahead
+        self.in_flight_bytes[flight.source.tier] -= flight.host.slot_bytes
         flight.landed = True
         self._answer(flight, arrived=key is not None)
         flight.origin.drop()

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from kvtier.agent.namespaces import Namespace
-from kvtier.agent.promotion import Expectation, Flight, Promotion, Source
-from kvtier.agent.turns import READ_SLICE, slices
+from kvtier.agent.promotion import Flight, Promotion, Source
+from kvtier.agent.turns import READ_SLICE, data_slices
 from kvtier.agent.whereabouts import PLACES, At, Run, Whereabouts
 from kvtier.core.block import BlockKeys, Lane, Tier
 from kvtier.core.break_even import (
@@ -43,10 +43,11 @@ class Worth:
     """How much of some entries is worth loading, by positions counted from the lowest.
 
     Of `asked` positions the first `here` are in HOST, the first `count` are worth waiting for, for
-    `allowed_seconds` at a stretch, and the first `arrived` can be leased.
+    `allowed_seconds` at a stretch, and the first `arrived` can be leased. No more than `most` are
+    waited for now (0: all).
     """
 
-    def __init__(self, entries: Sequence[BlockKeys], compute_seconds: float) -> None:
+    def __init__(self, entries: Sequence[BlockKeys], compute_seconds: float, most: int = 0) -> None:
         self.entries = entries
         self.compute_seconds = compute_seconds
         self.base = min(keys.position for keys in entries)
@@ -56,6 +57,7 @@ class Worth:
                 f"keys: {self.asked} positions from the first entry's beginning to the last one's "
                 "end, and fewer keys; BREAK_EVEN takes entries of one prefix, without a gap"
             )
+        self.most = most or self.asked
         self.here = self.count = 0
         self.arrived = self.asked  # as far as they are in HOST, if it comes to nothing
         self.allowed_seconds = 0.0
@@ -131,13 +133,14 @@ class Prospects:
                 break
             worth.allowed_seconds = max(worth.allowed_seconds, allowed)
             worth.count = each.start + each.count
+        worth.here, worth.count = min(worth.here, worth.most), min(worth.count, worth.most)
         worth.arrived = worth.here
 
     async def _places(self, namespace: Namespace, worth: Worth) -> list[int]:
         """Where the slowest lane of each leading position is."""
         places = [int(At.HOST)] * worth.asked
         for keys in worth.entries:
-            async for part in slices(len(keys.hashes), READ_SLICE):
+            async for part in data_slices(len(keys.hashes), READ_SLICE):
                 hashes = keys.hashes[part]
                 column = self._whereabouts.column(namespace, keys.lane, hashes, _EVERYTHING)
                 first = keys.position - worth.base + part.start
@@ -150,7 +153,7 @@ class Prospects:
 
     async def _stretches(self, namespace: Namespace, worth: Worth) -> list[_Stretch]:
         sources = {int(PLACES[source.tier]): source for source in self._promotion.sources}
-        expected: dict[Source, Expectation] = {}
+        arrivals = self._promotion.arrivals(namespace)
         found: list[_Stretch] = []
         start = 0
         for place, group in groupby(await self._places(namespace, worth)):
@@ -160,11 +163,9 @@ class Prospects:
                 each.source = self._bringing(namespace, worth, each)
                 each.ready_seconds = each.source.seconds_until_landed() if each.source else 0.0
             elif each.source is not None:
-                if each.source not in expected:
-                    expected[each.source] = each.source.expect(namespace)
                 for keys in worth.entries:
                     part = worth.part(keys, each.start, start)
-                    each.ready_seconds = expected[each.source].add(keys.lane, part)
+                    each.ready_seconds = arrivals.add(each.source, keys.lane, part)
                     await asyncio.sleep(0)
             found.append(each)
         return found
@@ -179,15 +180,15 @@ class Prospects:
         return max(sources, key=lambda source: source.seconds_until_landed(), default=None)
 
     def _first_seconds(self, namespace: Namespace, worth: Worth, stretch: _Stretch) -> float:
-        """When something of a stretch is expected."""
+        """When something of a stretch is expected, if there is room for what is waited for."""
         assert stretch.source is not None
         if stretch.place == At.ON_ITS_WAY:
             return stretch.ready_seconds
-        expected, seconds = stretch.source.expect(namespace), 0.0
+        arrivals, seconds = self._promotion.arrivals(namespace), 0.0
         for keys in worth.entries:
             part = worth.part(keys, stretch.start, stretch.start + stretch.count)
             first = part[: stretch.source.first_blocks(namespace, keys.lane)]
-            seconds = expected.add(keys.lane, first)
+            seconds = arrivals.add(stretch.source, keys.lane, first)
         return seconds
 
     def _trust(self, source: Source) -> float:
@@ -201,16 +202,22 @@ class Prospects:
 
     # Waiting.
 
-    async def wait(self, worth: Worth, flights: Sequence[Flight]) -> None:
-        """Waits for leading positions for as long as that pays."""
-        patience = Patience(time.monotonic(), worth.compute_seconds, worth.allowed_seconds)
+    async def wait(
+        self, worth: Worth, flights: Sequence[Flight], began: float, *, has_room: bool
+    ) -> None:
+        """Waits for leading positions for as long as that pays, the time since `began` included.
+
+        A source is not to blame where HOST had no room in time.
+        """
+        patience = Patience(began, worth.compute_seconds, worth.allowed_seconds)
         async for position, flight in _in_order(worth, flights):
             worth.arrived = position
             while not flight.answer.done():
                 now = time.monotonic()
                 left = patience.seconds_left(now, max(0, position - worth.here))
                 if not left:
-                    self._note_failure(flight.source, now)
+                    if has_room:
+                        self._note_failure(flight.source, now)
                     return
                 await asyncio.wait([flight.answer], timeout=left)
             if not flight.answer.result():
@@ -253,6 +260,10 @@ class Prospects:
         record = self._records.get(tier)
         return max(0.0, record.distrusted_until - now) if record else 0.0
 
+    def distrusted_seconds(self, tier: Tier) -> float:
+        """For how long a tier that broke its word is not waited for yet."""
+        return self._penalty(tier, time.monotonic())
+
     def _probe(
         self, namespace: Namespace, entries: Sequence[BlockKeys], position: int, source: Source
     ) -> None:
@@ -286,7 +297,8 @@ class Prospects:
         flights: list[Flight] = []
         try:
             for part in (hashes[:1], hashes[1:]):
-                expected, started = source.expect(namespace).add(lane, part), time.monotonic()
+                expected = self._promotion.arrivals(namespace).add(source, lane, part)
+                started = time.monotonic()
                 launched = len(flights)
                 await self._promotion.start(
                     namespace, BlockKeys(lane, tuple(part)), len(part), flights
@@ -306,9 +318,9 @@ class Prospects:
 async def _in_order(worth: Worth, flights: Sequence[Flight]) -> AsyncIterator[tuple[int, Flight]]:
     """Flights with their positions, the first ones first."""
     coming: dict[tuple[Lane, bytes], Flight] = {}
-    async for part in slices(len(flights), READ_SLICE):
+    async for part in data_slices(len(flights), READ_SLICE):
         coming.update(((each.lane, each.block_hash), each) for each in flights[part])
-    async for part in slices(worth.count, READ_SLICE):
+    async for part in data_slices(worth.count, READ_SLICE):
         for position in range(part.start, part.stop):
             for keys in worth.entries:
                 for block_hash in worth.part(keys, position, position + 1):

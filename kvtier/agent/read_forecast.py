@@ -13,6 +13,7 @@ from kvtier.agent.device_speed import DeviceSpeed
 _PIECE_SECONDS = 0.02
 #: What lasts so much longer than expected is late.
 _LATE_SECONDS = 0.002
+_MIB = 1 << 20
 
 
 class Transfer:
@@ -72,6 +73,11 @@ class ReadForecast:
         self._spans.append((transfer.started_at, ended_at))
         self.reading.note(transfer.size_bytes * share, seconds)
         self.measured_at = ended_at
+
+    @property
+    def seconds_per_mib(self) -> float:
+        """What reading 1 MiB takes, by what was measured of late; 0.0 until something was."""
+        return self.reading.seconds(_MIB) if self.measured_at > -math.inf else 0.0
 
     def piece_bytes(self, most_bytes: int) -> int:
         """How much to read with one call: what takes a moment, and at most so much."""

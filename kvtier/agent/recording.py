@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Final
 
+from kvtier.access.scope import ALL, Scope
 from kvtier.agent.namespaces import Namespace, Namespaces
 from kvtier.core.block import BlockKeys
 from kvtier.errors import OverloadedError
@@ -74,22 +75,22 @@ class Recorder:
     def __init__(self, namespaces: Namespaces, wall_clock: Callable[[], float]) -> None:
         self._namespaces = namespaces
         self._wall_clock = wall_clock
-        self._recordings: dict[Recording, str] = {}
+        self._recordings: dict[Recording, tuple[str, Scope]] = {}
 
     async def record(
-        self, selector: str, recording: Recording | None = None
+        self, selector: str, recording: Recording | None = None, scope: Scope = ALL
     ) -> AsyncGenerator[Asked, None]:
-        """What is asked for from now on, until the iterator is closed.
+        """What is asked for from now on in the scope's namespaces, until the iterator is closed.
 
         Raises NotFoundError if the selector names nothing, OverloadedError if too many record.
         """
-        self._namespaces.select(selector)
+        self._namespaces.select(selector, scope)
         if len(self._recordings) >= _MOST_RECORDINGS:
             raise OverloadedError(f"{_MOST_RECORDINGS} recordings are under way, as many as may be")
         recording = recording or Recording()
         if not self._recordings:
             self._namespaces.on_asked.append(self._asked)
-        self._recordings[recording] = selector
+        self._recordings[recording] = selector, scope
         try:
             while True:
                 yield await recording.take()
@@ -100,6 +101,7 @@ class Recorder:
 
     def _asked(self, namespace: Namespace, keys: BlockKeys) -> None:
         now = self._wall_clock()
-        for recording, selector in self._recordings.items():
-            if not selector or namespace.spec.matches(selector):
+        spec = namespace.spec
+        for recording, (selector, scope) in self._recordings.items():
+            if scope.covers(spec.tenant, spec.name) and (not selector or spec.matches(selector)):
                 recording.put(namespace, keys, now)

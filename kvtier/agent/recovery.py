@@ -131,7 +131,7 @@ class Recovery:
         rows.sort(key=lambda row: generations[residency.slot[row]])
         async for part in slices(len(rows), READ_SLICE):
             here = [row for row in rows[part] if residency.slot[row] != NONE]
-            size_class.touch(here[::-1])  # slabs were read in another order
+            size_class.policy.touch(here[::-1])  # slabs were read in another order
             size_class.admit(here)
 
 

@@ -8,11 +8,17 @@ import time
 from collections.abc import Sequence
 
 from kvtier import memory
+from kvtier.agent.auto_sizing import AutoSizing
 from kvtier.agent.demotion import Demotion
 from kvtier.agent.disk import Disk
 from kvtier.agent.placement import Placement
 from kvtier.core.block import Tier
-from kvtier.core.capacity import LEAST_DISK_PATH_BYTES, LEAST_HOST_BYTES
+from kvtier.core.capacity import (
+    LEAST_DISK_PATH_BYTES,
+    LEAST_HOST_BYTES,
+    MOST_DISK_BYTES,
+    MOST_HOST_BYTES,
+)
 from kvtier.errors import AgentUnavailableError, InvalidRequestError, NotFoundError
 from kvtier.tiers.size_class import SizeClass
 
@@ -36,6 +42,8 @@ class Resizing:
         self._disk = disk
         self._demotions = demotions
         self._deadline = 0.0
+        #: Who changes HOST's by itself.
+        self.automatic: AutoSizing | None = None
         if demotions:
             host.shrinking.before_evicting = self._write
 
@@ -55,6 +63,7 @@ class Resizing:
 
     def _placement_of(self, tier: Tier, capacity_bytes: int) -> Placement:
         if tier is Tier.HOST:
+            _check_most(tier, capacity_bytes, MOST_HOST_BYTES)
             _check_least(tier, capacity_bytes, LEAST_HOST_BYTES, "")
             tables = self._host.tier.space.least_bytes
             _check_least(tier, capacity_bytes, tables, "; tables of its namespaces take half of it")
@@ -65,6 +74,7 @@ class Resizing:
             raise NotFoundError("this agent has no DISK tier: set tiers.disk.paths")
         paths = len(self._disk.movers)
         each = f", {LEAST_DISK_PATH_BYTES >> 20} MiB for each path" if paths > 1 else ""
+        _check_most(tier, capacity_bytes, MOST_DISK_BYTES)
         _check_least(tier, capacity_bytes, LEAST_DISK_PATH_BYTES * paths, each)
         _check_usable(self._disk, is_smaller=capacity_bytes < self._disk.tier.space.capacity_bytes)
         return self._disk.placement
@@ -86,6 +96,14 @@ def _check_least(tier: Tier, capacity_bytes: int, least_bytes: int, why: str) ->
         raise InvalidRequestError(
             f"capacity_bytes of {tier.name} is {capacity_bytes}; it must be at least "
             f"{least_mib} MiB{why}"
+        )
+
+
+def _check_most(tier: Tier, capacity_bytes: int, most_bytes: int) -> None:
+    if capacity_bytes > most_bytes:
+        raise InvalidRequestError(
+            f"capacity_bytes of {tier.name} is {capacity_bytes}; it may be {most_bytes >> 40} TiB "
+            "at most"
         )
 
 

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from kvtier.access.credential import LOCAL, Caller
 from kvtier.agent.namespaces import Namespace, Namespaces
 from kvtier.core.attach import TOKEN_BYTES
 from kvtier.core.lease import Lease, LeaseTable
@@ -54,7 +55,8 @@ class Attachment:
     """One attach connection of one worker process.
 
     `client_id` is a secret of the client's choosing, the same for all its connections: by it a
-    client that attaches again proves that it has unmapped what it had before.
+    client that attaches again proves that it has unmapped what it had before. `caller` is who may
+    use its sessions.
     """
 
     client_id: bytes
@@ -62,6 +64,7 @@ class Attachment:
     gid: int
     pid: int
     access: Access
+    caller: Caller = LOCAL
     token: bytes = field(default_factory=lambda: secrets.token_bytes(TOKEN_BYTES))
     sessions: dict[int, Session] = field(default_factory=dict)
     connected: bool = True
@@ -113,6 +116,8 @@ class Sessions:
         self._attachments: dict[bytes, Attachment] = {}
         self._lingering: set[Attachment] = set()
         self._by_token: dict[bytes, Session] = {}
+        #: Is told of a namespace that somebody is going to use.
+        self.on_opened: Callable[[Namespace], None] = lambda namespace: None
 
     def __iter__(self) -> Iterator[Session]:
         return iter(self._by_token.values())
@@ -164,6 +169,7 @@ class Sessions:
         namespace.session_count += 1
         attachment.sessions[session.session_id] = session
         self._by_token[session.token] = session
+        self.on_opened(namespace)
         return session, differences
 
     def hidden(self, session: Session) -> Session:

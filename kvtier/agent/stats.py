@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import IntEnum
 
+from kvtier.agent.auto_sizing import AutoSizing
 from kvtier.agent.cluster import Cluster
 from kvtier.agent.device import Device
 from kvtier.agent.disk import Disk
@@ -13,11 +14,15 @@ from kvtier.agent.gpu import Gpu
 from kvtier.agent.mover import Mover
 from kvtier.agent.namespaces import Namespace
 from kvtier.core.block import Tier
+from kvtier.core.cause import Cause
 from kvtier.core.lease import LeaseKind, LeaseTable
 from kvtier.tiers.health import Health
 from kvtier.tiers.host import HostTier
 from kvtier.tiers.size_class import SizeClass
 from kvtier.tiers.slot_tier import SlotTier
+
+#: A block that leaves for one of these would have stayed in a larger tier.
+_CROWDING = (Cause.EVICTED, Cause.TRADED)
 
 
 class TierState(IntEnum):
@@ -67,6 +72,13 @@ class TierStats:
     prefetched_count: int = 0
     prefetch_used_count: int = 0
     prefetch_wasted_count: int = 0
+    read_seconds_per_mib: float = 0.0
+    distrusted_seconds: float = 0.0
+    crowded_out_count: int = 0
+    auto_least_bytes: int = 0
+    auto_most_bytes: int = 0
+    auto_shrunk_count: int = 0
+    auto_reason: str = ""
     #: Of GPU.
     device: str = ""
 
@@ -84,6 +96,14 @@ def host_stats(
     )
     stats.queue_depth = mover.queue_depth
     return stats
+
+
+def add_sizing(stats: TierStats, sizing: AutoSizing) -> None:
+    """HOST chooses its capacity."""
+    stats.auto_least_bytes = sizing.options.least_bytes
+    stats.auto_most_bytes = sizing.most_bytes
+    stats.auto_shrunk_count = sizing.shrunk_count
+    stats.auto_reason = sizing.reason
 
 
 def gpu_stats(gpu: Gpu, namespaces: Collection[Namespace]) -> list[TierStats]:
@@ -123,6 +143,7 @@ def disk_stats(disk: Disk, namespaces: Collection[Namespace]) -> TierStats:
     stats.read_bytes = sum(mover.read_bytes for mover in disk.movers)
     stats.written_bytes = disk.writer.written_bytes
     stats.written_last_day_bytes = sum(mover.written_last_day.total_bytes for mover in disk.movers)
+    stats.read_seconds_per_mib = max(mover.forecast.seconds_per_mib for mover in disk.movers)
     return stats
 
 
@@ -179,6 +200,7 @@ def cluster_stats(cluster: Cluster, namespaces: Collection[Namespace]) -> TierSt
         read_bytes=cluster.moving.read_bytes,
         written_bytes=cluster.moving.written_bytes,
         written_last_day_bytes=cluster.moving.written_last_day.total_bytes,
+        read_seconds_per_mib=cluster.moving.forecast.seconds_per_mib,
     )
 
 
@@ -208,6 +230,9 @@ def _counted(tier: SlotTier, classes: Collection[SizeClass]) -> TierStats:
         admission=tier.admission_name,
         pinned_bytes=sum(each.pinned.size_bytes for each in classes),
         expired_count=sum(each.counters.expired for each in classes),
+        crowded_out_count=sum(
+            each.counters.causes[cause] for each in classes for cause in _CROWDING
+        ),
         prefetched_count=sum(each.unused.brought_count for each in classes),
         prefetch_used_count=sum(each.unused.used_count for each in classes),
         prefetch_wasted_count=sum(each.unused.wasted_count for each in classes),

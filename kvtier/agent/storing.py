@@ -19,7 +19,7 @@ from kvtier.agent.parents import Parents
 from kvtier.agent.placement import Placement
 from kvtier.agent.promotion import Promotion
 from kvtier.agent.sessions import Session
-from kvtier.agent.turns import READ_SLICE, WRITE_SLICE, slices
+from kvtier.agent.turns import READ_SLICE, WRITE_SLICE, data_slices
 from kvtier.core.block import BlockKeys, BlockStatus, Lane
 from kvtier.core.cause import Cause
 from kvtier.core.lease import Lease, LeaseKind, LeasePart
@@ -78,7 +78,7 @@ class Storing:
         many sequences share: policies hear of those that are here now, and of the others when they
         are committed.
         """
-        ends, first = sorted(set(breakpoints)), 0
+        ends, first, started = sorted(set(breakpoints)), 0, self._grants.leases.now()
         guards: Guards = []
         orphans = self._parents.orphans(session.namespace, entries)
         try:
@@ -89,7 +89,7 @@ class Storing:
                     for size_class, (count, worth) in wanted.items():
                         await self._make_room(session, size_class, count, worth)
             with self._grants.granting(LeaseKind.RESERVATION, session, ttl_seconds) as lease:
-                granted = Granted(lease)
+                granted, lease.begun_at = Granted(lease), started
                 for index, keys in enumerate(entries):
                     after = first + len(keys.hashes)
                     mine = ends[bisect_left(ends, first) : bisect_left(ends, after)]
@@ -110,7 +110,7 @@ class Storing:
         wanted: dict[SizeClass, tuple[int, float]] = {}
         for keys in entries:
             size_class = session.namespace.groups[keys.lane.group]
-            async for part in slices(len(keys.hashes), READ_SLICE):
+            async for part in data_slices(len(keys.hashes), READ_SLICE):
                 rows = size_class.find_many(keys.lane, keys.hashes[part])
                 if missing := rows.count(-1):
                     count, worth = wanted.get(size_class, (0, NEVER))
@@ -161,7 +161,7 @@ class Storing:
         room = self._grants.room(session, size_class)
         self._grants.leases.extend(granted.lease, reserved)
         cause: Cause | None = None
-        async for part in slices(len(keys.hashes), WRITE_SLICE):
+        async for part in data_slices(len(keys.hashes), WRITE_SLICE):
             rows = size_class.find_many(keys.lane, keys.hashes[part])
             absent = [part.start + place for place, row in enumerate(rows) if row < 0]
             missing = len(absent)
@@ -175,10 +175,12 @@ class Storing:
             if slots:
                 end = keys.hashes[absent[len(slots) - 1]]
                 self._parents.reserved(session.namespace, keys.lane, end)
-            if len(slots) < missing and self.on_refused is not None:
+            if len(slots) < missing:
                 cause = cause or self._why_refused(size_class, len(slots), admitted, room)
-                away = [keys.hashes[index] for index in absent[len(slots) :]]
-                self.on_refused(size_class, keys.lane, away, cause)
+                size_class.counters.causes[cause] += missing - len(slots)
+                if self.on_refused is not None:
+                    away = [keys.hashes[index] for index in absent[len(slots) :]]
+                    self.on_refused(size_class, keys.lane, away, cause)
             room = room - len(slots) if len(slots) == missing else 0
             is_worth_less = len(slots) < wanted and size_class.policy.victim() != NONE
             unadmitted = missing - (len(slots) if is_worth_less else admitted)
@@ -223,7 +225,7 @@ class Storing:
         done: defaultdict[SizeClass, list[int]] = defaultdict(list)
         stored: defaultdict[SizeClass, list[int]] = defaultdict(list)
         try:
-            async for piece in slices(len(chosen), WRITE_SLICE):
+            async for piece in data_slices(len(chosen), WRITE_SLICE):
                 is_active = leases.is_active(lease)
                 for (part, index), is_genuine in zip(chosen[piece], genuine[piece], strict=True):
                     size_class = session.namespace.groups[part.lane.group]
@@ -250,8 +252,10 @@ class Storing:
                     on_stored(size_class, slots)
             for size_class, slots in done.items():
                 size_class.release(slots)
-        if not lease.size_bytes:
-            leases.drop(lease)
+        usage = session.namespace.usage
+        usage.mismatched_blocks += statuses.count(BlockStatus.DIGEST_MISMATCH)
+        if not lease.size_bytes and leases.drop(lease):
+            usage.stores.observe(leases.now() - lease.begun_at)
         return statuses
 
     async def _verify(

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from kvtier.access.credential import LOCAL, Caller
 from kvtier.agent.sessions import Access, Attachment, Session, Sessions
 from kvtier.core.lease import LeaseTable
 from kvtier.core.namespace import NamespaceSpec
@@ -34,8 +35,21 @@ class StreamSessions:
         self._deadlines: dict[Session, float] = {}
         self._streams: dict[Session, int] = {}
 
-    def open(self, spec: NamespaceSpec, worker: str) -> tuple[Session, list[str]]:
-        """As `Sessions.open`. Raises AccessDeniedError where callers have to attach."""
+    def open(
+        self, spec: NamespaceSpec, worker: str, caller: Caller = LOCAL
+    ) -> tuple[Session, list[str]]:
+        """As `Sessions.open`. Raises AccessDeniedError where local callers have to attach.
+
+        What others may use, their credential says.
+        """
+        access = self._local_access(spec) if caller is LOCAL else Access(caller.scope.tenants)
+        peer = Attachment(b"", UNKNOWN_ID, UNKNOWN_ID, 0, access, caller)
+        session, differences = self._sessions.open_for(peer, spec, worker)
+        session.leaser = self._sessions.hidden(session)
+        self.renew(session)
+        return session, differences
+
+    def _local_access(self, spec: NamespaceSpec) -> Access:
         if self._access is None:
             raise AccessDeniedError(
                 "attach_token is empty: this agent lets in only workers that attach (another user "
@@ -47,11 +61,7 @@ class StreamSessions:
                 f"tenant {spec.tenant!r} may not be used without attaching: see `streams.tenants` "
                 "in the agent's configuration"
             )
-        peer = Attachment(b"", uid=UNKNOWN_ID, gid=UNKNOWN_ID, pid=0, access=self._access)
-        session, differences = self._sessions.open_for(peer, spec, worker)
-        session.leaser = self._sessions.hidden(session)
-        self.renew(session)
-        return session, differences
+        return self._access
 
     def renew(self, session: Session) -> None:
         """A call of it has come; nothing for a session with shared memory."""

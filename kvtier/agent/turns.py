@@ -1,9 +1,11 @@
-"""Keeping the event loop's turns short."""
+"""Keeping the event loop's turns short, and those of data apart."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
+from weakref import WeakKeyDictionary
 
 #: Sizes of slices that take well under 1 ms.
 READ_SLICE = 512
@@ -16,3 +18,69 @@ async def slices(count: int, size: int) -> AsyncIterator[slice]:
         if start:
             await asyncio.sleep(0)
         yield slice(start, min(start + size, count))
+
+
+async def data_slices(count: int, size: int) -> AsyncIterator[slice]:
+    """As `slices`, for loads and stores: in each turn of the loop one slice of all of theirs.
+
+    A lookup comes within one turn of the loop, and so behind one slice of data, however many calls
+    move data.
+    """
+    line = data_line()
+    for start in range(0, count, size):
+        if start:
+            await line.turn()
+        yield slice(start, min(start + size, count))
+
+
+def data_line() -> DataLine:
+    """That of the running loop."""
+    loop = asyncio.get_running_loop()
+    line = _lines.get(loop)
+    if line is None:
+        line = _lines[loop] = DataLine()
+    return line
+
+
+class DataLine:
+    """Those who move data and wait for their turn, the first one first."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._is_taken = False
+
+    async def begin(self) -> None:
+        """Returns when a turn is the caller's: at once if nobody has this one."""
+        if self._is_taken:
+            await self._wait()
+        else:
+            self._take()
+
+    async def turn(self) -> None:
+        """Gives the turn up for another one; others get theirs meanwhile."""
+        if self._is_taken:
+            await self._wait()
+        else:
+            self._take()
+            await asyncio.sleep(0)
+
+    def _take(self) -> None:
+        self._is_taken = True
+        asyncio.get_running_loop().call_soon(self._next)
+
+    async def _wait(self) -> None:
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        await turn
+
+    def _next(self) -> None:
+        """Once in each turn of the loop, for as long as somebody waits."""
+        self._is_taken = False
+        while self._waiting and not self._is_taken:
+            turn = self._waiting.popleft()
+            if not turn.done():  # not cancelled meanwhile
+                turn.set_result(None)
+                self._take()
+
+
+_lines: WeakKeyDictionary[asyncio.AbstractEventLoop, DataLine] = WeakKeyDictionary()

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 
+from kvtier.access.scope import ALL, Scope
+from kvtier.agent.auto_sizing import AutoSizing
 from kvtier.agent.cluster import Cluster
 from kvtier.agent.disk import Disk, ScrubProgress
 from kvtier.agent.evicting import Evicted, below, evict
@@ -19,7 +22,15 @@ from kvtier.agent.namespaces import Namespace, Namespaces, next_generation
 from kvtier.agent.renewals import Renewals
 from kvtier.agent.resizing import Resizing
 from kvtier.agent.sessions import Sessions
-from kvtier.agent.stats import TierStats, cluster_stats, disk_stats, gpu_stats, host_stats
+from kvtier.agent.stats import (
+    TierStats,
+    add_sizing,
+    cluster_stats,
+    disk_stats,
+    gpu_stats,
+    host_stats,
+)
+from kvtier.agent.trimming import Trimming
 from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.cause import Cause
 from kvtier.core.lease import LeaseKind
@@ -73,6 +84,8 @@ class Upkeep:
         self._lifecycle = lifecycle
         self._on_ready = on_ready
         self._resizing = resizing
+        #: For how long loads do not wait for a tier yet.
+        self.distrusted_seconds: Callable[[Tier], float] = lambda tier: 0.0
         self._renewals = Renewals(
             disk,
             cluster,
@@ -84,16 +97,31 @@ class Upkeep:
         if cluster is not None:
             cluster.on_generation = self._renewals.renew
 
-    def stats(self, selector: str) -> list[TierStats]:
-        """One entry for each tier, for each device of GPU; the fastest first."""
-        namespaces = self._namespaces.select(selector)
+    def stats(self, selector: str, scope: Scope = ALL) -> list[TierStats]:
+        """One entry for each tier, for each device of GPU, the fastest first; over the namespaces
+        of the scope."""
+        namespaces = self._namespaces.select(selector, scope)
+        host = host_stats(self._host, self._grants.leases, self._mover, namespaces)
+        if self.auto_sizing is not None:
+            add_sizing(host, self.auto_sizing)
         found = gpu_stats(self._gpu, namespaces) if self._gpu is not None else []
-        found += [host_stats(self._host, self._grants.leases, self._mover, namespaces)]
+        found.append(host)
         if self._disk is not None:
             found.append(disk_stats(self._disk, namespaces))
         if self._cluster is not None:
             found.append(cluster_stats(self._cluster, namespaces))
+        for each in found:
+            each.distrusted_seconds = self.distrusted_seconds(each.tier)
         return found
+
+    @property
+    def is_draining(self) -> bool:
+        return self._lifecycle.is_draining
+
+    @property
+    def auto_sizing(self) -> AutoSizing | None:
+        """None if HOST's capacity is configured."""
+        return self._resizing.automatic
 
     def resize(self, tier: Tier, capacity_bytes: int) -> TierStats:
         """Gives a tier another capacity; as it is then. It may still have to shrink."""
@@ -182,21 +210,59 @@ class Upkeep:
         *,
         dry_run: bool,
         force: bool = False,
+        min_age_seconds: float = 0.0,
     ) -> Evicted:
         """Removes blocks, and what continues them; a restart does not bring them back.
 
-        What is pinned stays in HOST and on DISK, but with `force`.
+        What is pinned stays in HOST and on DISK, but with `force`. With `min_age_seconds`, what is
+        younger stays too; CLUSTER is not among `tiers` then.
         """
         total = Evicted()
         for namespace in self._namespaces.select(selector):
             if dry_run:
                 evicted = await evict(
-                    namespace, keys(namespace), tiers, dry_run=True, spare_pinned=not force
+                    namespace,
+                    keys(namespace),
+                    tiers,
+                    dry_run=True,
+                    spare_pinned=not force,
+                    min_age_seconds=min_age_seconds,
+                )
+            elif min_age_seconds:
+                evicted = await self._evict_here(
+                    namespace,
+                    keys(namespace),
+                    tiers,
+                    force=force,
+                    min_age_seconds=min_age_seconds,
                 )
             else:
                 evicted = await self._evict(namespace, keys(namespace), tiers, force=force)
             total.add(evicted)
         return total
+
+    async def trim(
+        self, selector: str, tier: Tier, used_bytes: int, *, dry_run: bool
+    ) -> tuple[Evicted, int]:
+        """Has namespaces use no more of HOST or DISK than so much: what went, and what they use."""
+        namespaces = self._namespaces.select(selector)
+        trimming = Trimming(namespaces, tier)
+        disk = self._disk_for(tier) if tier is Tier.DISK else None
+        if dry_run:
+            return trimming.expected(used_bytes), trimming.used_bytes
+        if disk is None:
+            return await trimming.trim(used_bytes), trimming.used_bytes
+        await disk.recovered()
+        try:
+            async with AsyncExitStack() as stack:
+                for namespace in namespaces:
+                    await stack.enter_async_context(disk.erasing(namespace))
+                evicted = await trimming.trim(used_bytes)
+        except OSError as error:
+            raise AgentUnavailableError(
+                f"blocks are evicted until the next restart only: DISK: {_said(error)}"
+            ) from error
+        return evicted, trimming.used_bytes
 
     async def _evict(
         self,
@@ -237,16 +303,24 @@ class Upkeep:
         tiers: frozenset[Tier],
         *,
         force: bool,
+        min_age_seconds: float = 0.0,
         cause: Cause = Cause.REMOVED,
     ) -> Evicted:
+        run = partial(
+            evict,
+            namespace,
+            keys,
+            tiers,
+            spare_pinned=not force,
+            min_age_seconds=min_age_seconds,
+            cause=cause,
+        )
         if self._disk is None or Tier.DISK not in tiers:
-            return await evict(namespace, keys, tiers, spare_pinned=not force, cause=cause)
+            return await run()
         await self._disk.recovered()
         try:
             async with self._disk.erasing(namespace) as forget:
-                return await evict(
-                    namespace, keys, tiers, spare_pinned=not force, forget=forget, cause=cause
-                )
+                return await run(forget=forget)
         except OSError as error:
             raise AgentUnavailableError(
                 f"blocks are evicted until the next restart only: DISK: {_said(error)}"

@@ -8,7 +8,7 @@ from enum import IntEnum
 from itertools import groupby
 
 from kvtier.agent.namespaces import Namespace
-from kvtier.agent.promotion import Expectation, Promotion
+from kvtier.agent.promotion import Promotion
 from kvtier.core.block import BlockKeys, Lane, Tier
 
 
@@ -66,7 +66,7 @@ class Whereabouts:
         """Cuts places into runs. What a tier has is read in order, run by run."""
         runs: list[Run] = []
         start = 0
-        expected: dict[int, Expectation] = {}
+        arrivals = self._promotion.arrivals(namespace)
         for place, group in groupby(places):
             count = len(list(group))
             hashes, after, tier = keys.hashes[start : start + count], 0.0, Tier.HOST
@@ -75,9 +75,7 @@ class Whereabouts:
             for source in self._promotion.sources:
                 if place == PLACES[source.tier]:
                     tier = source.tier
-                    if place not in expected:
-                        expected[place] = source.expect(namespace)
-                    after = max(expected[place].add(lane, hashes) for lane in lanes)
+                    after = max(arrivals.add(source, lane, hashes) for lane in lanes)
             runs.append(Run(start, count, tier, place == At.ON_ITS_WAY, after))
             start += count
         return runs

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from kvtier.core.block import BlockKey, BlockKeys, Tier
+from kvtier.core.latency import Latency
 from kvtier.tiers.size_class import SizeClass
 
 _MOST_REFUSED = 1 << 16
@@ -37,6 +40,7 @@ class Taken:
     slot: int
     #: As `Lifetimes` counts.
     stored_at: int
+    begun_at: float = field(default_factory=time.monotonic)
 
     @property
     def is_current(self) -> bool:
@@ -63,6 +67,8 @@ class Writer(ABC):
         #: Blocks that the tier did not admit, with their hashes.
         self._refused: dict[tuple[SizeClass, int], bytes] = {}
         self.in_flight_bytes = 0
+        #: Of blocks that were written, by their class in HOST.
+        self.writes: defaultdict[SizeClass, Latency] = defaultdict(Latency)
         #: Blocks, whatever became of them.
         self.ended_count = 0
         self.failed_count = 0
@@ -159,6 +165,10 @@ class Writer(ABC):
             self.ended_count += 1
             self.in_flight_bytes -= block.host.slot_bytes
         self.on_end()
+
+    def _note_written(self, block: Taken) -> None:
+        """The tier has it now, and had not before."""
+        self.writes[block.host].observe(time.monotonic() - block.begun_at)
 
     async def settled(self) -> None:
         """Returns when what is being written now has been."""

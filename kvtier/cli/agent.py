@@ -10,7 +10,10 @@ from kvtier.cli.options import ConfigOption, SetOption
 
 
 def agent(path: ConfigOption = None, overrides: SetOption = None) -> None:
-    """Run the agent of this node, until SIGTERM or SIGINT."""
+    """Run the agent of this node, until SIGTERM or SIGINT.
+
+    Example: kvtier agent --set tiers.host.capacity=16GiB --set log.format=json
+    """
     from kvtier.config import load_config
     from kvtier.daemon import run
 

@@ -12,16 +12,20 @@ from kvtier.cli import (
     cluster,
     config,
     demo,
+    doctor,
     drain,
+    events,
     evict,
     explain,
     flush,
     invalidate,
+    ls,
     namespaces,
     pin,
     pins,
     plan,
     record,
+    requests,
     resume,
     scrub,
     sessions,
@@ -29,14 +33,18 @@ from kvtier.cli import (
     stats,
     tier,
     tiers,
+    token,
+    top,
     unpin,
     version,
     warm,
 )
+from kvtier.cli.remote import add_options
 
 HELP = """A KV-cache agent for LLM inference workers.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 agent not reached.
+Exit codes: 0 done, 1 failed, or the answer is no, 2 wrong usage or configuration, 3 agent not
+reached.
 """
 
 
@@ -49,7 +57,6 @@ def _show_version(is_wanted: bool) -> None:
 app = typer.Typer(
     name="kvtier",
     help=HELP,
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -69,11 +76,15 @@ def _main(
 
 app.command("agent")(agent.agent)
 app.command("stats")(stats.stats)
+app.command("top")(top.top)
 app.command("tiers")(tiers.tiers)
 app.command("namespaces")(namespaces.namespaces)
 app.command("sessions")(sessions.sessions)
+app.command("ls")(ls.ls)
+app.command("requests")(requests.requests)
 app.command("explain")(explain.explain)
 app.command("record")(record.record)
+app.command("events")(events.events)
 app.command("evict")(evict.evict)
 app.command("invalidate")(invalidate.invalidate)
 app.command("pin")(pin.pin)
@@ -90,5 +101,8 @@ app.add_typer(config.app, name="config")
 app.add_typer(bench.app, name="bench")
 app.command("plan")(plan.plan)
 app.command("simulate")(simulate.simulate)
+app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
+app.command("token")(token.token)
 app.command("version")(version.version)
+add_options(app)

@@ -36,7 +36,10 @@ def host(
     seconds: SecondsOption = 2.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure stores and loads through shared memory."""
+    """Measure stores and loads through shared memory.
+
+    Example: kvtier bench host --batch 256
+    """
     from kvtier.bench.host import run
 
     size_bytes = _block_bytes(block_bytes)
@@ -52,7 +55,10 @@ def metadata(
     seconds: SecondsOption = 2.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure the index: memory, inserts, lag of the loop."""
+    """Measure the index: memory, inserts, lag of the loop.
+
+    Example: kvtier bench metadata --blocks 100000
+    """
     from kvtier.bench.metadata import run
 
     exit_on_sigterm()
@@ -73,7 +79,9 @@ def policies(
     seconds: SecondsOption = 2.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure eviction policies: blocks asked for, used, stored, evicted.
+    """Measure eviction policies.
+
+    One operation is a block asked for, used, stored or evicted.
 
     Example: kvtier bench policies --blocks 100000 --json
     """
@@ -135,7 +143,12 @@ def disk(
     seconds: SecondsOption = 5.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure DISK against plain direct I/O: stores, loads, the start, HOST beside it."""
+    """Measure DISK against plain direct I/O.
+
+    Stores, loads, the start of an agent, and HOST beside it.
+
+    Example: kvtier bench disk --path /mnt/nvme --seconds 2
+    """
     from kvtier.bench.disk import run
 
     size_bytes = _block_bytes(block_bytes)
@@ -158,7 +171,12 @@ def cluster(
     seconds: SecondsOption = 5.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a Redis or Valkey against bare sockets: blocks stored and fetched, existence."""
+    """Measure a Redis or Valkey against bare sockets.
+
+    Blocks stored and fetched, and asking which there are.
+
+    Example: kvtier bench cluster --url redis://127.0.0.1:6379
+    """
     from kvtier.bench.cluster import run
 
     size_bytes = _block_bytes(block_bytes)
@@ -173,7 +191,12 @@ def stream(
     seconds: SecondsOption = 5.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure blocks over gRPC, for workers without shared memory, against a bare socket."""
+    """Measure streams, for workers without shared memory.
+
+    Blocks over gRPC, against a bare socket.
+
+    Example: kvtier bench stream --batch 16
+    """
     from kvtier.bench.stream import run
 
     size_bytes = _block_bytes(block_bytes)

@@ -27,12 +27,23 @@ def check(
     ] = None,
     path: ConfigOption = None,
     overrides: SetOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Say whether the configuration is valid, and which file was judged."""
+    """Say whether the configuration is valid, and what was judged.
+
+    Exit code 2 if it is not, with the key that is wrong.
+
+    Example: kvtier config check /etc/kvtier/agent.yaml
+    """
     if file is not None and path is not None:
         raise typer.BadParameter("name the file once, as FILE or with --config")
     loaded = _load(file or path, overrides)
     _check_group(loaded)
+    if as_json:
+        judged = None if loaded.file is None else str(loaded.file)
+        keys = [key for key, origin in loaded.origin.items() if origin != "default"]
+        print_json({"file": judged, "keys_set": keys})
+        return
     typer.echo(f"{_source(loaded)}: {_changed(loaded)}")
 
 
@@ -70,7 +81,10 @@ def _changed(loaded: LoadedConfig) -> str:
 def show(
     path: ConfigOption = None, overrides: SetOption = None, as_json: JsonOption = False
 ) -> None:
-    """Print every key, its value, and where that came from."""
+    """Print every key, its value, and where that came from.
+
+    Example: kvtier config show --set movers=4
+    """
     loaded = _load(path, overrides)
     values = loaded.config.model_dump(mode="json", exclude_none=False)
     if as_json:

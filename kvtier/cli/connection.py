@@ -1,14 +1,16 @@
-"""A connection to the agent's admin socket whose errors tell an operator what to do."""
+"""A connection to an agent's admin API whose errors tell an operator what to do."""
 
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NoReturn
 
+from kvtier.cli.remote import endpoint
 from kvtier.errors import (
     AgentUnavailableError,
     DeadlineExceededError,
@@ -19,6 +21,13 @@ from kvtier.sockets import ATTACH_SOCKET, WORKER_SOCKET
 
 if TYPE_CHECKING:
     from kvtier.client.admin import AdminClient
+
+#: What gRPC says of a connection that did not come about, or was cut in its handshake.
+_NOT_CONNECTED: Final = "failed to connect to all addresses"
+_CUT: Final = "Socket closed"
+
+
+_CREDENTIALS: Final = struct.Struct("3i")
 
 
 class Door(Enum):
@@ -38,29 +47,51 @@ def admin(address: str, timeout_seconds: float) -> Iterator[AdminClient]:
     """
     from kvtier.client.admin import AdminClient
 
-    path = socket_path(address)
-    target = f"unix:{path}"
+    path = None if is_tcp(address) else socket_path(address)
+    target = endpoint(address) if path is None else f"unix:{path}"
     try:
         with AdminClient(target, timeout_seconds=timeout_seconds) as client:
             yield client
     except AgentUnavailableError as error:
-        match door(path):
-            case Door.OPEN:
-                raise KvtierError(str(error)) from error
-            case Door.DENIED:
-                raise AgentUnavailableError(
-                    f"{target}: permission denied; it is for the agent's own user"
-                ) from error
-            case Door.MISSING:
-                raise AgentUnavailableError(
-                    f"no agent at {target}: start one with `kvtier agent`, "
-                    "or name its socket with --address"
-                ) from error
+        if path is None:
+            _explain_remote(address, error)
+        _explain_local(path, error)
     except DeadlineExceededError as error:
+        target = address if path is None else target
         raise DeadlineExceededError(
             f"the agent at {target} did not answer within {timeout_seconds:g} s: "
             "see whether it hangs, or raise --timeout"
         ) from error
+
+
+def _explain_local(path: Path, error: AgentUnavailableError) -> NoReturn:
+    match door(path):
+        case Door.OPEN:
+            raise KvtierError(str(error)) from error
+        case Door.DENIED:
+            raise AgentUnavailableError(
+                f"unix:{path}: permission denied; it is for the agent's own user"
+            ) from error
+        case Door.MISSING:
+            raise AgentUnavailableError(
+                f"no agent at unix:{path}: start one with `kvtier agent`, "
+                "or name its socket with --address"
+            ) from error
+
+
+def _explain_remote(address: str, error: AgentUnavailableError) -> NoReturn:
+    """gRPC's own message says what went wrong on the way; an agent's says what it is unable to."""
+    if _NOT_CONNECTED not in str(error) and _CUT not in str(error):
+        raise KvtierError(str(error)) from error
+    raise AgentUnavailableError(
+        f"no agent lets us in at {address}: {error}. See whether it has listen.admin_address, "
+        "and whether --tls-ca and --tls-cert are of the CAs that it and this command know"
+    ) from error
+
+
+def is_tcp(address: str) -> bool:
+    """Whether it is HOST:PORT."""
+    return not address.startswith(("/", "unix:")) and address.rpartition(":")[2].isdecimal()
 
 
 def socket_path(address: str) -> Path:
@@ -70,7 +101,7 @@ def socket_path(address: str) -> Path:
     """
     text = address if address.startswith("/") else _after_scheme(address)
     if not text:
-        raise InvalidRequestError(f"--address {address!r}: only unix:PATH is supported")
+        raise InvalidRequestError(f"--address {address!r}: it must be unix:PATH or HOST:PORT")
     path = Path(text)
     if path.name in (WORKER_SOCKET, ATTACH_SOCKET):
         raise InvalidRequestError(
@@ -85,6 +116,19 @@ def _after_scheme(address: str) -> str:
     if scheme != "unix" or (path.startswith("//") and not path.startswith("///")):
         return ""
     return path.removeprefix("//") if path.startswith("///") else path
+
+
+def listener_pid(address: str) -> int | None:
+    """Of the agent behind a socket, if there is one and this process may see it."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(socket_path(address)))
+        except (OSError, InvalidRequestError):
+            return None
+        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid: int = _CREDENTIALS.unpack(credentials)[0]
+    return pid or None  # 0: of a container that is not this one
 
 
 def door(path: Path) -> Door:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from kvtier.cli.exit import exit_on_sigterm
+from kvtier.cli.options import JsonOption
 from kvtier.errors import ConfigError
 
 
@@ -40,6 +41,7 @@ def demo(
             "so on, or cpu, which emulates one.",
         ),
     ] = "",
+    as_json: JsonOption = False,
 ) -> None:
     """Show the main job: an agent, or two, and four workers.
 
@@ -54,6 +56,8 @@ def demo(
     With --gpu, blocks that a worker has loaded from HOST are on the device afterwards, and the
     third worker loads them there.
 
+    With --json, what each worker did is printed at the end; the story goes to stderr.
+
     Exit code 1 if any token differs from a run without kvtier, or if a worker finds nothing.
 
     Example: kvtier demo --nodes 2 --url redis://127.0.0.1:6379
@@ -65,4 +69,6 @@ def demo(
     if gpu and nodes == 2:
         raise ConfigError("--gpu is for one node: leave --nodes 2 out")
     exit_on_sigterm()
-    raise typer.Exit(run_demo(model=model, tokens=tokens, nodes=nodes, url=url, device=gpu))
+    raise typer.Exit(
+        run_demo(model=model, tokens=tokens, nodes=nodes, url=url, device=gpu, as_json=as_json)
+    )

@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import groupby
-from typing import TYPE_CHECKING, Annotated, Final
-
-import typer
+from typing import Final
 
 from kvtier.cli.connection import admin
 from kvtier.cli.document import as_document, print_json
-from kvtier.cli.evict import parsed
-from kvtier.cli.namespaces import is_selected, label
 from kvtier.cli.options import (
     DEFAULT_ADDRESS,
     DEFAULT_TIMEOUT_SECONDS,
@@ -21,47 +17,18 @@ from kvtier.cli.options import (
     NamespaceArgument,
     TimeoutOption,
 )
+from kvtier.cli.prefix import Prefix, takes_a_prefix
 from kvtier.cli.text import console, human_bytes, plural, table
-from kvtier.errors import InvalidRequestError, NotFoundError
 from kvtier.v1.block_pb2 import Tier
 from kvtier.v1.cache_admin_pb2 import Explanation, HistoryStats
-
-if TYPE_CHECKING:
-    from kvtier.client.admin import AdminClient
-    from kvtier.v1.block_pb2 import NamespaceSpec
 
 _BATCH: Final = 4096
 
 
+@takes_a_prefix
 def explain(
     namespace: NamespaceArgument,
-    hashes: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[HASH]...", help="Block hashes in hexadecimal.", show_default=False
-        ),
-    ] = None,
-    tokens: Annotated[
-        str | None,
-        typer.Option(
-            "--tokens",
-            metavar="FILE",
-            help="Instead of hashes, token ids: a JSON list, or numbers; - for standard input.",
-        ),
-    ] = None,
-    block_tokens: Annotated[
-        int | None,
-        typer.Option(min=1, help="Of --tokens: tokens of a block; else as the namespace says."),
-    ] = None,
-    extra: Annotated[
-        str, typer.Option(help="Of --tokens: what kvtier's own hashes were given as extra.")
-    ] = "",
-    hash_seed: Annotated[
-        str | None,
-        typer.Option(help="Of --tokens: the PYTHONHASHSEED of a vLLM that was started with one."),
-    ] = None,
-    group: Annotated[int, typer.Option(min=0, help="The KV group.")] = 0,
-    shard: Annotated[int, typer.Option(min=0, help="The shard.")] = 0,
+    prefix: Prefix,
     as_json: JsonOption = False,
     address: AddressOption = DEFAULT_ADDRESS,
     timeout_seconds: TimeoutOption = DEFAULT_TIMEOUT_SECONDS,
@@ -76,17 +43,14 @@ def explain(
 
     Example: kvtier explain default/my-model --tokens prompt.json
     """
-    if bool(hashes) == (tokens is not None):
-        raise InvalidRequestError("give either hashes or --tokens")
+    prefix.required()
     with admin(address, timeout_seconds) as client:
-        keys = parsed(hashes or [], "HASH")
-        if tokens is not None:
-            spec = _spec(client, namespace)
-            block_tokens = block_tokens or spec.block_tokens
-            keys = _hashed(tokens, spec, block_tokens, extra, hash_seed)
+        named = prefix.find(client, namespace)
+        keys = named.hashes
         found: list[Explanation] = []
         for start in range(0, len(keys), _BATCH):
-            answer = client.explain_blocks(namespace, keys[start : start + _BATCH], group, shard)
+            part = keys[start : start + _BATCH]
+            answer = client.explain_blocks(named.namespace, part, named.group, named.shard)
             found.extend(answer.explanations)
     if as_json:
         blocks = [
@@ -95,37 +59,11 @@ def explain(
         print_json({"blocks": blocks, "history": as_document(answer.history)})
         return
     out = console()
-    step = block_tokens if tokens is not None and block_tokens else 0
+    step = named.block_tokens
     out.print(summary(found, step))
     columns = ("blocks", *(("tokens",) if step else ()), "fate", "where", "when", "why")
-    out.print(table(columns, rows(found, step), left=len(columns)))
+    out.print(table(columns, rows(found, step, named.first), left=len(columns)))
     out.print(reach(answer.history))
-
-
-def _spec(client: AdminClient, selector: str) -> NamespaceSpec:
-    chosen = [info for info in client.list_namespaces() if is_selected(info, selector)]
-    if not chosen:
-        raise NotFoundError(f"no namespace {selector!r}: see `kvtier namespaces`")
-    if len(chosen) > 1:
-        labels = ", ".join(map(label, chosen))
-        raise InvalidRequestError(f"{selector!r} has {len(chosen)} layouts; choose one of {labels}")
-    return chosen[0].spec
-
-
-def _hashed(
-    path: str, spec: NamespaceSpec, block_tokens: int, extra: str, hash_seed: str | None
-) -> list[bytes]:
-    from kvtier.cli.token_hashes import hashes_of, read_tokens
-
-    if not block_tokens:
-        raise InvalidRequestError("--block-tokens is missing: the namespace does not say")
-    tokens = read_tokens(path)
-    if len(tokens) < block_tokens:
-        raise InvalidRequestError(
-            f"--tokens {path}: {plural(len(tokens), 'token')}, and a block has {block_tokens}: "
-            "only full blocks are cached"
-        )
-    return hashes_of(spec, tokens, block_tokens, extra, hash_seed)
 
 
 def summary(found: Sequence[Explanation], block_tokens: int) -> str:
@@ -140,9 +78,11 @@ def summary(found: Sequence[Explanation], block_tokens: int) -> str:
     return text
 
 
-def rows(found: Sequence[Explanation], block_tokens: int = 0) -> Iterator[tuple[str, ...]]:
-    """A row for each run of blocks with the same fate."""
-    start = 0
+def rows(
+    found: Sequence[Explanation], block_tokens: int = 0, first: int = 0
+) -> Iterator[tuple[str, ...]]:
+    """A row for each run of blocks with the same fate; `first` is the index of the first one."""
+    start = first
     for fate, group in groupby(found, key=_fate):
         run = list(group)
         stop = start + len(run)

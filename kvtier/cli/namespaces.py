@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from kvtier.cli.connection import admin
 from kvtier.cli.document import as_document, print_json
@@ -13,31 +15,53 @@ from kvtier.cli.options import (
     AddressOption,
     JsonOption,
     TimeoutOption,
+    namespaces_that_begin_with,
 )
-from kvtier.cli.text import console, human_bytes, human_seconds, table
+from kvtier.cli.text import console, human_bytes, human_seconds, printable, table
+from kvtier.errors import InvalidRequestError, NotFoundError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from kvtier.client.admin import AdminClient
     from kvtier.v1.cache_admin_pb2 import NamespaceInfo
 
-_COLUMNS = ("namespace", "model", "dtype", "block", "blocks", "used", "pinned", "sessions")
+_COLUMNS = ("namespace", "tokens", "block", "blocks", "used", "pinned", "sessions")
 
 #: In the order of the proto.
 _TIERS = ("GPU", "HOST", "DISK", "CLUSTER")
 
 
 def namespaces(
+    namespace: Annotated[
+        str,
+        typer.Argument(
+            metavar="[NAMESPACE]",
+            help="The layouts of tenant/name[@digest], field by field.",
+            autocompletion=namespaces_that_begin_with,
+        ),
+    ] = "",
     as_json: JsonOption = False,
     address: AddressOption = DEFAULT_ADDRESS,
     timeout_seconds: TimeoutOption = DEFAULT_TIMEOUT_SECONDS,
 ) -> None:
-    """List namespaces, their blocks and bytes.
+    """List namespaces, their blocks and bytes; or the layouts of one.
 
-    Blocks count in each tier that has them; what is on devices is shown device by device. Where
-    namespaces of one name have several layouts, the fields that differ are named. Rules of
-    the configuration are shown with what their namespaces occupy together, in whole extents.
+    Tokens and block are those of one block. Where namespaces of one name have several layouts they
+    share nothing, which is usually a mistake: the fields that differ are named, with their values.
+    Rules of the configuration are shown with what their namespaces occupy together, in whole
+    extents.
+
+    Blocks count in each tier that has them; what is on devices is shown device by device.
+
+    Example: kvtier namespaces default/my-model
     """
     with admin(address, timeout_seconds) as client:
         found = client.list_namespaces()
+    if namespace:
+        found = [info for info in found if is_selected(info, namespace)]
+        if not found:
+            raise NotFoundError(f"no namespace {namespace!r}: see `kvtier namespaces`")
     if as_json:
         print_json({"namespaces": [as_document(info) for info in found]})
         return
@@ -45,7 +69,11 @@ def namespaces(
     if not found:
         out.print("no namespaces yet: one is registered at a worker's first call")
         return
-    out.print(table(_COLUMNS, (row(info) for info in found), left=3))
+    if namespace:
+        for drawn in layouts(found):
+            out.print(drawn)
+    else:
+        out.print(table(_COLUMNS, map(row, found)))
     for line in (*differences(found), *copies(found), *rules(found)):
         out.print(line)
 
@@ -62,14 +90,23 @@ def is_selected(info: NamespaceInfo, selector: str) -> bool:
     return is_path and info.layout_digest.hex().startswith(digest.lower())
 
 
+def chosen_namespace(client: AdminClient, selector: str) -> NamespaceInfo:
+    """The one that a selector names. Raises NotFoundError, or InvalidRequestError for several."""
+    chosen = [info for info in client.list_namespaces() if is_selected(info, selector)]
+    if not chosen:
+        raise NotFoundError(f"no namespace {selector!r}: see `kvtier namespaces`")
+    if len(chosen) > 1:
+        labels = ", ".join(map(label, chosen))
+        raise InvalidRequestError(f"{selector!r} has {len(chosen)} layouts; choose one of {labels}")
+    return chosen[0]
+
+
 def row(info: NamespaceInfo) -> tuple[str, ...]:
     """The cells of one line of the table."""
-    sizes = "+".join(human_bytes(size) for size in info.spec.block_bytes)
     return (
         label(info),
-        info.spec.model or "-",
-        info.spec.dtype or "-",
-        f"{info.spec.block_tokens} tokens, {sizes}",
+        f"{info.spec.block_tokens:,}" if info.spec.block_tokens else "-",
+        "+".join(human_bytes(size) for size in info.spec.block_bytes),
         f"{sum(info.block_count):,}",
         human_bytes(sum(info.used_bytes)),
         human_bytes(sum(info.pinned_bytes)),
@@ -77,13 +114,41 @@ def row(info: NamespaceInfo) -> tuple[str, ...]:
     )
 
 
-def differences(found: list[NamespaceInfo]) -> Iterator[str]:
-    """A line for each namespace that shares its name with another layout."""
+def layouts(found: Sequence[NamespaceInfo]) -> Iterator[Table]:
+    """For each namespace all that makes its blocks interchangeable."""
     for info in found:
-        if info.sibling_differences:
-            yield f"{label(info)} differs from others of its name in " + ", ".join(
-                info.sibling_differences
-            )
+        yield table((label(info), ""), layout(info).items(), left=2)
+
+
+def layout(info: NamespaceInfo) -> dict[str, str]:
+    """Its fields by name, those of `extra` one by one; what is not set is left out."""
+    fields = {
+        field.name: value
+        for field, value in info.spec.ListFields()
+        if field.name not in ("tenant", "name", "extra")
+    }
+    fields["block_bytes"] = "+".join(human_bytes(size) for size in info.spec.block_bytes)
+    extra = {f"extra.{key}": value for key, value in sorted(info.spec.extra.items())}
+    return {printable(name): printable(str(value)) for name, value in {**fields, **extra}.items()}
+
+
+def differences(found: Sequence[NamespaceInfo]) -> Iterator[str]:
+    """For each name with several layouts a heading, and a line for each field that differs."""
+    by_name: dict[str, list[NamespaceInfo]] = {}
+    for info in found:
+        by_name.setdefault(f"{info.spec.tenant}/{info.spec.name}", []).append(info)
+    for name, infos in by_name.items():
+        if len(infos) < 2:
+            continue
+        yield f"{name} has {len(infos)} layouts, which share nothing; they differ in:"
+        fields = [layout(info) for info in infos]
+        for field in dict.fromkeys(each for known in fields for each in known):
+            values = [known.get(field, "-") for known in fields]
+            if len(set(values)) > 1:
+                yield f"  {field}: " + ", ".join(
+                    f"{value} (@{info.layout_digest.hex()[:8]})"
+                    for value, info in zip(values, infos, strict=True)
+                )
 
 
 def copies(found: list[NamespaceInfo]) -> Iterator[str]:

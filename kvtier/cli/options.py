@@ -15,6 +15,30 @@ DEFAULT_ADDRESS: Final = default_address(os.environ, ADMIN_SOCKET)
 DEFAULT_TIMEOUT_SECONDS: Final = 5.0
 DEFAULT_LONG_TIMEOUT_SECONDS: Final = 300.0
 """Of calls that wait for a device."""
+_COMPLETION_SECONDS: Final = 3.0
+
+
+def namespaces_that_begin_with(context: typer.Context, incomplete: str) -> list[str]:
+    """For shells: the names that the agent of this command line knows; none if it does not answer.
+
+    A digest is only there where a name has several layouts.
+    """
+    from kvtier.cli.connection import admin
+    from kvtier.cli.namespaces import label
+    from kvtier.errors import KvtierError
+
+    address = context.params.get("address") or DEFAULT_ADDRESS
+    try:
+        with admin(address, _COMPLETION_SECONDS) as client:
+            found = client.list_namespaces()
+    except KvtierError:
+        return []
+    plain = [f"{info.spec.tenant}/{info.spec.name}" for info in found]
+    names = [
+        name if plain.count(name) == 1 else label(info)
+        for name, info in zip(plain, found, strict=True)
+    ]
+    return [name for name in names if name.startswith(incomplete)]
 
 
 class TierName(StrEnum):
@@ -65,7 +89,21 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Overrides one key; may be repeated."),
 ]
 NamespaceArgument = Annotated[
-    str, typer.Argument(metavar="NAMESPACE", help="tenant/name, or tenant/name@digest.")
+    str,
+    typer.Argument(
+        metavar="NAMESPACE",
+        help="tenant/name, or tenant/name@digest.",
+        autocompletion=namespaces_that_begin_with,
+    ),
+]
+NamespaceOption = Annotated[
+    str,
+    typer.Option(
+        "--namespace",
+        metavar="NAMESPACE",
+        help="Only what belongs to tenant/name[@digest].",
+        autocompletion=namespaces_that_begin_with,
+    ),
 ]
 LowerTierArgument = Annotated[
     LowerTierName, typer.Argument(metavar="disk|cluster", help="The tier.")

@@ -9,7 +9,6 @@ import typer
 from kvtier.cli.connection import admin
 from kvtier.cli.document import as_document, print_json
 from kvtier.cli.duration import seconds_of
-from kvtier.cli.evict import parsed
 from kvtier.cli.options import (
     DEFAULT_ADDRESS,
     DEFAULT_LONG_TIMEOUT_SECONDS,
@@ -18,21 +17,18 @@ from kvtier.cli.options import (
     NamespaceArgument,
     TimeoutOption,
 )
+from kvtier.cli.prefix import Prefix, takes_a_prefix
 from kvtier.cli.text import human_bytes, human_seconds, plural
-from kvtier.errors import InvalidRequestError
 
 
+@takes_a_prefix
 def pin(
     namespace: NamespaceArgument,
-    hashes: Annotated[
-        list[str], typer.Argument(metavar="HASH...", help="Of the blocks, in hexadecimal.")
-    ],
+    prefix: Prefix,
     ttl: Annotated[
         str, typer.Option(metavar="TIME", help="How long: 90s, 30m, 1h, 7d.", show_default=False)
     ],
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; `kvtier pins` shows it.")] = "",
-    group: Annotated[int, typer.Option(min=0, help="The KV group.")] = 0,
-    shard: Annotated[int, typer.Option(min=0, help="The shard.")] = 0,
     as_json: JsonOption = False,
     address: AddressOption = DEFAULT_ADDRESS,
     timeout_seconds: TimeoutOption = DEFAULT_LONG_TIMEOUT_SECONDS,
@@ -46,23 +42,22 @@ def pin(
     Example: kvtier pin default/my-model 9f2c...e1 --ttl 1h --reason "system prompt"
     """
     seconds = seconds_of(ttl, "--ttl")
-    keys = parsed(hashes, "HASH")
-    if not keys:
-        raise InvalidRequestError("HASH: name one block or more")
+    prefix.required()
     with admin(address, timeout_seconds) as client:
+        named = prefix.find(client, namespace)
         made = client.create_pin(
-            namespace,
-            keys,
+            named.namespace,
+            named.hashes,
             seconds,
             reason=reason,
-            group=group,
-            shard=shard,
+            group=named.group,
+            shard=named.shard,
             timeout_seconds=timeout_seconds,
         )
     if as_json:
         print_json(as_document(made))
         return
     typer.echo(
-        f"pin {made.pin_id}: {made.block_count:,} of {plural(len(set(keys)), 'block')}, "
+        f"pin {made.pin_id}: {made.block_count:,} of {plural(len(set(named.hashes)), 'block')}, "
         f"{human_bytes(made.pinned_bytes)}, for {human_seconds(seconds)}"
     )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from kvtier.cli.connection import admin
 from kvtier.cli.document import as_document, print_json
@@ -14,6 +12,7 @@ from kvtier.cli.options import (
     DEFAULT_TIMEOUT_SECONDS,
     AddressOption,
     JsonOption,
+    NamespaceOption,
     TimeoutOption,
 )
 from kvtier.cli.text import console, human_bytes, human_seconds, table
@@ -25,16 +24,16 @@ _COLUMNS = ("pin", "namespace", "reason", "blocks", "pinned", "left")
 
 
 def pins(
-    namespace: Annotated[
-        str, typer.Option(metavar="NAMESPACE", help="Only those of tenant/name[@digest].")
-    ] = "",
+    namespace: NamespaceOption = "",
     as_json: JsonOption = False,
     address: AddressOption = DEFAULT_ADDRESS,
     timeout_seconds: TimeoutOption = DEFAULT_TIMEOUT_SECONDS,
 ) -> None:
-    """List pins: whose blocks they keep, how many, why and for how long.
+    """List pins: whose blocks, how many, why, and for how long.
 
     A block counts once; the bytes are those of all tiers that keep it.
+
+    Example: kvtier pins --namespace default/my-model
     """
     with admin(address, timeout_seconds) as client:
         found = client.list_pins(namespace)

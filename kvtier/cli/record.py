@@ -22,6 +22,7 @@ from kvtier.cli.options import (
     DEFAULT_TIMEOUT_SECONDS,
     AddressOption,
     JsonOption,
+    NamespaceOption,
     YesOption,
 )
 from kvtier.cli.text import plural
@@ -39,9 +40,7 @@ def record(
     path: Annotated[
         Path, typer.Argument(metavar="FILE", help="JSON Lines; compressed if it ends in .gz.")
     ],
-    namespace: Annotated[
-        str, typer.Option(metavar="NAMESPACE", help="Only what belongs to tenant/name[@digest].")
-    ] = "",
+    namespace: NamespaceOption = "",
     duration: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="Such as 90s or 1h30m; else until interrupted."),
@@ -50,10 +49,11 @@ def record(
     as_json: JsonOption = False,
     address: AddressOption = DEFAULT_ADDRESS,
 ) -> None:
-    """Record what workers look for: hashes, sizes and times, no tokens.
+    """Record what workers look for.
 
-    Interrupting the command ends the recording; every line that is written is whole. An existing
-    file is replaced only with --yes. Of each block hash the first 8 bytes are kept.
+    Hashes, sizes and times, no tokens. Interrupting the command ends the recording; every line that
+    is written is whole. An existing file is replaced only with --yes. Of each block hash the first
+    8 bytes are kept.
 
     Example: kvtier record day.jsonl.gz --duration 24h
     """

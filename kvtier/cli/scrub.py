@@ -37,7 +37,7 @@ def scrub(
     as_json: JsonOption = False,
     address: AddressOption = DEFAULT_ADDRESS,
 ) -> None:
-    """Read every block of a tier back, verify it, and drop what is damaged.
+    """Verify every block of a tier, and drop what is damaged.
 
     Exit code 0 if every block was sound, 1 if any was damaged: the agent has dropped it and needs
     no repair, but the device may. Interrupting the command ends the scrub.

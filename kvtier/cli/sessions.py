@@ -14,12 +14,23 @@ from kvtier.cli.options import (
     JsonOption,
     TimeoutOption,
 )
-from kvtier.cli.text import console, human_bytes, human_seconds, table
+from kvtier.cli.text import console, human_bytes, human_seconds, printable, table
+from kvtier.cli.troubles import of_sessions
 
 if TYPE_CHECKING:
     from kvtier.v1.cache_admin_pb2 import Session
 
-_COLUMNS = ("session", "namespace", "worker", "pid", "uid", "age", "leases", "leased")
+_COLUMNS = (
+    "session",
+    "namespace",
+    "worker",
+    "pid",
+    "uid",
+    "age",
+    "leases",
+    "leased",
+    "quarantined",
+)
 
 
 def sessions(
@@ -29,7 +40,10 @@ def sessions(
 ) -> None:
     """List connected workers, and what each leases.
 
-    Leased bytes are all that a session leases, holds, reserves, or has in quarantine.
+    Leased bytes are all that a session leases, holds, reserves, or has in quarantine: slots that it
+    may still write to though its reservation has ended. A worker that stands still is named.
+
+    Example: kvtier sessions --json
     """
     with admin(address, timeout_seconds) as client:
         found = client.list_sessions()
@@ -40,7 +54,10 @@ def sessions(
         console().print("no sessions")
         return
     now = datetime.now(UTC)
-    console().print(table(_COLUMNS, (row(session, now) for session in found), left=3))
+    out = console()
+    out.print(table(_COLUMNS, (row(session, now) for session in found), left=3))
+    for trouble in of_sessions(found):
+        out.print(trouble.text)
 
 
 def row(session: Session, now: datetime) -> tuple[str, ...]:
@@ -49,10 +66,11 @@ def row(session: Session, now: datetime) -> tuple[str, ...]:
     return (
         f"{session.session_id:x}",
         session.namespace,
-        session.worker or "-",
+        printable(session.worker) or "-",
         str(session.pid) if session.pid else "-",
         str(session.uid) if session.pid else "-",
         human_seconds(max(0.0, age.total_seconds())),
         f"{session.lease_count:,}",
         human_bytes(session.leased_bytes),
+        human_bytes(session.quarantined_bytes),
     )

@@ -98,7 +98,7 @@ def simulate(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Replay recorded requests through the policies that the agent runs.
+    """Replay recorded requests through the agent's policies.
 
     A block is a hit if it and all before it are there. Rates are of all requested blocks; a partial
     block at the end of a request is never a hit.

@@ -15,10 +15,20 @@ from kvtier.cli.options import (
     DEFAULT_TIMEOUT_SECONDS,
     AddressOption,
     JsonOption,
+    NamespaceOption,
     TimeoutOption,
 )
-from kvtier.cli.text import console, human_bytes, human_seconds, percent, plural, table
+from kvtier.cli.text import (
+    console,
+    human_bytes,
+    human_seconds,
+    milliseconds,
+    percent,
+    plural,
+    table,
+)
 from kvtier.cli.tiers import name_of
+from kvtier.cli.troubles import of_stats
 from kvtier.v1 import block_pb2
 from kvtier.v1.cache_admin_pb2 import Stats, TierStats
 
@@ -53,17 +63,17 @@ def stats(
             help="Go on, once a second, until interrupted or the agent is gone.",
         ),
     ] = False,
-    namespace: Annotated[
-        str, typer.Option(metavar="NAMESPACE", help="Only what belongs to tenant/name[@digest].")
-    ] = "",
+    namespace: NamespaceOption = "",
     address: AddressOption = DEFAULT_ADDRESS,
     timeout_seconds: TimeoutOption = DEFAULT_TIMEOUT_SECONDS,
 ) -> None:
     """Show what each tier holds, and how it serves.
 
-    A tier that is not active is named first, with the reason.
+    What is wrong is named first, the worst at the top; `kvtier doctor` says what to do about it.
 
     Allocated is memory taken from the machine, whether blocks use it or not.
+
+    Rejected calls came when too much was in flight: see `limits` in the configuration.
 
     Leased are slots that somebody refers to, the pinned ones among them.
 
@@ -83,6 +93,7 @@ def stats(
     Of a tier below HOST: promoted are blocks that were copied up into HOST, demoted those that were
     written here, left unwritten those that left HOST before they were. To be written are the bytes
     that wait for that; read and written is what the device did, errors are its calls that failed.
+    To read 1 MiB it takes so long, judged by what reads took of late.
 
     History is how many blocks there is still something to say of when they are gone: see
     `kvtier explain`.
@@ -127,22 +138,42 @@ def _redraw(samples: Iterator[Stats], out: Console) -> None:
 def overview(sample: Stats) -> Group:
     """A heading, and a column for each tier."""
     from rich.console import Group
+    from rich.text import Text
 
     heading = (
         f"kvtier {sample.version}, epoch {sample.epoch:016x}, "
         f"up {human_seconds(sample.uptime.ToTimedelta().total_seconds())}\n"
         f"{plural(sample.namespace_count, 'namespace')}, "
         f"{plural(sample.session_count, 'session')}, "
-        f"{plural(sample.lease_count, 'lease')}, {plural(sample.rejected_count, 'call')} rejected"
+        f"{plural(sample.lease_count, 'lease')}, {_refusals(sample)}"
     )
-    troubles = [
-        f"{name_of(tier)} is {_state(tier)}: {tier.reason}" for tier in sample.tiers if tier.reason
+    troubles = [Text(trouble.text, style=trouble.weight.style) for trouble in of_stats(sample)]
+    troubles += [
+        Text(
+            f"{name_of(tier)} chooses its capacity, {human_bytes(tier.auto_least_bytes)} to "
+            f"{human_bytes(tier.auto_most_bytes)}, and has made it smaller "
+            f"{plural(tier.auto_shrunk_count, 'time')}: {tier.auto_reason}"
+        )
+        for tier in sample.tiers
+        if tier.auto_reason
     ]
     tiers = [_rows(tier) for tier in sample.tiers]
     longest = max(tiers, key=len, default={})
     rows = [(row, *(tier.get(row, "-") for tier in tiers)) for row in longest]
     drawn = table(("", *map(name_of, sample.tiers)), rows)
     return Group(heading, *troubles, drawn, reach(sample.history))
+
+
+def _refusals(sample: Stats) -> str:
+    """Calls, by what they wanted; what the agent put off itself is no call."""
+    kinds = {
+        "lookups and such": sample.refused_ask_count,
+        "loads": sample.refused_load_count,
+        "stores": sample.refused_store_count,
+        "prefetches": sample.refused_prefetch_count,
+    }
+    named = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items() if count)
+    return f"{plural(sample.rejected_count, 'call')} rejected{named and f' ({named})'}"
 
 
 def _state(tier: TierStats) -> str:
@@ -169,14 +200,15 @@ def _of_a_lower_tier(tier: TierStats) -> dict[str, str]:
         "read": human_bytes(tier.read_bytes),
         "written": human_bytes(tier.written_bytes),
         "errors": f"{tier.error_count:,}",
+        "to read 1 MiB": milliseconds(tier.read_seconds_per_mib),
     }
 
 
 def _of_every_tier(tier: TierStats) -> dict[str, str]:
-    used = human_bytes(tier.used_bytes)
     return {
         "state": _state(tier),
-        "used": f"{used} of {human_bytes(tier.capacity_bytes)}",
+        "capacity": human_bytes(tier.capacity_bytes) if tier.capacity_bytes else "-",
+        "used": human_bytes(tier.used_bytes),
         "allocated": human_bytes(tier.allocated_bytes),
         "leased": human_bytes(tier.leased_bytes),
         "pinned": human_bytes(tier.pinned_bytes),

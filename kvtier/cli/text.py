@@ -30,6 +30,16 @@ def human_seconds(seconds: float) -> str:
     return " ".join(f"{count} {unit}" for count, unit in parts[first : first + 2])
 
 
+def printable(text: str) -> str:
+    """What a worker said of itself, without what a terminal would obey."""
+    return "".join(each if each.isprintable() else "?" for each in text)
+
+
+def milliseconds(seconds: float) -> str:
+    """`0.45 ms`, `1,200 ms`; `-` for what was not measured."""
+    return f"{number(1000 * seconds)} ms" if seconds else "-"
+
+
 def plural(count: int, noun: str) -> str:
     """`1 block`, `2,000 blocks`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
@@ -48,13 +58,19 @@ def percent(part: int, whole: int) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> Table:
-    """The first `left` columns are aligned to the left, the others to the right."""
+    """The first `left` columns are aligned to the left, the others to the right.
+
+    Where there is not enough room, the former are folded; numbers stay in one piece.
+    """
     from rich import box
     from rich.table import Table
 
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for place, column in enumerate(columns):
-        drawn.add_column(column, justify="left" if place < left else "right")
+        if place < left:
+            drawn.add_column(column, overflow="fold")
+        else:
+            drawn.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         drawn.add_row(*row)
     return drawn

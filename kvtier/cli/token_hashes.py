@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from kvtier.errors import InvalidRequestError
+from kvtier.errors import ConfigError, InvalidRequestError
 from kvtier.hashing import ALGORITHM, block_hashes
 
 if TYPE_CHECKING:
@@ -21,20 +22,46 @@ def read_tokens(path: str) -> list[int]:
 
     Raises InvalidRequestError for anything else.
     """
-    try:
-        if path == "-":
-            text = sys.stdin.read()
-        else:
-            with open(path, encoding="utf-8") as file:
-                text = file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise InvalidRequestError(f"--tokens {path}: {reason}") from error
+    text = _read("--tokens", path)
     tokens = _json_list(path, text) if text.lstrip()[:1] in ("[", "{") else text.split()
     wrong = next((token for token in tokens if not str(token).isdecimal()), None)
     if wrong is not None:
         raise InvalidRequestError(f"--tokens {path}: {str(wrong)[:40]!r} is no token id")
     return [int(str(token)) for token in tokens]
+
+
+def tokenized(path: str, tokenizer: Path, *, special_tokens: bool) -> list[int]:
+    """Token ids of a text file, `-` for standard input; no chat template is applied.
+
+    Raises InvalidRequestError for what cannot be read, ConfigError without the package tokenizers.
+    """
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise ConfigError(
+            "--tokenizer needs the package tokenizers: pip install tokenizers"
+        ) from error
+    file = tokenizer / "tokenizer.json" if tokenizer.is_dir() else tokenizer
+    if not file.is_file():
+        raise InvalidRequestError(f"--tokenizer {tokenizer}: there is no {file}")
+    text = _read("--text", path)
+    try:
+        model = Tokenizer.from_file(str(file))
+    except Exception as error:  # what it raises is a plain Exception
+        raise InvalidRequestError(f"--tokenizer {file}: no tokenizer: {error}") from error
+    ids: list[int] = model.encode(text, add_special_tokens=special_tokens).ids
+    return ids
+
+
+def _read(option: str, path: str) -> str:
+    try:
+        if path == "-":
+            return sys.stdin.read()
+        with open(path, encoding="utf-8", newline="") as file:  # every byte counts
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise InvalidRequestError(f"{option} {path}: {reason}") from error
 
 
 def _json_list(path: str, text: str) -> list[object]:

@@ -6,7 +6,17 @@ import importlib.metadata
 
 import typer
 
+from kvtier.cli.document import print_json
+from kvtier.cli.options import JsonOption
 
-def version() -> None:
-    """Print the version."""
-    typer.echo(f"kvtier {importlib.metadata.version('kvtier')}")
+
+def version(as_json: JsonOption = False) -> None:
+    """Print the version.
+
+    Example: kvtier version --json
+    """
+    number = importlib.metadata.version("kvtier")
+    if as_json:
+        print_json({"version": number})
+    else:
+        typer.echo(f"kvtier {number}")

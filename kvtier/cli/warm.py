@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from kvtier.cli.connection import admin
 from kvtier.cli.document import as_document, print_json
-from kvtier.cli.evict import parsed
 from kvtier.cli.exit import ExitCode
 from kvtier.cli.options import (
     DEFAULT_ADDRESS,
@@ -19,27 +19,20 @@ from kvtier.cli.options import (
     NamespaceArgument,
     TimeoutOption,
 )
+from kvtier.cli.prefix import NamedBlocks, Prefix, takes_a_prefix
 from kvtier.cli.text import plural
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from kvtier.client.admin import AdminClient
     from kvtier.v1.cache_admin_pb2 import WarmPrefixResponse
 
 _POLL_SECONDS: Final = 0.1
 
 
+@takes_a_prefix
 def warm(
     namespace: NamespaceArgument,
-    hashes: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="HASH...", help="Hashes of the blocks of a prefix, in hexadecimal, in order."
-        ),
-    ],
-    group: Annotated[int, typer.Option(min=0, help="The KV group.")] = 0,
-    shard: Annotated[int, typer.Option(min=0, help="The shard.")] = 0,
+    prefix: Prefix,
     wait: Annotated[
         bool, typer.Option("--wait", help="Until all that were accepted are in HOST.")
     ] = False,
@@ -57,35 +50,34 @@ def warm(
 
     Example: kvtier warm default/my-model 5f0c9c0e3a7d41aa8c1b1d2e3f405162 --wait
     """
-    keys = parsed(hashes, "HASH")
+    prefix.required()
     deadline = time.monotonic() + timeout_seconds
     with admin(address, timeout_seconds) as client:
-        first = answer = client.warm(namespace, keys, group, shard)
+        named = prefix.find(client, namespace)
+        first = answer = _ask(client, named)
         if wait:
-            answer = _waited(client, namespace, keys, group, shard, first, deadline)
+            answer = _waited(client, named, first, deadline)
     if as_json:
         print_json({**as_document(answer), "accepted_count": first.accepted_count})
     else:
         typer.echo(
-            f"{first.accepted_count:,} of {plural(len(keys), 'block')} accepted, "
+            f"{first.accepted_count:,} of {plural(len(named.hashes), 'block')} accepted, "
             f"{answer.ready_count:,} in HOST"
         )
     if wait and answer.ready_count < first.accepted_count:
         raise typer.Exit(ExitCode.FAILED)
 
 
+def _ask(client: AdminClient, named: NamedBlocks) -> WarmPrefixResponse:
+    return client.warm(named.namespace, named.hashes, named.group, named.shard)
+
+
 def _waited(
-    client: AdminClient,
-    namespace: str,
-    keys: Sequence[bytes],
-    group: int,
-    shard: int,
-    first: WarmPrefixResponse,
-    deadline: float,
+    client: AdminClient, named: NamedBlocks, first: WarmPrefixResponse, deadline: float
 ) -> WarmPrefixResponse:
     """The last answer; what did not come is asked for again."""
-    answer = first
+    answer, accepted = first, replace(named, hashes=named.hashes[: first.accepted_count])
     while answer.ready_count < first.accepted_count and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
-        answer = client.warm(namespace, keys[: first.accepted_count], group, shard)
+        answer = _ask(client, accepted)
     return answer

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+import os
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import closing
-from typing import Any, Final
+from typing import Any, Final, Literal
 
+from kvtier.client.endpoint import Endpoint, Tls, endpoint_of
+from kvtier.client.events import EventsClient
 from kvtier.client.service import Service
 from kvtier.core.block import Tier
-from kvtier.v1 import block_pb2
+from kvtier.v1 import block_pb2, cache_events_pb2
 from kvtier.v1 import cache_admin_pb2 as pb
 
 _LONG_TIMEOUT_SECONDS: Final = 300.0  # for calls that wait for a device
@@ -17,9 +20,21 @@ _NODES_PAGE: Final = 100  # a node may tell of hundreds of namespaces
 
 
 class AdminClient:
-    """Calls one agent's CacheAdmin. A context manager. Methods raise KvtierErrors."""
+    """Calls one agent's CacheAdmin. A context manager. Methods raise KvtierErrors.
 
-    def __init__(self, address: str, timeout_seconds: float = 5.0) -> None:
+    `address` is that of admin.sock, or HOST:PORT; then `token` and `tls` are as of `Client`.
+    """
+
+    def __init__(
+        self,
+        address: str | Endpoint,
+        timeout_seconds: float = 5.0,
+        *,
+        token: str | None = None,
+        tls: Tls | Literal["insecure"] | None = None,
+    ) -> None:
+        if isinstance(address, str):
+            address = endpoint_of(address, token, tls, os.environ)
         self._service = Service(address, pb.DESCRIPTOR.services_by_name["CacheAdmin"])
         self._address = address
         self._timeout_seconds = timeout_seconds
@@ -68,11 +83,14 @@ class AdminClient:
         tiers: Collection[Tier] = (),
         validate_only: bool = False,
         force: bool = False,
+        min_age_seconds: float = 0.0,
+        down_to_bytes: int | None = None,
     ) -> pb.EvictBlocksResponse:
         """Evicts these blocks and what continues them; without hashes, the whole namespace.
 
         All hashes have the same length. Without tiers, from all of them. What is pinned stays in
-        HOST and on DISK, but with `force`.
+        HOST and on DISK, but with `force`. With `min_age_seconds` only what is so old goes, and
+        with `down_to_bytes` as much as is needed for a tier to be within it.
         """
         request = pb.EvictBlocksRequest(
             namespace=namespace,
@@ -82,7 +100,32 @@ class AdminClient:
         )
         if hashes:
             request.keys.CopyFrom(_keys(hashes, group, shard))
+        if min_age_seconds:
+            request.min_age.FromNanoseconds(int(min_age_seconds * 1e9))
+        if down_to_bytes is not None:
+            request.target.used_bytes = down_to_bytes
         answer: pb.EvictBlocksResponse = self._call("EvictBlocks", request)
+        return answer
+
+    def list_blocks(self, request: pb.ListBlocksRequest) -> pb.ListBlocksResponse:
+        """A page of a namespace's blocks; the answer says where the next one begins."""
+        answer: pb.ListBlocksResponse = self._call("ListBlocks", request)
+        return answer
+
+    def list_requests(
+        self, namespace: str = "", page_size: int = 0, page_token: str = ""
+    ) -> pb.ListRequestsResponse:
+        """A page of the requests that workers named, the latest first."""
+        request = pb.ListRequestsRequest(
+            namespace=namespace, page_size=page_size, page_token=page_token
+        )
+        answer: pb.ListRequestsResponse = self._call("ListRequests", request)
+        return answer
+
+    def get_request(self, namespace: str, request_id: str) -> pb.SeenRequest:
+        """One of them, with its hashes. NotFoundError if it is not known, or no longer."""
+        request = pb.GetRequestRequest(namespace=namespace, request_id=request_id)
+        answer: pb.SeenRequest = self._call("GetRequest", request)
         return answer
 
     def explain_blocks(
@@ -109,6 +152,13 @@ class AdminClient:
         """
         request = pb.RecordRequestsRequest(namespace=namespace)
         return self._service.stream("RecordRequests", request, duration_seconds)
+
+    def watch_events(
+        self, request: cache_events_pb2.WatchEventsRequest
+    ) -> Generator[cache_events_pb2.WatchEventsResponse]:
+        """Changes of residency, until the generator is closed; see `kvtier.client.events`."""
+        with EventsClient(self._address) as client:
+            yield from client.watch(request)
 
     def create_pin(
         self,

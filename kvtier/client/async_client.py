@@ -7,11 +7,12 @@ import logging
 import os
 import random
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from kvtier.client.async_namespace import AsyncNamespace
 from kvtier.client.async_service import AsyncService
-from kvtier.client.connection import SESSION_METADATA, socket_path
+from kvtier.client.connection import SESSION_METADATA
+from kvtier.client.endpoint import Tls, endpoint_of
 from kvtier.client.sessions import OpenSessions
 from kvtier.client.streaming import Call, Read, Step, Steps
 from kvtier.core.namespace import NamespaceSpec
@@ -20,6 +21,7 @@ from kvtier.errors import (
     DeadlineExceededError,
     KvtierError,
     SessionLostError,
+    UnauthenticatedError,
 )
 from kvtier.sockets import WORKER_SOCKET, default_address
 from kvtier.v1 import block_cache_pb2 as pb
@@ -48,13 +50,15 @@ class AsyncClient:
         *,
         worker: str = "",
         timeout_seconds: float = 1.0,
+        token: str | None = None,
+        tls: Tls | Literal["insecure"] | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
         environ = os.environ if environ is None else environ
         if address is None:
             address = environ.get("KVTIER_ADDRESS") or default_address(environ, WORKER_SOCKET)
-        self.address = f"unix:{address}" if address.startswith("/") else address
-        socket_path(self.address)
+        self._endpoint = endpoint_of(address, token, tls, environ)
+        self.address = self._endpoint.target
         self.worker = worker or f"pid {os.getpid()}"
         self.timeout_seconds = timeout_seconds
         self._sessions = OpenSessions()
@@ -91,7 +95,7 @@ class AsyncClient:
         token = await self._session(service, spec)
         try:
             return await self._exchange(service, token, step)
-        except SessionLostError:
+        except (SessionLostError, UnauthenticatedError):  # it ended, or was another connection's
             self._sessions.forget(spec, token)
             return await self._exchange(service, await self._session(service, spec), step)
 
@@ -118,7 +122,9 @@ class AsyncClient:
         if self._restorer is not None:
             raise AgentUnavailableError(f"no agent at {self.address}: {self._reason}")
         if self._service is None:  # here, because a channel belongs to the loop it is made on
-            self._service = AsyncService(self.address, pb.DESCRIPTOR.services_by_name["BlockCache"])
+            self._service = AsyncService(
+                self._endpoint, pb.DESCRIPTOR.services_by_name["BlockCache"]
+            )
         return self._service
 
     def _suspend(self, error: KvtierError) -> None:

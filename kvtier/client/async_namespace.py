@@ -46,12 +46,19 @@ class AsyncNamespace:
         shards: Sequence[int] = (),
         hold_seconds: float = 0.0,
         compute_seconds_per_block: float = 0.0,
+        request_id: str = "",
     ) -> Lookup:
         """How much of a sequence is cached."""
         if not hashes:
             return Lookup(0)
         request = lookup_request(
-            hashes, place, match, shards, hold_seconds, compute_seconds_per_block
+            hashes,
+            place,
+            match,
+            shards,
+            hold_seconds,
+            compute_seconds_per_block,
+            request_id=request_id,
         )
         return lookup_of(await self._call("LookupPrefix", request), len(hashes))
 

@@ -12,6 +12,7 @@ import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
+from kvtier.client.endpoint import Endpoint
 from kvtier.client.service import OPTIONS, Metadata, call_of, translated
 from kvtier.client.streaming import Read
 from kvtier.errors import AgentUnavailableError
@@ -20,8 +21,13 @@ from kvtier.errors import AgentUnavailableError
 class AsyncService:
     """As `Service`; made and used on one event loop. A cancelled call ends at the agent too."""
 
-    def __init__(self, address: str, descriptor: ServiceDescriptor) -> None:
-        self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
+    def __init__(self, endpoint: Endpoint, descriptor: ServiceDescriptor) -> None:
+        target, credentials = endpoint.target, endpoint.credentials()
+        if credentials is None:
+            self._channel = grpc.aio.insecure_channel(target, options=OPTIONS)
+        else:
+            self._channel = grpc.aio.secure_channel(target, credentials, options=OPTIONS)
+        self._metadata = endpoint.metadata
         self._calls: dict[str, Any] = {
             method.name: call_of(self._channel, method, is_serialized=True)
             for method in descriptor.methods
@@ -31,6 +37,7 @@ class AsyncService:
         self, method: str, request: Message, timeout_seconds: float, metadata: Metadata = ()
     ) -> Any:
         """One answer, within the deadline."""
+        metadata += self._metadata
         try:
             return await self._calls[method](request, timeout=timeout_seconds, metadata=metadata)
         except grpc.aio.UsageError as error:  # the channel is closed
@@ -42,6 +49,7 @@ class AsyncService:
         self, method: str, read: Read, timeout_seconds: float, metadata: Metadata
     ) -> None:
         """Gives a stream's messages to `read`."""
+        metadata += self._metadata
         try:
             answers = self._calls[method](read.request, timeout=timeout_seconds, metadata=metadata)
             try:
@@ -58,6 +66,7 @@ class AsyncService:
         self, method: str, messages: Iterator[bytes], timeout_seconds: float, metadata: Metadata
     ) -> Any:
         """One answer to messages that are serialized already; it may come before the last one."""
+        metadata += self._metadata
         try:
             call = self._calls[method](timeout=timeout_seconds, metadata=metadata)
             try:

@@ -20,7 +20,8 @@ from kvtier import devices, errors, memory
 from kvtier.client.device import UnreadableDeviceError, WorkerDevice
 from kvtier.core import attach as protocol
 from kvtier.core import slots as layout
-from kvtier.core.status import ERRORS
+from kvtier.core.retry_info import overloaded_error
+from kvtier.core.status import ERRORS, Code
 
 _UNMAPPED_PER_MESSAGE = 1024
 
@@ -120,6 +121,8 @@ class Attachment:
         if code == protocol.TOO_LARGE:
             return None
         if code:
+            if code == Code.RESOURCE_EXHAUSTED:
+                raise overloaded_error(body)
             raise ERRORS.get(code, errors.KvtierError)(body.decode())
         return body
 

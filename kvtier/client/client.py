@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from kvtier.client.connection import Connection, socket_path
 from kvtier.client.device import WorkerDevice
+from kvtier.client.endpoint import Tls, endpoint_of
 from kvtier.client.namespace import Namespace
 from kvtier.client.stream_connection import StreamConnection
 from kvtier.core.namespace import NamespaceSpec
@@ -53,7 +54,10 @@ class Client:
     `device` is the one that the worker computes on, by torch's name: see `use_device`.
 
     `address` is `unix:` and the path of worker.sock (default: `KVTIER_ADDRESS`, else where an agent
-    of this user listens); `worker` a name for logs. A client does not survive a fork.
+    of this user listens), or HOST:PORT of an agent on another node, by streams. Then `tls` names
+    files, or is "insecure" for none, and `token` is a bearer token, where the certificate is not
+    enough; without them, `KVTIER_TLS_CA`, `KVTIER_TLS_CERT`, `KVTIER_TLS_KEY`, `KVTIER_INSECURE=1`
+    and `KVTIER_TOKEN_FILE` count. `worker` is a name for logs. A client does not survive a fork.
     """
 
     def __init__(
@@ -64,18 +68,25 @@ class Client:
         timeout_seconds: float = 1.0,
         transport: Transport = "auto",
         device: Any = None,
+        token: str | None = None,
+        tls: Tls | Literal["insecure"] | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
         environ = os.environ if environ is None else environ
         if address is None:
             address = environ.get("KVTIER_ADDRESS") or default_address(environ, WORKER_SOCKET)
-        self.address = f"unix:{address}" if address.startswith("/") else address
-        self._path = socket_path(self.address)
+        self._endpoint = endpoint_of(address, token, tls, environ)
+        self.address = self._endpoint.target
         if transport not in get_args(Transport):
             raise InvalidRequestError(
                 f"transport is {transport!r}; it must be one of {', '.join(get_args(Transport))}"
             )
-        self._transport = transport
+        if transport == "memory" and not self._endpoint.is_local:
+            raise InvalidRequestError(
+                f"transport is 'memory' and address is {self.address}: only an agent of this node "
+                "shares memory, over its Unix socket"
+            )
+        self._transport = transport if self._endpoint.is_local else "stream"
         self.device = WorkerDevice(device) if device is not None else None
         self.worker = worker or f"pid {os.getpid()}"
         self.timeout_seconds = timeout_seconds
@@ -196,8 +207,10 @@ class Client:
     def _explain(self, error: Exception) -> str:
         if isinstance(error, DeadlineExceededError):
             return f"it did not answer within {self.timeout_seconds:g} s; it may hang"
+        if not self._endpoint.is_local:
+            return str(error)
         try:
-            self._path.stat()
+            socket_path(self.address).stat()
         except FileNotFoundError:
             return "there is no such socket; start one with `kvtier agent`"
         except OSError as trouble:
@@ -248,7 +261,7 @@ class Client:
                 if self._transport == "memory" or not _is_refusal(error):
                     raise
                 refusal = error
-        streams = StreamConnection(self.address, self.worker, self.timeout_seconds, refusal)
+        streams = StreamConnection(self._endpoint, self.worker, self.timeout_seconds, refusal)
         if refusal is not None:
             log.warning("kvtier: streams instead of shared memory: %s", refusal)
         return streams

@@ -30,7 +30,12 @@ from kvtier.client.stream_connection import StreamConnection
 from kvtier.client.streaming import Steps, asking, loading, storing
 from kvtier.core.block import BlockStatus, Match, Wait
 from kvtier.core.namespace import NamespaceSpec
-from kvtier.errors import AgentUnavailableError, InvalidRequestError, KvtierError
+from kvtier.errors import (
+    AgentUnavailableError,
+    InvalidRequestError,
+    KvtierError,
+    OverloadedError,
+)
 from kvtier.v1 import block_cache_pb2 as pb
 from kvtier.v1 import block_pb2
 
@@ -75,6 +80,7 @@ class Namespace:
         hold_seconds: float = 0.0,
         compute_seconds_per_block: float = 0.0,
         prefetch: bool = False,
+        request_id: str = "",
     ) -> Lookup:
         """How much of a sequence is cached; changes nothing, except as asked.
 
@@ -82,7 +88,8 @@ class Namespace:
 
         With `hold_seconds`, what was found is kept until it is loaded, for at most so long. With
         `shards`, a block counts if all of them have it. `compute_seconds_per_block` tells the agent
-        how fast the caller computes; 0.0 tells nothing.
+        how fast the caller computes; 0.0 tells nothing. `request_id` is the engine's name for what
+        it looks up for: `kvtier requests` shows it, and `--request` takes it.
         """
         if not hashes:
             return Lookup(0)
@@ -94,6 +101,7 @@ class Namespace:
             hold_seconds,
             compute_seconds_per_block,
             prefetch=prefetch,
+            request_id=request_id,
         )
         return lookup_of(self._call("LookupPrefix", request), len(hashes))
 
@@ -106,6 +114,7 @@ class Namespace:
         ttl_seconds: float = 0.0,
         wait: Wait = Wait.ALL,
         compute_seconds_per_block: float = 0.0,
+        lease_count: int = 0,
     ) -> Loaded:
         """Leases blocks and returns views of them in shared memory; see `Loaded`.
 
@@ -114,7 +123,8 @@ class Namespace:
         brought in the background. BREAK_EVEN gives the leading blocks that are there sooner than
         the caller would compute them, at `compute_seconds_per_block` (0.0: as it said last, in
         whatever call; it must have): with as little beside as a wait that turns out to be in vain.
-        Without shared memory they are views of copies.
+        Of these, `lease_count` at most (0: all) are leased and waited for now; that the others will
+        be loaded too counts in what is worth it. Without shared memory they are views of copies.
         """
         copied = private_load(self.spec, hashes, place, hold_id, wait)
         if (loaded := self._by_stream(copied)) is not None:
@@ -130,6 +140,7 @@ class Namespace:
                 ttl_seconds,
                 wait,
                 compute_seconds_per_block,
+                lease_count,
             )
         return Loaded(
             slots,
@@ -196,7 +207,8 @@ class Namespace:
         """The slower tier goes on with the next part while this one is copied."""
         count = max(1, _PART_BYTES // self._block_bytes(place))
         if start < len(hashes):
-            self.prefetch(hashes[start : start + count], place=_shifted(place, hashes, start))
+            with suppress(OverloadedError):  # others come first: the load itself brings it
+                self.prefetch(hashes[start : start + count], place=_shifted(place, hashes, start))
 
     def _copy(
         self,
@@ -342,11 +354,13 @@ class Namespace:
         ttl_seconds: float,
         wait: Wait,
         compute_seconds_per_block: float,
+        lease_count: int = 0,
     ) -> tuple[GrantedSlots, block_pb2.Lease]:
         request = pb.LoadBlocksRequest(
             keys=[_keys(hashes, place)],
             wait=wait.name,
             compute_seconds_per_block=compute_seconds_per_block,
+            lease_count=lease_count,
             hold_id=hold_id,
             ttl=_duration(ttl_seconds),
         )

@@ -64,6 +64,7 @@ def lookup_request(
     compute_seconds_per_block: float = 0.0,
     *,
     prefetch: bool = False,
+    request_id: str = "",
 ) -> pb.LookupPrefixRequest:
     """For one entry of keys."""
     request = pb.LookupPrefixRequest(
@@ -72,6 +73,7 @@ def lookup_request(
         shards=shards,
         compute_seconds_per_block=compute_seconds_per_block,
         prefetch=prefetch,
+        request_id=request_id,
     )
     if hold_seconds > 0:
         request.hold.CopyFrom(duration(hold_seconds))

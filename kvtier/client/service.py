@@ -10,8 +10,10 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from kvtier.client.endpoint import Endpoint
+from kvtier.core.retry_info import STATUS_METADATA, overloaded_error
 from kvtier.core.status import ERRORS
-from kvtier.errors import AgentUnavailableError, KvtierError
+from kvtier.errors import AgentUnavailableError, InvalidRequestError, KvtierError
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
@@ -27,11 +29,18 @@ OPTIONS = [
 class Service:
     """A channel to one service of an agent. Thread-safe.
 
-    Methods raise the KvtierError of the status code; see `kvtier.core.status`.
+    `address` is a Unix socket's, or an `Endpoint`. Methods raise the KvtierError of the status
+    code; see `kvtier.core.status`.
     """
 
-    def __init__(self, address: str, descriptor: ServiceDescriptor) -> None:
-        self._channel = grpc.insecure_channel(address, options=OPTIONS)
+    def __init__(self, address: str | Endpoint, descriptor: ServiceDescriptor) -> None:
+        endpoint = address if isinstance(address, Endpoint) else Endpoint(address)
+        credentials = endpoint.credentials()
+        if credentials is None:
+            self._channel = grpc.insecure_channel(endpoint.target, options=OPTIONS)
+        else:
+            self._channel = grpc.secure_channel(endpoint.target, credentials, options=OPTIONS)
+        self._metadata = endpoint.metadata
         self._responses: dict[str, Any] = {
             method.name: GetMessageClass(method.output_type) for method in descriptor.methods
         }
@@ -48,6 +57,7 @@ class Service:
         self, method: str, request: Message, timeout_seconds: float, metadata: Metadata = ()
     ) -> Any:
         """One answer, within the deadline."""
+        metadata += self._metadata
         try:
             return self._calls[method](request, timeout=timeout_seconds, metadata=metadata)
         except ValueError as error:  # what gRPC raises for a channel that another thread closed
@@ -63,7 +73,7 @@ class Service:
         self, method: str, request: Message, timeout_seconds: float | None = None
     ) -> Iterator[Any]:
         """Answers until the caller closes the iterator, or the time is over."""
-        answers = self._calls[method](request, timeout=timeout_seconds)
+        answers = self._calls[method](request, timeout=timeout_seconds, metadata=self._metadata)
         try:
             yield from answers
         except grpc.RpcError as error:
@@ -75,6 +85,7 @@ class Service:
         self, method: str, request: Message, timeout_seconds: float, metadata: Metadata
     ) -> Generator[bytes]:
         """Answers as they are on the wire, all within the deadline; close the iterator."""
+        metadata += self._metadata
         try:
             answers = self._serialized[method](request, timeout=timeout_seconds, metadata=metadata)
             try:
@@ -90,6 +101,7 @@ class Service:
         self, method: str, messages: Iterator[bytes], timeout_seconds: float, metadata: Metadata
     ) -> Any:
         """One answer to messages that are serialized already; gRPC's thread asks for them."""
+        metadata += self._metadata
         try:
             call = self._serialized[method]
             return call(messages, timeout=timeout_seconds, metadata=metadata)
@@ -116,5 +128,15 @@ def call_of(channel: Any, method: MethodDescriptor, *, is_serialized: bool = Fal
 
 def translated(error: grpc.RpcError) -> KvtierError:
     """The exception that the agent raised, or the one for what happened on the way."""
+    trailing: Any = error.trailing_metadata() or ()
+    for key, value in trailing:
+        if key == STATUS_METADATA:
+            return overloaded_error(value)
     code, details = error.code(), error.details() or ""
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return InvalidRequestError(
+            "nothing like this is served there: workers and operators have addresses of their own "
+            "(worker.sock and admin.sock, listen.address and listen.admin_address), or the agent "
+            "is of another version"
+        )
     return ERRORS.get(code.value[0], KvtierError)(details or f"the call failed with {code.name}")

@@ -6,11 +6,12 @@ from contextlib import closing
 from typing import Any, TypeVar
 
 from kvtier.client.connection import SESSION_METADATA
+from kvtier.client.endpoint import Endpoint
 from kvtier.client.service import Service
 from kvtier.client.sessions import OpenSessions, refused
 from kvtier.client.streaming import Call, Read, Step, Steps
 from kvtier.core.namespace import NamespaceSpec
-from kvtier.errors import AccessDeniedError, KvtierError, SessionLostError
+from kvtier.errors import AccessDeniedError, KvtierError, SessionLostError, UnauthenticatedError
 from kvtier.v1 import block_cache_pb2 as pb
 
 T = TypeVar("T")
@@ -25,9 +26,13 @@ class StreamConnection:
     """
 
     def __init__(
-        self, address: str, worker: str, timeout_seconds: float, refusal: KvtierError | None = None
+        self,
+        endpoint: Endpoint,
+        worker: str,
+        timeout_seconds: float,
+        refusal: KvtierError | None = None,
     ) -> None:
-        self._service = Service(address, pb.DESCRIPTOR.services_by_name["BlockCache"])
+        self._service = Service(endpoint, pb.DESCRIPTOR.services_by_name["BlockCache"])
         self._timeout_seconds = timeout_seconds
         self._refusal = refusal
         try:
@@ -58,7 +63,7 @@ class StreamConnection:
         token = self._session(spec)
         try:
             return self._exchange(token, step)
-        except SessionLostError:
+        except (SessionLostError, UnauthenticatedError):  # it ended, or was another connection's
             self._sessions.forget(spec, token)
             if self._refusal is not None and self.null_call(self._timeout_seconds) != self.epoch:
                 raise

@@ -8,6 +8,9 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, Strict, ValidationInfo, field_validator, model_validator
 
+from kvtier.config.events import EventsConfig
+from kvtier.config.listen import ListenConfig
+from kvtier.config.metrics import MetricsConfig
 from kvtier.config.namespaces import NamespaceRuleConfigs, check_guarantees
 from kvtier.config.section import Count, Seconds, Section, Share, check_tenants
 from kvtier.config.size import Size, at_least
@@ -58,7 +61,13 @@ class LimitsConfig(Section):
     max_sessions: Count = 1024
     max_namespaces: Count = 1024
     max_calls: Count = 256
-    """Calls in flight, of all workers together."""
+    """In flight, of all workers together: so many that move data, and so many others."""
+    max_blocks: Count = 2**17
+    """That these calls ask for."""
+    max_in_flight: Annotated[Size, at_least(2**20)] = 64 * 2**30
+    """Bytes of these blocks."""
+    max_session_share: Share = 0.5
+    """Of each of these, and of streams.max_streams."""
 
 
 class LeaseConfig(Section):
@@ -112,10 +121,12 @@ class StreamsConfig(Section):
 
 
 class HistoryConfig(Section):
-    """What is remembered of blocks that are not here any more."""
+    """What is remembered of blocks that are not here any more, and of requests."""
 
     blocks: Annotated[int, Strict(), Field(ge=0, le=2**28)] = 2**20
     """0: nothing is."""
+    requests: Annotated[int, Strict(), Field(ge=0, le=2**14)] = 1024
+    """What was asked for by the last requests that workers named. 0: nothing is."""
 
 
 class PrefetchConfig(Section):
@@ -150,6 +161,7 @@ class AgentConfig(Section):
     """May use the workers' sockets too; by name or gid."""
     workers: tuple[WorkerRule, ...] = ()
     """Empty: only workers of the agent's own uid, all tenants."""
+    listen: ListenConfig = ListenConfig()
     layout_conflict: LayoutConflict = "warn"
     limits: LimitsConfig = LimitsConfig()
     leases: LeaseConfig = LeaseConfig()
@@ -158,9 +170,11 @@ class AgentConfig(Section):
     movers: Annotated[Count, Field(le=64)] = 2
     tiers: TiersConfig = TiersConfig()
     history: HistoryConfig = HistoryConfig()
+    events: EventsConfig = EventsConfig()
     namespaces: NamespaceRuleConfigs = Field(default_factory=dict)
     """By pattern; the first that matches counts."""
     prefetch: PrefetchConfig = PrefetchConfig()
+    metrics: MetricsConfig = MetricsConfig()
     log: LogConfig = LogConfig()
 
     @field_validator("namespaces")
@@ -170,7 +184,8 @@ class AgentConfig(Section):
     ) -> NamespaceRuleConfigs:
         tiers = info.data.get("tiers")
         if isinstance(tiers, TiersConfig):
-            check_guarantees(rules, "host", tiers.host.capacity)
+            if isinstance(tiers.host.capacity, int):  # one that is chosen may be too small later
+                check_guarantees(rules, "host", tiers.host.capacity)
             if tiers.disk.paths:
                 check_guarantees(rules, "disk", tiers.disk.capacity)
         return rules

@@ -19,7 +19,7 @@ from kvtier.errors import ConfigError
 SealingKeys = tuple[dict[int, bytes], int | None]
 
 _MOST_BYTES: Final = 64 << 10
-_OF_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+OF_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _MAX_KEY_ID: Final = 2**32 - 1
 _KEY: Final = re.compile(r"([0-9]{1,10})\s+([0-9A-Fa-f]{64})(\s+current)?")
 _KEY_FORM: Final = (
@@ -37,7 +37,7 @@ def load_password(cluster: ClusterConfig, environ: Mapping[str, str]) -> str:
     if cluster.password_file is None:
         return ""
     field = "tiers.cluster.password_file"
-    if not (password := _read(field, cluster.password_file).rstrip("\r\n")):
+    if not (password := read_file(field, cluster.password_file).rstrip("\r\n")):
         raise ConfigError(f"{field}: {cluster.password_file} is empty")
     return password
 
@@ -54,7 +54,7 @@ def load_sealing_keys(cluster: ClusterConfig) -> SealingKeys:
     if cluster.keys_file is None:
         return {}, None
     where = f"tiers.cluster.keys_file: {cluster.keys_file}"
-    text = _read("tiers.cluster.keys_file", cluster.keys_file, forbidden_mode=_OF_OTHERS)
+    text = read_file("tiers.cluster.keys_file", cluster.keys_file, forbidden_mode=OF_OTHERS)
     keys: dict[int, bytes] = {}
     marked: list[int] = []
     for number, key_id, secret, is_current in _key_lines(text, where):
@@ -82,7 +82,7 @@ def _key_lines(text: str, where: str) -> Iterator[tuple[int, int, bytes, bool]]:
         yield number, int(found[1]), bytes.fromhex(found[2]), found[3] is not None
 
 
-def _read(field: str, path: Path, forbidden_mode: int = 0) -> str:
+def read_file(field: str, path: Path, forbidden_mode: int = 0) -> str:
     """All of a small file, whose mode is judged when it is open already."""
     try:
         with open(path, "rb", opener=_open) as file:

@@ -50,3 +50,14 @@ def at_least(minimum_bytes: int) -> AfterValidator:
         return size_bytes
 
     return AfterValidator(check)
+
+
+def at_most(maximum_bytes: int) -> AfterValidator:
+    """For a Size: refuses larger ones, likewise."""
+
+    def check(size_bytes: int) -> int:
+        if size_bytes > maximum_bytes:
+            raise ValueError(f"must be at most {format_size(maximum_bytes)}")
+        return size_bytes
+
+    return AfterValidator(check)

@@ -15,7 +15,19 @@ from kvtier.errors import ConfigError
 ENVIRONMENT_PREFIX: Final = "KVTIER_"
 
 RESERVED_VARIABLES: Final = frozenset(
-    {"KVTIER_ADDRESS", "KVTIER_ADMIN_ADDRESS", "KVTIER_CONFIG", "KVTIER_TRACES"}
+    {
+        "KVTIER_ADDRESS",
+        "KVTIER_ADMIN_ADDRESS",
+        "KVTIER_CONFIG",
+        "KVTIER_CONTEXT",
+        "KVTIER_CONTEXTS",
+        "KVTIER_INSECURE",
+        "KVTIER_TLS_CA",
+        "KVTIER_TLS_CERT",
+        "KVTIER_TLS_KEY",
+        "KVTIER_TOKEN_FILE",
+        "KVTIER_TRACES",
+    }
 )
 
 # Kubernetes sets these in every pod beside a Service called kvtier or kvtier-something.

@@ -12,8 +12,9 @@ from kvtier.config.cluster_url import ClusterUrl, has_password, has_tls
 from kvtier.config.directories import Directories
 from kvtier.config.gpu import GpuConfig
 from kvtier.config.section import NAME, Count, File, Seconds, SecondsOrNone, Section, Text
-from kvtier.config.size import Size, at_least, format_size
-from kvtier.core.capacity import LEAST_DISK_PATH_BYTES, LEAST_HOST_BYTES
+from kvtier.config.size import Size, at_least, at_most, format_size
+from kvtier.config.sizing import AutoSizingConfig, HostCapacity
+from kvtier.core.capacity import LEAST_DISK_PATH_BYTES, MOST_DISK_BYTES
 
 WritePolicy = Literal["through", "on_evict", "after_hits"]
 Codec = Literal["none", "planes_lz4"]
@@ -30,7 +31,8 @@ class HostConfig(CachingConfig):
 
     policy: PolicyName = "hd"
 
-    capacity: Annotated[Size, at_least(LEAST_HOST_BYTES)] = 2**30
+    capacity: HostCapacity = 2**30
+    auto: AutoSizingConfig = AutoSizingConfig()
     memory_reserve: Annotated[Size, at_least(0)] = 512 * 2**20
     """Populating stops while available memory, or the cgroup's headroom, is below this."""
 
@@ -40,7 +42,7 @@ class DiskConfig(CachingConfig):
 
     paths: Directories = ()
     """Empty: there is no DISK tier."""
-    capacity: Annotated[Size, at_least(_LEAST_PER_PATH)] = 10 * 2**30
+    capacity: Annotated[Size, at_least(_LEAST_PER_PATH), at_most(MOST_DISK_BYTES)] = 10 * 2**30
     """Over all paths together."""
     write_policy: WritePolicy = "through"
     write_after_hits: Count = 2

@@ -86,7 +86,8 @@ def decode_call(data: bytes) -> DirectCall:
 
 
 def encode_answer(code: int, body: bytes) -> bytes:
-    """`code` is 0 and `body` the serialized response, or a gRPC status code and a message."""
+    """`code` is 0 and `body` the serialized response, or a gRPC status code and a message: of
+    RESOURCE_EXHAUSTED a google.rpc.Status, which says when to try again (`core.retry_info`)."""
     return bytes([_ANSWER, code]) + body
 
 

@@ -52,6 +52,8 @@ class Lease:
     deadline: float = math.inf
     parts: list[LeasePart] = field(default_factory=list)
     size_bytes: int = 0
+    #: When the call began that asked for it, on the table's clock.
+    begun_at: float = 0.0
 
 
 class LeaseTable:
@@ -78,7 +80,7 @@ class LeaseTable:
 
     def grant(self, kind: LeaseKind, session_id: int, namespace_id: int) -> Lease:
         """A lease without slots, and without a deadline until `start`."""
-        lease = Lease(self._next_id, kind, session_id, namespace_id)
+        lease = Lease(self._next_id, kind, session_id, namespace_id, begun_at=self._clock())
         self._next_id += 1
         self._leases[lease.lease_id] = lease
         self._by_session[session_id][lease.lease_id] = lease

@@ -5,6 +5,9 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 
+import numpy as np
+import numpy.typing as npt
+
 from kvtier.core.block import BlockKey, Lane
 from kvtier.core.index import HashColumn, HashIndex
 
@@ -103,6 +106,13 @@ class Residency:
 
     def position(self, row: int) -> int:
         return self._position[row]
+
+    def positions(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Of many rows."""
+        positions: npt.NDArray[np.int64] = np.frombuffer(self._position, np.uint32)[rows].astype(
+            np.int64
+        )
+        return positions
 
     def is_only_child(self, row: int) -> bool:
         """Whether a block that has its parent here is the only one to continue it."""

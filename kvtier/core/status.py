@@ -17,6 +17,7 @@ class Code(IntEnum):
     RESOURCE_EXHAUSTED = 8
     FAILED_PRECONDITION = 9
     ABORTED = 10
+    OUT_OF_RANGE = 11
     INTERNAL = 13
     UNAVAILABLE = 14
     UNAUTHENTICATED = 16
@@ -31,6 +32,7 @@ CODES: dict[type[errors.KvtierError], Code] = {
     errors.AccessDeniedError: Code.PERMISSION_DENIED,
     errors.NotFoundError: Code.NOT_FOUND,
     errors.SessionLostError: Code.ABORTED,
+    errors.EventsLostError: Code.OUT_OF_RANGE,
     errors.OverloadedError: Code.RESOURCE_EXHAUSTED,
     errors.AgentUnavailableError: Code.UNAVAILABLE,
     errors.DeadlineExceededError: Code.DEADLINE_EXCEEDED,

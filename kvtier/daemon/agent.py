@@ -13,9 +13,11 @@ from importlib.metadata import version
 from typing import Any
 
 from kvtier import memory
+from kvtier.agent.admission import Admission, AdmissionLimits, Work
 from kvtier.agent.attach import AttachServer
 from kvtier.agent.cluster import Cluster
 from kvtier.agent.disk import Disk
+from kvtier.agent.events import Events
 from kvtier.agent.expiry import Expiry
 from kvtier.agent.explaining import Explaining
 from kvtier.agent.gpu import Gpu, OpenAccelerator
@@ -24,7 +26,7 @@ from kvtier.agent.history import History
 from kvtier.agent.lifecycle import Lifecycle
 from kvtier.agent.loading import Loading
 from kvtier.agent.mover import Mover
-from kvtier.agent.namespaces import LayoutConflict, Namespaces
+from kvtier.agent.namespaces import LayoutConflict, Namespace, Namespaces
 from kvtier.agent.pins import Pins
 from kvtier.agent.placement import Placement
 from kvtier.agent.prefetching import Prefetching
@@ -32,6 +34,7 @@ from kvtier.agent.promotion import Promotion
 from kvtier.agent.reading import Reading
 from kvtier.agent.recording import Recorder
 from kvtier.agent.resizing import Resizing
+from kvtier.agent.seen_requests import SeenRequests
 from kvtier.agent.sessions import Sessions
 from kvtier.agent.storing import Storing
 from kvtier.agent.stream_sessions import StreamSessions
@@ -50,8 +53,12 @@ from kvtier.daemon.cluster import (
     is_embedded,
     node_name,
 )
+from kvtier.daemon.events import add_events
+from kvtier.daemon.listening import Listening, Offer
+from kvtier.daemon.metrics import metrics_endpoint
 from kvtier.daemon.settings import (
     access_rules,
+    admission_limits,
     device_options,
     disk_settings,
     lease_limits,
@@ -61,13 +68,16 @@ from kvtier.daemon.settings import (
     stream_access,
     warming_options,
 )
+from kvtier.daemon.sizing import auto_sizing, host_capacity_bytes
 from kvtier.daemon.socket_directory import SocketDirectory
 from kvtier.rpc.block_cache import BlockCacheService, Identity
 from kvtier.rpc.block_streams import BlockStreams
 from kvtier.rpc.cache_admin import CacheAdminService
 from kvtier.rpc.cache_inspection import CacheInspectionService
+from kvtier.rpc.cache_listing import CacheListingService
+from kvtier.rpc.call_counts import CallCounts
 from kvtier.rpc.direct import DirectCalls
-from kvtier.rpc.server import Gate, Server, StreamLimits
+from kvtier.rpc.server import Server
 from kvtier.sockets import ADMIN_SOCKET, ATTACH_SOCKET, WORKER_SOCKET
 from kvtier.tiers.cluster.embedded import EmbeddedValkey
 from kvtier.tiers.cluster.nodes import NodeNamespace, NodeRecord, NodeTier
@@ -93,6 +103,7 @@ class Agent:
         open_accelerator: OpenAccelerator | None = None,
     ) -> None:
         self.config = config
+        self.listening = Listening(config.listen)
         self.identity = Identity(
             epoch=secrets.randbits(64) or 1,
             version=version("kvtier"),
@@ -101,7 +112,8 @@ class Agent:
         )
         self.mover = Mover(config.movers)
         host = config.tiers.host
-        self.host = HostTier(host.capacity, policy=host.policy, admission=host.admission)
+        capacity = host_capacity_bytes(config)
+        self.host = HostTier(capacity, policy=host.policy, admission=host.admission)
         self.placement = Placement(
             self.host,
             lambda extent, call, *args: self.mover.run(call, *args),
@@ -183,9 +195,11 @@ class Agent:
             self.grants,
             self.lifecycle,
             self._set_ready,
-            Resizing(self.placement, self.disk, [each.demotion for each in slower]),
+            resizing := Resizing(self.placement, self.disk, [each.demotion for each in slower]),
             self.gpu,
         )
+        self.upkeep.distrusted_seconds = self.loading.distrusted_seconds
+        resizing.automatic = auto_sizing(config, self.host, resizing)
         self.gpu.watch(self.namespaces)
         if self.cluster:
             self.cluster.watch(self.namespaces)
@@ -199,7 +213,14 @@ class Agent:
             cluster=self.cluster,
         )
         self.recorder = Recorder(self.namespaces, time.time)
-        self.gate = Gate(config.limits.max_calls)
+        self.calls = CallCounts()
+        self.admission = Admission(admission_limits(config), time.monotonic)
+        self._let_workers_go_first()
+        self.seen = SeenRequests(config.history.requests, time.time)
+        self.namespaces.on_dropped.append(self.seen.forget)
+        self.events = Events(
+            self.namespaces, kept=config.events.kept, max_logs=config.events.max_watchers
+        )
         self.streams = self._streams()
         self.block_cache = BlockCacheService(
             self.identity,
@@ -210,6 +231,8 @@ class Agent:
             self.streams,
             self.lifecycle,
             [*({each.tier for each in devices}), Tier.HOST, *(each.reader.tier for each in slower)],
+            self.admission,
+            self.seen,
             self.gpu,
         )
         self.attach = AttachServer(
@@ -217,15 +240,29 @@ class Agent:
             self.host.arena,
             access_rules(config),
             self.identity.epoch,
-            DirectCalls(_BLOCK_CACHE, self.block_cache, self.gate).answer,
+            DirectCalls(_BLOCK_CACHE, self.block_cache, self.admission, self.calls).answer,
             [each.arena for each in devices],
             self.gpu.operations(self.sessions),
         )
+        self.metrics = metrics_endpoint(self)
         self.placement.on_retired = self.attach.announce_retired
         self.gpu.announce(self.attach.announce_retired)
+        self.sessions.on_opened = self._grow_ahead
         self._started_at = time.time()
         self._servers: list[Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def _grow_ahead(self, namespace: Namespace) -> None:
+        for size_class in namespace.groups:
+            self.placement.grow_ahead(size_class)
+
+    def _let_workers_go_first(self) -> None:
+        """What the agent does of itself makes way for calls."""
+        self.prefetching.may_go_on = partial(self.admission.allows, Work.PREFETCH)
+        for tier in (self.disk, self.cluster):
+            if tier is not None:
+                tier.demotion.may_go_on = partial(self.admission.allows, Work.DEMOTION)
+                self.admission.on_relief.append(tier.demotion.go_on)
 
     def _streams(self) -> BlockStreams:
         sessions = StreamSessions(
@@ -243,7 +280,7 @@ class Agent:
         """Listens on all sockets and serves."""
         admin = CacheAdminService(
             self.identity,
-            self.gate,
+            self.admission,
             self.upkeep,
             self.namespaces,
             self.sessions,
@@ -251,10 +288,12 @@ class Agent:
             self.pins,
             self.history,
             warming=self.warming,
+            events=self.events,
         )
         inspection = CacheInspectionService(
             self.identity, self.namespaces, self.explaining, self.recorder
         )
+        listing = CacheListingService(self.identity, self.namespaces, self.seen)
         if is_embedded(self.config):
             self._valkey = await asyncio.to_thread(
                 EmbeddedValkey,
@@ -263,19 +302,24 @@ class Agent:
             )
         if self.disk:
             await self.disk.restore_namespaces(self.namespaces)
-        limits = self.config.streams
-        gate = Gate(limits.max_streams, "streams", "streams.max_streams")
-        worker_server = Server(self.gate, StreamLimits(gate, limits.stall_seconds))
+        stall_seconds = self.config.streams.stall_seconds
+        operators = Admission(AdmissionLimits(calls=self.config.limits.max_calls))
+        worker_server = Server(self.admission, stall_seconds, calls=self.calls)
         worker_server.add(_BLOCK_CACHE, self.block_cache)
-        admin_server = Server(Gate(self.config.limits.max_calls))
-        admin_server.add(_CACHE_ADMIN, admin, inspection)
+        admin_server = Server(operators, calls=self.calls)
+        admin_server.add(_CACHE_ADMIN, admin, inspection, listing)
+        add_events(self.config, self.events, self.namespaces, worker_server, admin_server)
         self._servers = [worker_server, admin_server]
         mode, group_id = directory.worker_mode, directory.group_id
         (directory.path / ATTACH_SOCKET).unlink(missing_ok=True)
         self.attach.listen(directory.path / ATTACH_SOCKET, mode, group_id)
         await worker_server.listen(directory.path / WORKER_SOCKET, mode, group_id)
         await admin_server.listen(directory.path / ADMIN_SOCKET, 0o600, -1)
-        capacity, available = self.config.tiers.host.capacity, memory.available_bytes()
+        self._servers += await self.listening.open(
+            Offer(_BLOCK_CACHE, [self.block_cache], self.admission, self.calls, stall_seconds),
+            Offer(_CACHE_ADMIN, [admin, inspection, listing], operators, self.calls),
+        )
+        capacity, available = self.host.space.capacity_bytes, memory.available_bytes()
         if capacity > available:
             log.warning(
                 "tiers.host.capacity is %d MiB, and %d MiB of memory are available: HOST stops "
@@ -295,6 +339,11 @@ class Agent:
             self.cluster.start()
         self._spawn(self._recover())
         self._spawn(self.expiry.run())
+        self._spawn(self.listening.watch())
+        if self.metrics:
+            self._spawn(self.metrics.run())
+        if self.upkeep.auto_sizing is not None:
+            self._spawn(self.upkeep.auto_sizing.run())
         if self.warming.options.is_predictive:
             self._spawn(self.warming.run())
 
@@ -349,6 +398,7 @@ class Agent:
 
     async def stop(self) -> None:
         """Lets calls in flight end for a moment, flushes DISK, then closes everything."""
+        self.events.close()
         await asyncio.gather(*(server.stop(_STOP_GRACE_SECONDS) for server in self._servers))
         self.attach.close()
         for task in list(self._tasks):

@@ -13,14 +13,15 @@ from kvtier import memory
 from kvtier.agent import logs
 from kvtier.config import AgentConfig
 from kvtier.daemon.agent import Agent
+from kvtier.daemon.service_manager import notify
 from kvtier.daemon.socket_directory import SocketDirectory
 from kvtier.errors import ConfigError
 from kvtier.tiers.disk.io import BlockIO
 
 log = logging.getLogger(__name__)
 
-_DESCRIPTORS = 16384
-_FEWEST_DESCRIPTORS = 4096
+DESCRIPTORS = 16384
+FEWEST_DESCRIPTORS = 4096
 _SLICE_SECONDS = 0.0002
 
 
@@ -54,7 +55,9 @@ async def _serve(config: AgentConfig, disk_io: BlockIO | None) -> None:
         await agent.start(directory)
         gc.collect()
         gc.freeze()
+        notify("READY=1")
         await stop.wait()
+        notify("STOPPING=1")
         log.info("stopping")
     finally:
         await agent.stop()
@@ -65,11 +68,11 @@ def _raise_descriptor_limit() -> None:
     """Extents are descriptors: a large HOST has some hundreds."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     infinite = resource.RLIM_INFINITY
-    if hard != infinite and hard < _FEWEST_DESCRIPTORS:
+    if hard != infinite and hard < FEWEST_DESCRIPTORS:
         raise ConfigError(
-            f"RLIMIT_NOFILE is at most {hard}; the agent needs {_FEWEST_DESCRIPTORS}: "
+            f"RLIMIT_NOFILE is at most {hard}; the agent needs {FEWEST_DESCRIPTORS}: "
             "raise `ulimit -Hn`"
         )
-    wanted = _DESCRIPTORS if hard == infinite else min(_DESCRIPTORS, hard)
+    wanted = DESCRIPTORS if hard == infinite else min(DESCRIPTORS, hard)
     if soft != infinite and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

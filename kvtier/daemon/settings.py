@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from kvtier.agent.admission import AdmissionLimits
 from kvtier.agent.demotion import WritePolicy
 from kvtier.agent.device import DeviceOptions
 from kvtier.agent.disk import DiskSettings
@@ -31,6 +32,17 @@ def disk_settings(config: AgentConfig) -> DiskSettings:
         timeout_seconds=disk.io_timeout,
         max_in_flight_bytes=disk.max_in_flight,
         scrub_bytes_per_second=disk.scrub_rate,
+    )
+
+
+def admission_limits(config: AgentConfig) -> AdmissionLimits:
+    limits = config.limits
+    return AdmissionLimits(
+        calls=limits.max_calls,
+        blocks=limits.max_blocks,
+        size_bytes=limits.max_in_flight,
+        streams=config.streams.max_streams,
+        session_share=limits.max_session_share,
     )
 
 

@@ -36,14 +36,7 @@ class SocketDirectory:
             self.path.mkdir(mode=0o700, parents=True)
             return
         except FileExistsError:
-            status = self.path.stat()
-        if not stat.S_ISDIR(status.st_mode):
-            raise ConfigError(f"socket_dir {self.path}: it is not a directory")
-        if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o027:
-            raise ConfigError(
-                f"socket_dir {self.path}: it must belong to uid {os.geteuid()} and be closed to "
-                "others (mode 0700); name one that does not exist yet, or chmod it"
-            )
+            check_directory(self.path)
 
     def _take_lock(self) -> int:
         lock = os.open(self.path / "agent.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -66,6 +59,18 @@ class SocketDirectory:
         for name in (WORKER_SOCKET, ATTACH_SOCKET, ADMIN_SOCKET):
             (self.path / name).unlink(missing_ok=True)
         os.close(self._lock)
+
+
+def check_directory(path: Path) -> None:
+    """Raises ConfigError, or OSError, for one that an agent of this user does not use."""
+    status = path.stat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise ConfigError(f"socket_dir {path}: it is not a directory")
+    if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o027:
+        raise ConfigError(
+            f"socket_dir {path}: it must belong to uid {os.geteuid()} and be closed to "
+            "others (mode 0700); name one that does not exist yet, or chmod it"
+        )
 
 
 def _group_id(group: str | int | None) -> int:

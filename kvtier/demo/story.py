@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
@@ -29,12 +32,15 @@ class Story(Protocol):
         """
 
 
-def tell(story: Story, model: str | None, tokens: int) -> int:
-    """Runs all of it; 0 if every token is that of a run without kvtier, and every worker but the
-    first was served by the tier that it should be; 130 after Ctrl-C; else 1."""
-    out = Console(highlight=False, markup=False, soft_wrap=True)
+def tell(story: Story, model: str | None, tokens: int, *, as_json: bool = False) -> int:
+    """Runs all of it, telling it on stderr if JSON goes to stdout.
+
+    0 if every token is that of a run without kvtier, and every worker but the first was served by
+    the tier that it should be; 130 after Ctrl-C; else 1.
+    """
+    out = Console(highlight=False, markup=False, soft_wrap=True, stderr=as_json)
     if not out.is_terminal:
-        out = Console(highlight=False, markup=False, width=240)
+        out = Console(highlight=False, markup=False, width=240, stderr=as_json)
     progress = Progress(out)
     try:
         with tempfile.TemporaryDirectory(prefix="kvtier-demo-") as directory, progress:
@@ -45,6 +51,8 @@ def tell(story: Story, model: str | None, tokens: int) -> int:
     except KeyboardInterrupt:
         out.print("kvtier demo was interrupted; what it started has ended")
         return _INTERRUPTED
+    if as_json:
+        sys.stdout.write(json.dumps({"workers": [asdict(turn) for turn in account.turns]}) + "\n")
     out.print(turns_table(account.turns))
     for line in account.lines:
         out.print(line)

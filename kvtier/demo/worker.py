@@ -58,19 +58,19 @@ def work(task: Task, tell: Tell) -> Outcome:
         tell(f"reading {ids.shape[1]:,} tokens with kvtier")
         started = time.perf_counter()
         restored = prefixes.restore(ids)
-        output, first = generate(model, ids, task.new_tokens, restored.cache)
+        output, first = generate(model, ids, task.new_tokens, restored)
         cached_seconds = first - started
-        saved = prefixes.save(output, restored.cache)
+        saved = restored.save(output)
     tell(f"reading {ids.shape[1]:,} tokens without kvtier")
     started = time.perf_counter()
     reference, first = generate(model, ids, task.new_tokens, DynamicCache(config=model.config))
     return Outcome(
         prompt_tokens=ids.shape[1],
-        restored_tokens=restored.tokens,
+        restored_tokens=restored.restored_tokens,
         cold_seconds=first - started,
         cached_seconds=cached_seconds,
-        loaded_bytes=restored.size_bytes,
-        load_seconds=restored.seconds,
+        loaded_bytes=restored.restored_bytes,
+        load_seconds=restored.restored_seconds,
         stored_bytes=saved.size_bytes,
         answer=tuple(output[0, ids.shape[1] :].tolist()),
         reference=tuple(reference[0, ids.shape[1] :].tolist()),

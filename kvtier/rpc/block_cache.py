@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
+from kvtier.access.credential import LOCAL
+from kvtier.agent.admission import Admission, Work
 from kvtier.agent.device import Device
 from kvtier.agent.gpu import Gpu
 from kvtier.agent.grants import Granted, Grants
 from kvtier.agent.lifecycle import Lifecycle
-from kvtier.agent.loading import Loading
+from kvtier.agent.loading import Found, Loading
+from kvtier.agent.seen_requests import SeenLookup, SeenRequests
 from kvtier.agent.sessions import Session, Sessions
 from kvtier.agent.storing import DIGEST_BYTES, Storing
 from kvtier.agent.stream_sessions import require_shared_memory
-from kvtier.core.block import BlockKeys, Match, Tier, Wait
+from kvtier.agent.turns import data_line
+from kvtier.core.block import BlockKeys, Lane, Match, Tier, Wait
 from kvtier.core.block_stream import MAX_MESSAGE_BYTES
 from kvtier.core.lease import Lease
 from kvtier.errors import InvalidRequestError, UnauthenticatedError
@@ -52,6 +57,8 @@ class BlockCacheService:
         streams: BlockStreams,
         lifecycle: Lifecycle,
         tiers: Sequence[Tier],
+        admission: Admission,
+        seen: SeenRequests | None = None,
         gpu: Gpu | None = None,
     ) -> None:
         self._identity = identity
@@ -62,6 +69,8 @@ class BlockCacheService:
         self._streams = streams
         self._lifecycle = lifecycle
         self._tiers = tiers
+        self._admission = admission
+        self._seen = seen
         self._gpu = gpu
 
     async def GetCapabilities(
@@ -72,7 +81,7 @@ class BlockCacheService:
             epoch=self._identity.epoch,
             max_batch_blocks=self._identity.max_batch_blocks,
             max_lease_ttl=convert.duration(self._grants.limits.max_seconds),
-            attach_socket=self._identity.attach_socket,
+            attach_socket=self._identity.attach_socket if call.caller is LOCAL else "",
             tiers=self._tiers,  # type: ignore[arg-type]
             version=self._identity.version,
             max_chunk_bytes=MAX_MESSAGE_BYTES,
@@ -86,10 +95,12 @@ class BlockCacheService:
         if len(request.worker.encode()) > _MAX_WORKER_BYTES:
             raise InvalidRequestError(f"worker is longer than {_MAX_WORKER_BYTES} bytes")
         spec = convert.spec_from(request.namespace)
-        if request.attach_token:
+        if not request.attach_token:
+            session, differences = self._streams.sessions.open(spec, request.worker, call.caller)
+        elif call.caller is LOCAL:
             session, differences = self._sessions.open(request.attach_token, spec, request.worker)
         else:
-            session, differences = self._streams.sessions.open(spec, request.worker)
+            raise UnauthenticatedError("attach_token is for calls on the agent's own node")
         return pb.OpenSessionResponse(
             session_token=session.token,
             epoch=self._identity.epoch,
@@ -116,6 +127,10 @@ class BlockCacheService:
             hold_seconds=convert.seconds_from(request.hold, "hold"),
             prefetch=request.prefetch,
         )
+        if self._seen is not None and request.request_id:
+            for keys, each in zip(request.keys, found, strict=True):
+                lookup = _seen_lookup(keys, each)
+                self._seen.note(session.namespace, request.request_id, lookup)
         response = pb.LookupPrefixResponse(hold_id=hold_id)
         for each in found:
             answer = response.found.add(matched_count=each.matched)
@@ -137,17 +152,20 @@ class BlockCacheService:
                 "compute_seconds_per_block is unset, and no call of this session has said it yet; "
                 "BREAK_EVEN compares with it what loading takes"
             )
-        granted = await self._loading.load(
-            session,
-            self._entries(session, request.keys),
-            wait=Wait(request.wait),
-            patience_seconds=patience_seconds(call),
-            stop_at_gap=request.stop_at_gap,
-            ttl_seconds=convert.seconds_from(request.ttl, "ttl"),
-            hold_id=request.hold_id,
-            compute_seconds_per_block=session.compute_seconds_per_block,
-            device=self._device(session) if request.accept_device_slots else None,
-        )
+        entries = self._entries(session, request.keys)
+        async with self._moving(Work.LOAD, session, entries):
+            granted = await self._loading.load(
+                session,
+                entries,
+                wait=Wait(request.wait),
+                patience_seconds=patience_seconds(call),
+                stop_at_gap=request.stop_at_gap,
+                ttl_seconds=convert.seconds_from(request.ttl, "ttl"),
+                hold_id=request.hold_id,
+                compute_seconds_per_block=session.compute_seconds_per_block,
+                lease_count=request.lease_count,
+                device=self._device(session) if request.accept_device_slots else None,
+            )
         return pb.LoadBlocksResponse(
             lease=self._granted_lease(granted),
             status=granted.statuses,  # type: ignore[arg-type]
@@ -167,13 +185,14 @@ class BlockCacheService:
         self._check_length("breakpoints", len(request.breakpoints))
         if any(index >= total for index in request.breakpoints):
             raise InvalidRequestError(f"breakpoints names an index beyond the {total} keys")
-        granted = await self._storing.reserve(
-            session,
-            entries,
-            ttl_seconds=convert.seconds_from(request.ttl, "ttl"),
-            patience_seconds=patience_seconds(call),
-            breakpoints=request.breakpoints,
-        )
+        async with self._moving(Work.STORE, session, entries):
+            granted = await self._storing.reserve(
+                session,
+                entries,
+                ttl_seconds=convert.seconds_from(request.ttl, "ttl"),
+                patience_seconds=patience_seconds(call),
+                breakpoints=request.breakpoints,
+            )
         return pb.ReserveBlocksResponse(
             reservation=self._granted_lease(granted),
             status=granted.statuses,  # type: ignore[arg-type]
@@ -186,6 +205,7 @@ class BlockCacheService:
         self._check_length("indexes", len(request.indexes))
         session = self._session(call)
         require_shared_memory(session)
+        await data_line().begin()
         statuses = await self._storing.commit(
             session,
             request.reservation_id,
@@ -233,7 +253,8 @@ class BlockCacheService:
                 "target must be TIER_HOST; what comes to a device, its policy decides"
             )
         [keys] = self._entries(session, [request.keys])
-        accepted = await self._loading.prefetch(session, keys)
+        async with self._moving(Work.PREFETCH, session, [keys]):
+            accepted = await self._loading.prefetch(session, keys)
         return pb.PrefetchPrefixResponse(accepted_count=accepted)
 
     async def TouchBlocks(
@@ -247,6 +268,18 @@ class BlockCacheService:
     def _device(self, session: Session) -> Device | None:
         return self._gpu.device_of(session) if self._gpu is not None else None
 
+    @asynccontextmanager
+    async def _moving(
+        self, work: Work, session: Session, entries: Sequence[BlockKeys]
+    ) -> AsyncIterator[None]:
+        """Work on these blocks, for which there is room now, from its first turn on."""
+        count = sum(len(keys.hashes) for keys in entries)
+        block_bytes = session.namespace.spec.block_bytes
+        size_bytes = sum(len(keys.hashes) * block_bytes[keys.lane.group] for keys in entries)
+        with self._admission.blocks(work, session.token, count, size_bytes):
+            await data_line().begin()
+            yield
+
     def _working_session(self, call: Call) -> Session:
         """For calls that begin something; those that end something are taken while draining."""
         self._lifecycle.require_serving()
@@ -259,6 +292,10 @@ class BlockCacheService:
                 "session_token"
             )
         session = self._sessions.find(call.session_token)
+        owner = session.attachment.caller
+        if owner is not call.caller:
+            owner.require_same(call.caller)
+            call.caller.scope.require(session.namespace.spec.tenant, session.namespace.spec.name)
         self._streams.sessions.renew(session)
         return session
 
@@ -301,10 +338,28 @@ class BlockCacheService:
         )
 
 
+def _seen_lookup(keys: block_pb2.BlockKeys, found: Found) -> SeenLookup:
+    """For operators; a prefix's `presence` ends with it."""
+    tiers = Counter[Tier]()
+    for run in found.runs:
+        tiers[run.tier] += run.count
+    return SeenLookup(
+        Lane(keys.group, keys.shard),
+        keys.hash_bytes,
+        keys.hashes,
+        keys.parent_hash,
+        keys.position,
+        sum(found.presence),
+        tiers,
+    )
+
+
 def _note_speed(session: Session, seconds: float) -> None:
     """Keeps what a call says it takes the worker to compute a block; 0 says nothing."""
     if not 0 <= seconds < math.inf:
         raise InvalidRequestError(
             f"compute_seconds_per_block is {seconds}; it must be a number that is not negative"
         )
-    session.compute_seconds_per_block = seconds or session.compute_seconds_per_block
+    if seconds:
+        session.compute_seconds_per_block = seconds
+        session.namespace.usage.compute_seconds_per_block = seconds

@@ -9,17 +9,22 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from kvtier.agent.admission import Work
 from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.lease import LeaseKind, LeaseTable
 from kvtier.errors import InvalidRequestError, NotFoundError
 from kvtier.rpc import conversion as convert
 from kvtier.rpc.cache_inspection import history_message
+from kvtier.rpc.own_stats import own_stats
 from kvtier.rpc.paging import page_of
 from kvtier.rpc.pin_calls import PinCalls
-from kvtier.rpc.server import Call, Gate
+from kvtier.rpc.server import Call
 from kvtier.v1 import cache_admin_pb2 as pb
 
 if TYPE_CHECKING:
+    from kvtier.access.scope import Scope
+    from kvtier.agent.admission import Admission
+    from kvtier.agent.events import Events
     from kvtier.agent.history import History
     from kvtier.agent.namespaces import Namespace, Namespaces
     from kvtier.agent.pins import Pins
@@ -33,6 +38,8 @@ log = logging.getLogger(__name__)
 
 _SHORTEST_INTERVAL_SECONDS = 0.1
 _DEFAULT_GRACE_SECONDS = 10.0
+#: Whose blocks have ages and sizes that the agent knows.
+_SIZED = frozenset({Tier.HOST, Tier.DISK})
 
 
 class CacheAdminService(PinCalls):
@@ -41,7 +48,7 @@ class CacheAdminService(PinCalls):
     def __init__(
         self,
         identity: Identity,
-        gate: Gate,
+        admission: Admission,
         upkeep: Upkeep,
         namespaces: Namespaces,
         sessions: Sessions,
@@ -50,20 +57,22 @@ class CacheAdminService(PinCalls):
         history: History | None = None,
         *,
         warming: Warming | None = None,
+        events: Events | None = None,
     ) -> None:
         super().__init__(pins, namespaces, identity)
         self._identity = identity
-        self._gate = gate
+        self._admission = admission
         self._upkeep = upkeep
         self._namespaces = namespaces
         self._sessions = sessions
         self._leases = leases
         self._history = history
         self._warming = warming
+        self._events = events
         self._started = time.monotonic()
 
     async def GetStats(self, request: pb.GetStatsRequest, call: Call) -> pb.Stats:
-        return self._stats(request.namespace)
+        return self._stats(request.namespace, call.caller.scope)
 
     async def WatchStats(
         self, request: pb.WatchStatsRequest, call: Call
@@ -74,7 +83,7 @@ class CacheAdminService(PinCalls):
                 f"interval is {interval} s; at least {_SHORTEST_INTERVAL_SECONDS} s"
             )
         while True:
-            yield self._stats(request.namespace)
+            yield self._stats(request.namespace, call.caller.scope)
             await asyncio.sleep(interval)
 
     async def ResizeTier(self, request: pb.ResizeTierRequest, call: Call) -> pb.ResizeTierResponse:
@@ -94,19 +103,29 @@ class CacheAdminService(PinCalls):
                 return None
             return convert.keys_from(request.keys, namespace, self._identity.max_batch_blocks)
 
-        evicted = await self._upkeep.evict(
-            request.namespace,
-            keys,
-            convert.tiers_from(request.tiers or list(Tier), "tiers"),
-            dry_run=request.validate_only,
-            force=request.force,
-        )
+        min_age = convert.seconds_from(request.min_age, "min_age")
+        tiers, used_bytes = _evicted_tiers(request, is_by_age=min_age > 0), 0
+        if request.HasField("target"):
+            [tier] = tiers
+            evicted, used_bytes = await self._upkeep.trim(
+                request.namespace, tier, request.target.used_bytes, dry_run=request.validate_only
+            )
+        else:
+            evicted = await self._upkeep.evict(
+                request.namespace,
+                keys,
+                tiers,
+                dry_run=request.validate_only,
+                force=request.force,
+                min_age_seconds=min_age,
+            )
         if not request.validate_only:
             log.info("evicted %d blocks of %s", evicted.gone + evicted.deferred, request.namespace)
         return pb.EvictBlocksResponse(
             evicted_count=evicted.gone,
             deferred_count=evicted.deferred,
             pinned_count=evicted.pinned,
+            used_bytes=used_bytes,
         )
 
     async def WarmPrefix(self, request: pb.WarmPrefixRequest, call: Call) -> pb.WarmPrefixResponse:
@@ -169,7 +188,9 @@ class CacheAdminService(PinCalls):
     async def ListSessions(
         self, request: pb.ListSessionsRequest, call: Call
     ) -> pb.ListSessionsResponse:
-        ordered = sorted(self._sessions, key=lambda each: each.session_id)
+        chosen = set(self._namespaces.select("", call.caller.scope))
+        visible = [each for each in self._sessions if each.namespace in chosen]
+        ordered = sorted(visible, key=lambda each: each.session_id)
         page, token = page_of(ordered, request.page_size, request.page_token)
         return pb.ListSessionsResponse(
             sessions=[self._session(each) for each in page], next_page_token=token
@@ -178,9 +199,11 @@ class CacheAdminService(PinCalls):
     async def ListNamespaces(
         self, request: pb.ListNamespacesRequest, call: Call
     ) -> pb.ListNamespacesResponse:
-        page, token = page_of(list(self._namespaces), request.page_size, request.page_token)
+        scope = call.caller.scope
+        visible = self._namespaces.select("", scope)
+        page, token = page_of(visible, request.page_size, request.page_token)
         return pb.ListNamespacesResponse(
-            namespaces=[self._namespace(each) for each in page], next_page_token=token
+            namespaces=[self._namespace(each, scope) for each in page], next_page_token=token
         )
 
     async def ListNodes(self, request: pb.ListNodesRequest, call: Call) -> pb.ListNodesResponse:
@@ -188,24 +211,29 @@ class CacheAdminService(PinCalls):
         page, token = page_of(nodes, request.page_size, request.page_token)
         return pb.ListNodesResponse(nodes=map(self._node, page), next_page_token=token)
 
-    def _stats(self, selector: str) -> pb.Stats:
-        namespaces = self._namespaces.select(selector)
+    def _stats(self, selector: str, scope: Scope) -> pb.Stats:
+        namespaces = self._namespaces.select(selector, scope)
         chosen = {each.namespace_id for each in namespaces}
-        return pb.Stats(
+        stats = pb.Stats(
             epoch=self._identity.epoch,
             sample_time=convert.timestamp(time.time()),
-            tiers=[pb.TierStats(**asdict(tier)) for tier in self._upkeep.stats(selector)],
+            tiers=[pb.TierStats(**asdict(tier)) for tier in self._upkeep.stats(selector, scope)],
             session_count=sum(each.namespace.namespace_id in chosen for each in self._sessions),
             lease_count=sum(
                 lease.namespace_id in chosen and lease.kind is not LeaseKind.QUARANTINE
                 for lease in self._leases
             ),
-            rejected_count=self._gate.rejected_count,
+            rejected_count=self._admission.refused_calls,
             version=self._identity.version,
             uptime=convert.duration(time.monotonic() - self._started),
             namespace_count=len(namespaces),
             history=history_message(self._history),
+            compute_seconds_saved=sum(each.usage.compute_seconds_saved for each in namespaces),
+            **_refusals(self._admission),
+            is_draining=self._upkeep.is_draining,
+            events=_event_stats(self._events),
         )
+        return stats if scope.is_all else own_stats(stats)
 
     def _session(self, session: Session) -> pb.Session:
         leases = self._leases.of_session(session.session_id)
@@ -220,9 +248,12 @@ class CacheAdminService(PinCalls):
             create_time=convert.timestamp(session.created_at),
             lease_count=len(leases),
             leased_bytes=sum(lease.size_bytes for lease in leases),
+            quarantined_bytes=sum(
+                lease.size_bytes for lease in leases if lease.kind is LeaseKind.QUARANTINE
+            ),
         )
 
-    def _namespace(self, namespace: Namespace) -> pb.NamespaceInfo:
+    def _namespace(self, namespace: Namespace, scope: Scope) -> pb.NamespaceInfo:
         blocks = [0] * len(Tier)
         used = [0] * len(Tier)
         pinned = [0] * len(Tier)
@@ -241,7 +272,9 @@ class CacheAdminService(PinCalls):
         ]
         blocks[Tier.GPU - 1] = sum(each.block_count for each in copies)
         used[Tier.GPU - 1] = sum(each.used_bytes for each in copies)
-        holdings = self._upkeep.holdings(namespace)
+        holdings = {}
+        if scope.covers_all_of(namespace.rule.pattern):  # they are of all its namespaces together
+            holdings = self._upkeep.holdings(namespace)
         ttl = namespace.rule.ttl_seconds
         return pb.NamespaceInfo(
             spec=convert.spec_message(namespace.spec),
@@ -277,9 +310,47 @@ class CacheAdminService(PinCalls):
         )
 
 
+def _refusals(admission: Admission) -> dict[str, int]:
+    """By the fields of Stats."""
+    refused = admission.refused
+    return {
+        "refused_ask_count": refused[Work.ASK],
+        "refused_load_count": refused[Work.LOAD],
+        "refused_store_count": refused[Work.STORE],
+        "delayed_demotion_count": refused[Work.DEMOTION],
+        "refused_prefetch_count": refused[Work.PREFETCH],
+    }
+
+
+def _event_stats(events: Events | None) -> pb.EventStats:
+    if events is None:
+        return pb.EventStats()
+    return pb.EventStats(
+        watcher_count=events.watcher_count,
+        memory_bytes=events.size_bytes,
+        lost_count=events.lost_count,
+    )
+
+
 def _per_tier(values: Mapping[Tier, int]) -> list[int]:
     """In the order of the Tier enum."""
     return [values.get(tier, 0) for tier in Tier]
+
+
+def _evicted_tiers(request: pb.EvictBlocksRequest, *, is_by_age: bool) -> frozenset[Tier]:
+    """From which a request evicts. Raises InvalidRequestError for what does not go together."""
+    tiers = convert.tiers_from(request.tiers, "tiers")
+    if request.HasField("target"):
+        if len(tiers) != 1 or not tiers <= _SIZED:
+            raise InvalidRequestError("tiers must be HOST or DISK, one of them, with a target")
+        if request.HasField("keys") or is_by_age or request.force:
+            raise InvalidRequestError("target does not go with keys, min_age or force")
+        return tiers
+    if is_by_age:
+        if Tier.CLUSTER in tiers:
+            raise InvalidRequestError("tiers: CLUSTER does not say how old its blocks are")
+        return tiers or _SIZED
+    return tiers or frozenset(Tier)
 
 
 def _check_named(selector: str) -> None:

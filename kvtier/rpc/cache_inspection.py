@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from kvtier.agent.turns import READ_SLICE, slices
-from kvtier.errors import InvalidRequestError
 from kvtier.rpc import conversion as convert
 from kvtier.rpc.server import Call
 from kvtier.v1 import cache_admin_pb2 as pb
@@ -14,7 +13,7 @@ from kvtier.v1 import cache_admin_pb2 as pb
 if TYPE_CHECKING:
     from kvtier.agent.explaining import Explaining, Explanation
     from kvtier.agent.history import History
-    from kvtier.agent.namespaces import Namespace, Namespaces
+    from kvtier.agent.namespaces import Namespaces
     from kvtier.agent.recording import Asked, Recorder
     from kvtier.rpc.block_cache import Identity
 
@@ -33,29 +32,21 @@ class CacheInspectionService:
     async def ExplainBlocks(
         self, request: pb.ExplainBlocksRequest, call: Call
     ) -> pb.ExplainBlocksResponse:
-        namespace = self._only(request.namespace)
+        namespace = self._namespaces.select_one(request.namespace)
         keys = convert.keys_from(request.keys, namespace, self._identity.max_batch_blocks)
-        explanations = await self._explaining.explain(namespace, keys)
-        answer = pb.ExplainBlocksResponse(history=history_message(self._explaining.history))
+        scope = call.caller.scope
+        explanations = await self._explaining.explain(namespace, keys, scope)
+        answer = pb.ExplainBlocksResponse()
+        if scope.is_all:
+            answer.history.CopyFrom(history_message(self._explaining.history))
         async for part in slices(len(explanations), READ_SLICE):
             answer.explanations.extend(map(_explanation, explanations[part]))
         return answer
 
-    def _only(self, selector: str) -> Namespace:
-        if not selector:
-            raise InvalidRequestError("namespace is empty; name one as tenant/name@digest")
-        chosen = self._namespaces.select(selector)
-        if len(chosen) > 1:
-            labels = ", ".join(each.label for each in chosen)
-            raise InvalidRequestError(
-                f"namespace {selector!r} has {len(chosen)} layouts; choose one of {labels}"
-            )
-        return chosen[0]
-
     async def RecordRequests(
         self, request: pb.RecordRequestsRequest, call: Call
     ) -> AsyncIterator[pb.RecordedRequest]:
-        async for asked in self._recorder.record(request.namespace):
+        async for asked in self._recorder.record(request.namespace, scope=call.caller.scope):
             message = _recorded(asked)
             async for part in slices(len(asked.keys.hashes), READ_SLICE):
                 message.hashes.extend(int.from_bytes(each[:8]) for each in asked.keys.hashes[part])

@@ -6,13 +6,14 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from kvtier.errors import InvalidRequestError
+from kvtier.errors import InvalidRequestError, NotFoundError
 from kvtier.rpc import conversion as convert
 from kvtier.rpc.paging import page_of
 from kvtier.rpc.server import Call
 from kvtier.v1 import cache_admin_pb2 as pb
 
 if TYPE_CHECKING:
+    from kvtier.access.scope import Scope
     from kvtier.agent.namespaces import Namespace, Namespaces
     from kvtier.agent.pins import Pin, Pins
     from kvtier.rpc.block_cache import Identity
@@ -29,7 +30,7 @@ class PinCalls:
         self._most_keys = identity.max_batch_blocks
 
     async def CreatePin(self, request: pb.CreatePinRequest, call: Call) -> pb.Pin:
-        namespace = self._only(request.namespace)
+        namespace = self._known.select_one(request.namespace)
         remaining = call.remaining_seconds
         pin = await self._pins.create(
             namespace,
@@ -50,15 +51,25 @@ class PinCalls:
     async def DeletePin(self, request: pb.DeletePinRequest, call: Call) -> pb.DeletePinResponse:
         if not request.pin_id:
             raise InvalidRequestError("pin_id is empty; ListPins tells the ids")
+        self._require_visible(request.pin_id, call.caller.scope)
         pin = self._pins.delete(request.pin_id)
         log.info("pin %s of %s is deleted", pin.pin_id, pin.namespace.label)
         return pb.DeletePinResponse()
 
     async def ListPins(self, request: pb.ListPinsRequest, call: Call) -> pb.ListPinsResponse:
-        chosen = {each.namespace_id for each in self._known.select(request.namespace)}
+        scope = call.caller.scope
+        chosen = {each.namespace_id for each in self._known.select(request.namespace, scope)}
         pins = [each for each in self._pins if each.namespace.namespace_id in chosen]
         page, token = page_of(pins, request.page_size, request.page_token)
         return pb.ListPinsResponse(pins=map(self._pin, page), next_page_token=token)
+
+    def _require_visible(self, pin_id: str, scope: Scope) -> None:
+        """A pin of others is no pin."""
+        if scope.is_all:
+            return
+        specs = [pin.namespace.spec for pin in self._pins if pin.pin_id == pin_id]
+        if not any(scope.covers(spec.tenant, spec.name) for spec in specs):
+            raise NotFoundError(f"no pin {pin_id!r}: it has ended, or there never was one")
 
     def _only(self, selector: str) -> Namespace:
         if not selector:

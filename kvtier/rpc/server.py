@@ -1,4 +1,4 @@
-"""A gRPC server on Unix sockets: admission, parsing and errors, the same for every method."""
+"""A gRPC server on a Unix socket or TCP: admission, parsing, errors, the same for every method."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractContextManager, aclosing, nullcontext
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,33 +20,58 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 
+from kvtier.access.credential import LOCAL, Caller
+from kvtier.agent.admission import Admission, Work
+from kvtier.core.retry_info import STATUS_METADATA, overloaded_status
 from kvtier.core.status import CODES, Code
 from kvtier.errors import (
+    ConfigError,
     DeadlineExceededError,
     InternalError,
     InvalidRequestError,
     KvtierError,
     OverloadedError,
 )
+from kvtier.rpc.call_counts import CallCounts
+from kvtier.rpc.guard import Guard
+from kvtier.rpc.tls import ServerTls
 
 log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
+_WORK = {
+    "LoadBlocks": Work.LOAD,
+    "ReadBlocks": Work.LOAD,
+    # What it ends would be written in vain.
+    "CommitBlocks": Work.LOAD,
+    "ReserveBlocks": Work.STORE,
+    "WriteBlocks": Work.STORE,
+    "PrefetchPrefix": Work.PREFETCH,
+}
 _SESSION_METADATA = "kvtier-session-bin"
 _READY = "ready"
 _OPTIONS = [
     ("grpc.max_receive_message_length", 16 << 20),
     ("grpc.so_reuseport", 0),
+    # Of one connection; what is beyond it waits at the client, and takes no memory here.
+    ("grpc.max_concurrent_streams", 512),
+]
+_REMOTE_OPTIONS = [
+    # Then a client connects again, and shows its certificate again: what has expired ends.
+    ("grpc.max_connection_age_ms", 600_000),
+    ("grpc.server_handshake_timeout_ms", 10_000),
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a method knows of its caller: the session it names, and the time until its deadline."""
+    """What a method knows of its caller: the session it names, the time until its deadline, and
+    who it is."""
 
     session_token: bytes | None = None
     remaining_seconds: float | None = None
+    caller: Caller = LOCAL
 
 
 def patience_seconds(call: Call) -> float | None:
@@ -55,38 +80,27 @@ def patience_seconds(call: Call) -> float | None:
     return None if remaining is None else max(0.0, remaining * 0.8 - 0.02)
 
 
-class Gate:
-    """Admits so many calls at a time; the rest is refused before any work is done."""
-
-    def __init__(self, limit: int, what: str = "calls", key: str = "limits.max_calls") -> None:
-        self._limit = limit
-        self._what = what
-        self._key = key
-        self._in_flight = 0
-        self.rejected_count = 0
-
-    def __enter__(self) -> None:
-        if self._in_flight >= self._limit:
-            self.rejected_count += 1
-            raise OverloadedError(
-                f"{self._limit} {self._what} are in flight, as many as {self._key} allows"
-            )
-        self._in_flight += 1
-
-    def __exit__(self, *_: object) -> None:
-        self._in_flight -= 1
+def work_of(method: MethodDescriptor) -> Work:
+    """What a method does to the bytes of blocks; most ask for metadata alone."""
+    return _WORK.get(method.name, Work.ASK)
 
 
 @dataclass(frozen=True, slots=True)
-class StreamLimits:
-    """How many streams there may be, and how long one waits for its client."""
+class Limits:
+    """What calls of a service are let in, and how long a stream waits for its client."""
 
-    gate: Gate
-    stall_seconds: float
+    admission: Admission
+    stall_seconds: float | None = None
+
+    def stream(self, method: MethodDescriptor, caller: Call) -> AbstractContextManager[None]:
+        """For its length; without an end to waiting it counts as a call."""
+        if self.stall_seconds is None:
+            return self.admission.call(work_of(method), caller.session_token)
+        return self.admission.stream(work_of(method), caller.session_token)
 
 
 class Server:
-    """Serves services on one Unix socket.
+    """Serves services on one Unix socket, or with a guard on one TCP address.
 
     A servicer has a coroutine `Method(request, call)` for each method of its service; an async
     generator where the answer is a stream, which may yield messages that are serialized already. A
@@ -94,19 +108,33 @@ class Server:
     code; anything else is a bug, logged under an id that the caller is told.
 
     The health service says that "" is SERVING while it listens, and "ready" as `set_ready` says.
+    Streams whose client does nothing for `stall_seconds` are ended; with None they count as calls
+    and last as long as they like.
     """
 
-    def __init__(self, gate: Gate, streams: StreamLimits | None = None) -> None:
-        self._gate = gate
-        self._streams = streams
-        self._server = grpc.aio.server(options=_OPTIONS)
+    def __init__(
+        self,
+        admission: Admission,
+        stall_seconds: float | None = None,
+        guard: Guard | None = None,
+        calls: CallCounts | None = None,
+    ) -> None:
+        self._limits = Limits(admission, stall_seconds)
+        self._calls = CallCounts() if calls is None else calls
+        self._guard = guard
+        options = _OPTIONS if guard is None else [*_OPTIONS, *_REMOTE_OPTIONS]
+        self._server = grpc.aio.server(options=options)
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
-    def add(self, service: ServiceDescriptor, *servicers: object) -> None:
-        """Each method of the service is that of the first servicer that has it."""
+    def add(
+        self, service: ServiceDescriptor, *servicers: object, limits: Limits | None = None
+    ) -> None:
+        """Each method of the service is that of the first servicer that has it. `limits` are those
+        of this service, instead of the server's own."""
+        limits = limits or self._limits
         handlers = {
-            method.name: self._handler(method, getattr(servicer, method.name))
+            method.name: self._handler(method, getattr(servicer, method.name), limits)
             for servicer in reversed(servicers)
             for method in service.methods
             if hasattr(servicer, method.name)
@@ -127,6 +155,21 @@ class Server:
         os.chown(path, -1, group_id)
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
 
+    async def listen_remotely(self, address: str, tls: ServerTls | None) -> int:
+        """Serves on HOST:PORT, without `tls` in the clear; the port. Raises ConfigError."""
+        assert self._guard is not None, "whoever can connect could call anything"
+        await self.set_ready(False)
+        try:
+            if tls is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, tls.credentials)
+        except RuntimeError as error:
+            raise ConfigError(f"listen: cannot listen on {address}: {error}") from error
+        await self._server.start()
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        return port
+
     async def set_ready(self, is_ready: bool) -> None:
         """What probes of the health service are told about "ready"; without effect after `stop`."""
         status = health_pb2.HealthCheckResponse
@@ -138,103 +181,136 @@ class Server:
         await self._server.stop(grace_seconds)
 
     def _handler(
-        self, method: MethodDescriptor, behaviour: Callable[[Any, Call], Any]
+        self,
+        method: MethodDescriptor,
+        behaviour: Callable[[Any, Call], Any],
+        limits: Limits,
     ) -> grpc.RpcMethodHandler[Any, Any]:
+        if self._guard is not None:
+            behaviour = self._guard.guarded(method, behaviour)
         if method.client_streaming:
             return grpc.stream_unary_rpc_method_handler(
-                self._collecting(method, behaviour), response_serializer=_serialized
+                self._collecting(method, behaviour, limits), response_serializer=_serialized
             )
         if method.server_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                self._streaming(method, behaviour), response_serializer=_serialized
+                self._streaming(method, behaviour, limits), response_serializer=_serialized
             )
         return grpc.unary_unary_rpc_method_handler(
-            self._answering(method, behaviour), response_serializer=_serialized
+            self._answering(method, behaviour, limits), response_serializer=_serialized
         )
 
-    def _answering(self, method: MethodDescriptor, behaviour: Callable[[Any, Call], Any]) -> Any:
+    def _answering(
+        self, method: MethodDescriptor, behaviour: Callable[[Any, Call], Any], limits: Limits
+    ) -> Any:
         """One request, one answer."""
         request_class: type[Message] = GetMessageClass(method.input_type)
 
         async def call(data: bytes, context: Context) -> Message:
             try:
-                with self._gate:
-                    result: Message = await behaviour(
-                        parsed(request_class, data), _call_of(context)
-                    )
+                known = self._call_of(context)  # first: strangers get no further
+                with limits.admission.call(work_of(method), known.session_token):
+                    result: Message = await behaviour(parsed(request_class, data), known)
+                    self._calls.succeeded(method)
                     return result
             except Exception as error:
-                code, message = status_of(method, error)
-            return await context.abort(grpc.StatusCode[code.name], message)
+                status = self._failed(method, error)
+            return await context.abort(*status)
 
         return call
 
-    def _streaming(self, method: MethodDescriptor, behaviour: Callable[[Any, Call], Any]) -> Any:
+    def _streaming(
+        self, method: MethodDescriptor, behaviour: Callable[[Any, Call], Any], limits: Limits
+    ) -> Any:
         """One request, a stream of answers."""
         request_class: type[Message] = GetMessageClass(method.input_type)
 
         async def stream(data: bytes, context: Context) -> None:
             try:
-                with self._stream_gate():
-                    answers = behaviour(parsed(request_class, data), _call_of(context))
+                known = self._call_of(context)
+                with limits.stream(method, known):
+                    answers = behaviour(parsed(request_class, data), known)
                     async with aclosing(answers):
                         async for message in answers:
-                            await self._write(context, message)
+                            await _write(context, message, limits.stall_seconds)
+                    self._calls.succeeded(method)
                     return
             except grpc.aio.InternalError:
                 return  # the client has gone, and the cancellation of this call is on its way
             except Exception as error:
-                code, message = status_of(method, error)
-            await context.abort(grpc.StatusCode[code.name], message)
+                status = self._failed(method, error)
+            await context.abort(*status)
 
         return stream
 
-    def _collecting(self, method: MethodDescriptor, behaviour: Callable[[Any, Call], Any]) -> Any:
+    def _collecting(
+        self, method: MethodDescriptor, behaviour: Callable[[Any, Call], Any], limits: Limits
+    ) -> Any:
         """A stream of requests, one answer."""
 
         async def collect(requests: AsyncIterator[bytes], context: Context) -> Message:
             try:
-                with self._stream_gate():
-                    async with aclosing(self._timely(requests)) as timely:
-                        result: Message = await behaviour(timely, _call_of(context))
+                known = self._call_of(context)
+                with limits.stream(method, known):
+                    async with aclosing(_timely(requests, limits.stall_seconds)) as timely:
+                        result: Message = await behaviour(timely, known)
+                    self._calls.succeeded(method)
                     return result
             except Exception as error:
-                code, message = status_of(method, error)
-            return await context.abort(grpc.StatusCode[code.name], message)
+                status = self._failed(method, error)
+            return await context.abort(*status)
 
         return collect
 
-    def _stream_gate(self) -> AbstractContextManager[None]:
-        return self._streams.gate if self._streams else nullcontext()
+    def _call_of(self, context: Context) -> Call:
+        """Raises UnauthenticatedError."""
+        caller = LOCAL if self._guard is None else self._guard.caller(context)
+        for key, value in context.invocation_metadata() or ():
+            if key == _SESSION_METADATA and isinstance(value, bytes):
+                return Call(value, context.time_remaining(), caller)
+        return Call(None, context.time_remaining(), caller)
 
-    async def _write(self, context: Context, message: Message | bytes) -> None:
-        """Returns when the transport has taken it: a slow reader is waited for, not buffered for.
+    def _failed(
+        self, method: MethodDescriptor, error: Exception
+    ) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]:
+        """What a call is ended with; with the metadata that says when to try again, if it does."""
+        code, message = status_of(method, error)
+        self._calls.failed(method, code)
+        details: tuple[tuple[str, bytes], ...] = ()
+        if isinstance(error, OverloadedError):
+            details = ((STATUS_METADATA, overloaded_status(error)),)
+        return grpc.StatusCode[code.name], message, details
 
-        Raises DeadlineExceededError if it takes nothing for too long.
-        """
-        stall_seconds = self._streams.stall_seconds if self._streams else None
+
+async def _write(context: Context, message: Message | bytes, stall_seconds: float | None) -> None:
+    """Returns when the transport has taken it: a slow reader is waited for, not buffered for.
+
+    Raises DeadlineExceededError if it takes nothing for too long.
+    """
+    try:
+        async with asyncio.timeout(stall_seconds):
+            await context.write(message)
+    except TimeoutError as error:
+        raise DeadlineExceededError(
+            f"the client took nothing for {stall_seconds:g} s (streams.stall_seconds)"
+        ) from error
+
+
+async def _timely(
+    requests: AsyncIterator[bytes], stall_seconds: float | None
+) -> AsyncGenerator[bytes]:
+    """Raises DeadlineExceededError if nothing comes for too long."""
+    while True:
         try:
             async with asyncio.timeout(stall_seconds):
-                await context.write(message)
+                data = await anext(requests)
+        except StopAsyncIteration:
+            return
         except TimeoutError as error:
             raise DeadlineExceededError(
-                f"the client took nothing for {stall_seconds:g} s (streams.stall_seconds)"
+                f"the client sent nothing for {stall_seconds:g} s (streams.stall_seconds)"
             ) from error
-
-    async def _timely(self, requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
-        """Raises DeadlineExceededError if nothing comes for too long."""
-        stall_seconds = self._streams.stall_seconds if self._streams else None
-        while True:
-            try:
-                async with asyncio.timeout(stall_seconds):
-                    data = await anext(requests)
-            except StopAsyncIteration:
-                return
-            except TimeoutError as error:
-                raise DeadlineExceededError(
-                    f"the client sent nothing for {stall_seconds:g} s (streams.stall_seconds)"
-                ) from error
-            yield data
+        yield data
 
 
 def _serialized(message: Message | bytes) -> bytes:
@@ -257,10 +333,3 @@ def status_of(method: MethodDescriptor, error: Exception) -> tuple[Code, str]:
         log.error("%s failed (incident %s)", method.full_name, incident, exc_info=error)
         error = InternalError(f"a bug in kvtier; the agent's log has it as incident {incident}")
     return CODES[type(error)], str(error)
-
-
-def _call_of(context: Context) -> Call:
-    for key, value in context.invocation_metadata() or ():
-        if key == _SESSION_METADATA and isinstance(value, bytes):
-            return Call(value, context.time_remaining())
-    return Call(None, context.time_remaining())

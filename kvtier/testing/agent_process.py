@@ -23,7 +23,8 @@ _STOP_SECONDS = 10.0
 class AgentProcess:
     """Runs `kvtier agent` in a directory; a context manager that leaves nothing behind.
 
-    `settings` are configuration keys, as for `--set`. Its log goes to `agent.log` in the directory,
+    `settings` are configuration keys, as for `--set`; without `metrics.address` it takes no port.
+    Its log goes to `agent.log` in the directory,
     which is a new temporary one unless given. `cpu` pins it to one processor.
     """
 
@@ -69,7 +70,8 @@ class AgentProcess:
     def start(self) -> None:
         """Returns when it serves; raises RuntimeError with its log if it does not."""
         command = [sys.executable, *self.command]
-        for key, value in {"socket_dir": self.directory, **self.settings}.items():
+        own = {"socket_dir": self.directory, "metrics.address": "null"}
+        for key, value in (own | self.settings).items():
             command += ["--set", f"{key}={value}"]
         environ = {k: v for k, v in os.environ.items() if not k.startswith("KVTIER_")}
         with (self.directory / "agent.log").open("ab") as log:

@@ -1,4 +1,4 @@
-"""A real agent in a process of its own, whose DISK can be slowed down while it runs.
+"""A real agent in a process of its own, whose DISK can be slow, or fail, while it runs.
 
 python -m kvtier.testing.slow_agent --set KEY=VALUE ...
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
 
@@ -16,7 +16,7 @@ from kvtier.config import load_config
 from kvtier.daemon import run
 from kvtier.memory import ByteArray
 from kvtier.testing.agent_process import AgentProcess
-from kvtier.testing.faulty_io import FaultyIO
+from kvtier.testing.faulty_io import Fault, FaultyIO
 
 _FILE = "disk-pace.json"
 
@@ -28,25 +28,30 @@ class SlowAgentProcess(AgentProcess):
 
     def slow_down(self, *, latency_seconds: float = 0.0, bytes_per_second: float = 0.0) -> None:
         """As `FaultyIO.slow_down`."""
-        self._write({"latency_seconds": latency_seconds, "bytes_per_second": bytes_per_second})
+        pace = {"latency_seconds": latency_seconds, "bytes_per_second": bytes_per_second}
+        self._write({"pace": pace})
+
+    def fail(self, rates: Mapping[Fault, float]) -> None:
+        """As `FaultyIO.set_rates`."""
+        self._write({"rates": {fault.value: rate for fault, rate in rates.items()}})
 
     def heal(self) -> None:
         """As fast as it is."""
         self._write({})
 
-    def _write(self, pace: dict[str, float]) -> None:
+    def _write(self, told: dict[str, dict[str, float]]) -> None:
         new = self.directory / f"{_FILE}.new"
-        new.write_text(json.dumps(pace))
+        new.write_text(json.dumps(told))
         new.rename(self.directory / _FILE)
 
 
 class PacedIO(FaultyIO):
-    """As fast as a file says, which is looked for before each transfer."""
+    """As fast, and as good, as a file says, which is looked for before each transfer."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(Random(0))
         self._path = path
-        self._pace = ""
+        self._told = ""
 
     def read(self, fd: int, buffers: Sequence[ByteArray], offset: int) -> int:
         self._follow()
@@ -58,13 +63,15 @@ class PacedIO(FaultyIO):
 
     def _follow(self) -> None:
         try:
-            pace = self._path.read_text()
+            told = self._path.read_text()
         except FileNotFoundError:
             return
-        if pace != self._pace:
-            self._pace = pace
+        if told != self._told:
+            self._told, parts = told, json.loads(told)
             self.heal()
-            self.slow_down(**json.loads(pace))
+            self.slow_down(**parts.get("pace", {}))
+            rates = parts.get("rates", {})
+            self.set_rates({Fault(name): rate for name, rate in rates.items()})
 
 
 def main() -> int:

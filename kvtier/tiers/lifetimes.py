@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from kvtier.core.ages import UNKNOWN, Ages
 from kvtier.core.residency import NONE
@@ -33,6 +35,22 @@ class Lifetimes:
 
     def stored_at(self, row: int) -> int:
         return self._stored_at[row]
+
+    def age(self, row: int) -> float:
+        """Seconds; infinite if it is not known."""
+        stored_at = self._stored_at[row]
+        return math.inf if stored_at == UNKNOWN else max(0.0, self._ages.now() - stored_at)
+
+    def ages_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """The ages of rows that have had a block."""
+        ages: npt.NDArray[np.float64] = np.maximum(0.0, self._ages.now() - self.stored_at_of(rows))
+        return ages
+
+    def stored_at_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Of many rows; minus infinity where it is not known."""
+        stored_at = np.frombuffer(self._stored_at, np.int32)[rows].astype(np.float64)
+        stored_at[stored_at == UNKNOWN] = -np.inf
+        return stored_at
 
     def unix_seconds(self, stored_at: int) -> int:
         """For what outlives the agent."""

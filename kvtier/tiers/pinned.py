@@ -6,6 +6,9 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 if TYPE_CHECKING:
     from kvtier.tiers.size_class import SizeClass
 
@@ -33,6 +36,15 @@ class PinnedRows:
 
     def __iter__(self) -> Iterator[int]:
         return (row for row, count in enumerate(self._counts) if count)
+
+    def of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Whether each row is pinned."""
+        pinned = np.zeros(len(rows), np.bool_)
+        if not self.block_count:
+            return pinned
+        known = rows < len(self._counts)
+        pinned[known] = np.frombuffer(self._counts, np.uint32)[rows[known]] > 0
+        return pinned
 
     def add(self, rows: Sequence[int]) -> None:
         """One more pin on each."""

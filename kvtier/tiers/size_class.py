@@ -4,26 +4,37 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from kvtier.core.block import BlockKey, BlockKeys, BlockStatus, Lane
 from kvtier.core.cause import Cause
-from kvtier.core.policies.base import ALWAYS, NEVER, Blocks, Marking, Policy
+from kvtier.core.policies.base import ALWAYS, NEVER, Blocks, Marking, Policy, Refusing
 from kvtier.core.residency import NONE, Residency
 from kvtier.tiers.lifetimes import Lifetimes
 from kvtier.tiers.pinned import PinnedRows
 from kvtier.tiers.slot_table import NO_OWNER, Extent, FreeSlots, SlotTable
 from kvtier.tiers.unused import Unused
+from kvtier.tiers.uses import Uses
 
 if TYPE_CHECKING:
     from kvtier.tiers.companions import Companions
 
 PolicyFactory = Callable[[Blocks], Policy]
 OnForget = Callable[["SizeClass", int, Cause, int], None]
+
+
+class Witness(Protocol):
+    """Is told of each change of what a size class holds, in order."""
+
+    def came(self, size_class: SizeClass, row: int) -> None: ...
+
+    def goes(self, size_class: SizeClass, row: int) -> None:
+        """Before it does."""
+        ...
 
 
 @dataclass(slots=True)
@@ -40,6 +51,8 @@ class Counters:
     unadmitted: int = 0
     promoted: int = 0
     expired: int = 0
+    #: By cause: what left, and what was not let in.
+    causes: list[int] = field(default_factory=lambda: [0] * 32)
 
 
 class SizeClass:
@@ -66,10 +79,12 @@ class SizeClass:
         self.residency = Residency()
         self.policy = new_policy(self)
         self._marking = self.policy if isinstance(self.policy, Marking) else None
+        self._refusing = self.policy if isinstance(self.policy, Refusing) else None
         self.extents: list[Extent] = []
         self.lifetimes = lifetimes
         self.counters = Counters()
         self.unused = Unused()
+        self.uses = Uses()
         self.pinned = PinnedRows(self)
         self.used_slots = 0
         self.referenced_slots = 0
@@ -82,6 +97,8 @@ class SizeClass:
         #: Is told of a block that is about to go: its row, why, and the id of the namespace that it
         #: makes way for (0: its own).
         self.on_forget: OnForget | None = None
+        #: Somebody who watches the namespace.
+        self.witness: Witness | None = None
         #: What goes with a block that is evicted; None if its lane is the only one.
         self.companions: Companions | None = None
         self._free = FreeSlots()
@@ -139,6 +156,7 @@ class SizeClass:
     def touch(self, rows: Sequence[int]) -> None:
         """Marks blocks as used; the beginning of a prefix comes first in `rows`."""
         self.policy.touch(rows)
+        self.uses.add(rows)
 
     def mark(self, row: int) -> None:
         """The block ends a part that many share; for policies that want to know."""
@@ -155,11 +173,11 @@ class SizeClass:
 
     def admitted(self, keys: BlockKeys, indexes: Sequence[int]) -> int:
         """How many of the leading ones of blocks that are not here may be stored at all."""
-        worth, lane, hashes = self.policy.worth, keys.lane, keys.hashes
-        for count, index in enumerate(indexes):
-            if worth(lane, hashes[index], NONE) <= NEVER:
-                return count
-        return len(indexes)
+        if not indexes or self.worth(keys, indexes[0]) <= NEVER:
+            return 0
+        if self._refusing is None:
+            return len(indexes)
+        return self._refusing.admitted(keys.lane, [keys.hashes[index] for index in indexes])
 
     def take(self, count: int, worth: float = ALWAYS) -> list[int]:
         """Up to `count` slots, each with a reference and a new generation; evicts what it must of
@@ -226,8 +244,11 @@ class SizeClass:
         row = self.residency.insert(lane, block_hash, parent_hash, position, slot)
         self.table.owner[slot] = row
         self.lifetimes.begin(row, stored_at)
+        self.uses.begin(row)
         self.policy.insert(row)
         self._last_row = row
+        if self.witness is not None:
+            self.witness.came(self, row)
         return BlockStatus.OK
 
     def adopt(
@@ -254,8 +275,11 @@ class SizeClass:
             row = residency.insert(*key, slot)
             owner[slot] = row
             self.lifetimes.begin(row, None if stored_at is None else stored_at[slot])
+            self.uses.begin(row)
             used += 1
             insert(row)
+            if self.witness is not None:
+                self.witness.came(self, row)
         extent.used_slots += used
         self.used_slots += used
 
@@ -287,10 +311,18 @@ class SizeClass:
         """Whether somebody reads or moves the block; a pin alone does neither."""
         return self.table.references[self.residency.slot[row]] > (row in self.pinned)
 
+    def are_in_use(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """The same of many rows that have a block."""
+        slots = np.frombuffer(self.residency.slot, np.int64)[rows]
+        in_use: npt.NDArray[np.bool_] = self._columns()[1][slots] > self.pinned.of(rows)
+        return in_use
+
     def forget(self, row: int, cause: Cause = Cause.EVICTED, taker: int = 0) -> None:
         """Removes a block; its slot is free at once, or when the last reference goes."""
         if self.on_forget is not None:
             self.on_forget(self, row, cause, taker)
+        if self.witness is not None:
+            self.witness.goes(self, row)
         slot = self.residency.slot[row]
         if self.pinned.block_count:
             self.pinned.forgetting(row)
@@ -298,6 +330,7 @@ class SizeClass:
         parent = self.residency.remove(row)
         self.table.owner[slot] = NO_OWNER
         self.counters.evicted += 1
+        self.counters.causes[cause] += 1
         self.unused.leave(row)
         if not self.table.references[slot]:
             self._put_back(slot)

@@ -171,6 +171,11 @@ class SlotTier:
         self.is_shrinking = bool(self.space.excess_bytes())
         return self.is_shrinking
 
+    @property
+    def free_bytes(self) -> int:
+        """What no extent has."""
+        return self.space.capacity_bytes - self.space.allocated_bytes
+
     # Growing.
 
     def can_grow(self, size_class: SizeClass) -> bool:

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from kvtier.v1 import block_pb2 as kvtier_dot_v1_dot_block__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bkvtier/v1/block_cache.proto\x12\tkvtier.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x15kvtier/v1/block.proto\"\x18\n\x16GetCapabilitiesRequest\"\x85\x02\n\x17GetCapabilitiesResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x06\x12\x18\n\x10max_batch_blocks\x18\x02 \x01(\r\x12\x17\n\x0fmax_chunk_bytes\x18\x03 \x01(\r\x12\x30\n\rmax_lease_ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rattach_socket\x18\x05 \x01(\t\x12\x1e\n\x05tiers\x18\x06 \x03(\x0e\x32\x0f.kvtier.v1.Tier\x12\x0f\n\x07version\x18\x07 \x01(\t\x12.\n\x0bsession_ttl\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"g\n\x12OpenSessionRequest\x12+\n\tnamespace\x18\x01 \x01(\x0b\x32\x18.kvtier.v1.NamespaceSpec\x12\x14\n\x0c\x61ttach_token\x18\x02 \x01(\x0c\x12\x0e\n\x06worker\x18\x03 \x01(\t\"o\n\x13OpenSessionResponse\x12\x15\n\rsession_token\x18\x01 \x01(\x0c\x12\r\n\x05\x65poch\x18\x02 \x01(\x06\x12\x15\n\rlayout_digest\x18\x03 \x01(\x0c\x12\x1b\n\x13sibling_differences\x18\x04 \x03(\t\"\xb6\x02\n\x13LookupPrefixRequest\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.kvtier.v1.BlockKeys\x12\x33\n\x05match\x18\x02 \x01(\x0e\x32$.kvtier.v1.LookupPrefixRequest.Match\x12\x1e\n\x05tiers\x18\x03 \x03(\x0e\x32\x0f.kvtier.v1.Tier\x12\x0e\n\x06shards\x18\x04 \x03(\r\x12\x10\n\x08prefetch\x18\x05 \x01(\x08\x12\'\n\x04hold\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12!\n\x19\x63ompute_seconds_per_block\x18\x07 \x01(\x01\"8\n\x05Match\x12\x15\n\x11MATCH_UNSPECIFIED\x10\x00\x12\n\n\x06PREFIX\x10\x01\x12\x0c\n\x08PRESENCE\x10\x02\"\xb2\x01\n\x14LookupPrefixResponse\x12\x34\n\x05\x66ound\x18\x01 \x03(\x0b\x32%.kvtier.v1.LookupPrefixResponse.Found\x12\x0f\n\x07hold_id\x18\x02 \x01(\x04\x1aS\n\x05\x46ound\x12\x15\n\rmatched_count\x18\x01 \x01(\r\x12!\n\x04runs\x18\x02 \x03(\x0b\x32\x13.kvtier.v1.BlockRun\x12\x10\n\x08presence\x18\x03 \x01(\x0c\"\xcf\x02\n\x11LoadBlocksRequest\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.kvtier.v1.BlockKeys\x12/\n\x04wait\x18\x02 \x01(\x0e\x32!.kvtier.v1.LoadBlocksRequest.Wait\x12!\n\x19\x63ompute_seconds_per_block\x18\x03 \x01(\x01\x12\x13\n\x0bstop_at_gap\x18\x04 \x01(\x08\x12&\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07hold_id\x18\x06 \x01(\x04\x12\x1b\n\x13\x61\x63\x63\x65pt_device_slots\x18\x07 \x01(\x08\x12\x0f\n\x07release\x18\x08 \x03(\x04\"F\n\x04Wait\x12\x14\n\x10WAIT_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x42\x45ST_EFFORT\x10\x01\x12\x07\n\x03\x41LL\x10\x02\x12\x0e\n\nBREAK_EVEN\x10\x03\"\x9f\x01\n\x12LoadBlocksResponse\x12\x1f\n\x05lease\x18\x01 \x01(\x0b\x32\x10.kvtier.v1.Lease\x12&\n\x06status\x18\x02 \x03(\x0e\x32\x16.kvtier.v1.BlockStatus\x12\x1f\n\x05slots\x18\x03 \x01(\x0b\x32\x10.kvtier.v1.Slots\x12\x1f\n\x06source\x18\x04 \x03(\x0e\x32\x0f.kvtier.v1.Tier\"\x88\x01\n\x14ReserveBlocksRequest\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.kvtier.v1.BlockKeys\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x62reakpoints\x18\x03 \x03(\r\x12\x0f\n\x07release\x18\x04 \x03(\x04\"\x87\x01\n\x15ReserveBlocksResponse\x12%\n\x0breservation\x18\x01 \x01(\x0b\x32\x10.kvtier.v1.Lease\x12&\n\x06status\x18\x02 \x03(\x0e\x32\x16.kvtier.v1.BlockStatus\x12\x1f\n\x05slots\x18\x03 \x01(\x0b\x32\x10.kvtier.v1.Slots\"O\n\x13\x43ommitBlocksRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\x04\x12\x0f\n\x07indexes\x18\x02 \x03(\r\x12\x0f\n\x07\x64igests\x18\x03 \x01(\x0c\">\n\x14\x43ommitBlocksResponse\x12&\n\x06status\x18\x01 \x03(\x0e\x32\x16.kvtier.v1.BlockStatus\"O\n\x12RenewLeasesRequest\x12\x11\n\tlease_ids\x18\x01 \x03(\x04\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"7\n\x13RenewLeasesResponse\x12 \n\x06leases\x18\x01 \x03(\x0b\x32\x10.kvtier.v1.Lease\")\n\x14ReleaseLeasesRequest\x12\x11\n\tlease_ids\x18\x01 \x03(\x04\"\x17\n\x15ReleaseLeasesResponse\"\xb9\x01\n\x11ReadBlocksRequest\x12\"\n\x04keys\x18\x01 \x01(\x0b\x32\x14.kvtier.v1.BlockKeys\x12\x13\n\x0bstart_index\x18\x02 \x01(\r\x12\x14\n\x0cstart_offset\x18\x03 \x01(\x04\x12/\n\x04wait\x18\x04 \x01(\x0e\x32!.kvtier.v1.LoadBlocksRequest.Wait\x12\x13\n\x0bstop_at_gap\x18\x05 \x01(\x08\x12\x0f\n\x07hold_id\x18\x06 \x01(\x04\"z\n\x12ReadBlocksResponse\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12&\n\x06status\x18\x04 \x03(\x0e\x32\x16.kvtier.v1.BlockStatus\x12\x0f\n\x07\x64igests\x18\x05 \x01(\x0c\"|\n\x12WriteBlocksRequest\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0f\n\x07\x64igests\x18\x05 \x01(\x0c\x12\"\n\x04keys\x18\x06 \x01(\x0b\x32\x14.kvtier.v1.BlockKeysJ\x04\x08\x04\x10\x05\"=\n\x13WriteBlocksResponse\x12&\n\x06status\x18\x01 \x03(\x0e\x32\x16.kvtier.v1.BlockStatus\"\\\n\x15PrefetchPrefixRequest\x12\"\n\x04keys\x18\x01 \x01(\x0b\x32\x14.kvtier.v1.BlockKeys\x12\x1f\n\x06target\x18\x02 \x01(\x0e\x32\x0f.kvtier.v1.Tier\"0\n\x16PrefetchPrefixResponse\x12\x16\n\x0e\x61\x63\x63\x65pted_count\x18\x01 \x01(\r\"8\n\x12TouchBlocksRequest\x12\"\n\x04keys\x18\x01 \x01(\x0b\x32\x14.kvtier.v1.BlockKeys\"\x15\n\x13TouchBlocksResponse2\xd9\x07\n\nBlockCache\x12X\n\x0fGetCapabilities\x12!.kvtier.v1.GetCapabilitiesRequest\x1a\".kvtier.v1.GetCapabilitiesResponse\x12L\n\x0bOpenSession\x12\x1d.kvtier.v1.OpenSessionRequest\x1a\x1e.kvtier.v1.OpenSessionResponse\x12O\n\x0cLookupPrefix\x12\x1e.kvtier.v1.LookupPrefixRequest\x1a\x1f.kvtier.v1.LookupPrefixResponse\x12I\n\nLoadBlocks\x12\x1c.kvtier.v1.LoadBlocksRequest\x1a\x1d.kvtier.v1.LoadBlocksResponse\x12R\n\rReserveBlocks\x12\x1f.kvtier.v1.ReserveBlocksRequest\x1a .kvtier.v1.ReserveBlocksResponse\x12O\n\x0c\x43ommitBlocks\x12\x1e.kvtier.v1.CommitBlocksRequest\x1a\x1f.kvtier.v1.CommitBlocksResponse\x12L\n\x0bRenewLeases\x12\x1d.kvtier.v1.RenewLeasesRequest\x1a\x1e.kvtier.v1.RenewLeasesResponse\x12R\n\rReleaseLeases\x12\x1f.kvtier.v1.ReleaseLeasesRequest\x1a .kvtier.v1.ReleaseLeasesResponse\x12K\n\nReadBlocks\x12\x1c.kvtier.v1.ReadBlocksRequest\x1a\x1d.kvtier.v1.ReadBlocksResponse0\x01\x12N\n\x0bWriteBlocks\x12\x1d.kvtier.v1.WriteBlocksRequest\x1a\x1e.kvtier.v1.WriteBlocksResponse(\x01\x12U\n\x0ePrefetchPrefix\x12 .kvtier.v1.PrefetchPrefixRequest\x1a!.kvtier.v1.PrefetchPrefixResponse\x12L\n\x0bTouchBlocks\x12\x1d.kvtier.v1.TouchBlocksRequest\x1a\x1e.kvtier.v1.TouchBlocksResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bkvtier/v1/block_cache.proto\x12\tkvtier.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x15kvtier/v1/block.proto\"\x18\n\x16GetCapabilitiesRequest\"\x85\x02\n\x17GetCapabilitiesResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x06\x12\x18\n\x10max_batch_blocks\x18\x02 \x01(\r\x12\x17\n\x0fmax_chunk_bytes\x18\x03 \x01(\r\x12\x30\n\rmax_lease_ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rattach_socket\x18\x05 \x01(\t\x12\x1e\n\x05tiers\x18\x06 \x03(\x0e\x32\x0f.kvtier.v1.Tier\x12\x0f\n\x07version\x18\x07 \x01(\t\x12.\n\x0bsession_ttl\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"g\n\x12OpenSessionRequest\x12+\n\tnamespace\x18\x01 \x01(\x0b\x32\x18.kvtier.v1.NamespaceSpec\x12\x14\n\x0c\x61ttach_token\x18\x02 \x01(\x0c\x12\x0e\n\x06worker\x18\x03 \x01(\t\"o\n\x13OpenSessionResponse\x12\x15\n\rsession_token\x18\x01 \x01(\x0c\x12\r\n\x05\x65poch\x18\x02 \x01(\x06\x12\x15\n\rlayout_digest\x18\x03 \x01(\x0c\x12\x1b\n\x13sibling_differences\x18\x04 \x03(\t\"\xca\x02\n\x13LookupPrefixRequest\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.kvtier.v1.BlockKeys\x12\x33\n\x05match\x18\x02 \x01(\x0e\x32$.kvtier.v1.LookupPrefixRequest.Match\x12\x1e\n\x05tiers\x18\x03 \x03(\x0e\x32\x0f.kvtier.v1.Tier\x12\x0e\n\x06shards\x18\x04 \x03(\r\x12\x10\n\x08prefetch\x18\x05 \x01(\x08\x12\'\n\x04hold\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12!\n\x19\x63ompute_seconds_per_block\x18\x07 \x01(\x01\x12\x12\n\nrequest_id\x18\x08 \x01(\t\"8\n\x05Match\x12\x15\n\x11MATCH_UNSPECIFIED\x10\x00\x12\n\n\x06PREFIX\x10\x01\x12\x0c\n\x08PRESENCE\x10\x02\"\xb2\x01\n\x14LookupPrefixResponse\x12\x34\n\x05\x66ound\x18\x01 \x03(\x0b\x32%.kvtier.v1.LookupPrefixResponse.Found\x12\x0f\n\x07hold_id\x18\x02 \x01(\x04\x1aS\n\x05\x46ound\x12\x15\n\rmatched_count\x18\x01 \x01(\r\x12!\n\x04runs\x18\x02 \x03(\x0b\x32\x13.kvtier.v1.BlockRun\x12\x10\n\x08presence\x18\x03 \x01(\x0c\"\xe4\x02\n\x11LoadBlocksRequest\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.kvtier.v1.BlockKeys\x12/\n\x04wait\x18\x02 \x01(\x0e\x32!.kvtier.v1.LoadBlocksRequest.Wait\x12!\n\x19\x63ompute_seconds_per_block\x18\x03 \x01(\x01\x12\x13\n\x0bstop_at_gap\x18\x04 \x01(\x08\x12&\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07hold_id\x18\x06 \x01(\x04\x12\x1b\n\x13\x61\x63\x63\x65pt_device_slots\x18\x07 \x01(\x08\x12\x0f\n\x07release\x18\x08 \x03(\x04\x12\x13\n\x0blease_count\x18\t \x01(\r\"F\n\x04Wait\x12\x14\n\x10WAIT_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x42\x45ST_EFFORT\x10\x01\x12\x07\n\x03\x41LL\x10\x02\x12\x0e\n\nBREAK_EVEN\x10\x03\"\x9f\x01\n\x12LoadBlocksResponse\x12\x1f\n\x05lease\x18\x01 \x01(\x0b\x32\x10.kvtier.v1.Lease\x12&\n\x06status\x18\x02 \x03(\x0e\x32\x16.kvtier.v1.BlockStatus\x12\x1f\n\x05slots\x18\x03 \x01(\x0b\x32\x10.kvtier.v1.Slots\x12\x1f\n\x06source\x18\x04 \x03(\x0e\x32\x0f.kvtier.v1.Tier\"\x88\x01\n\x14ReserveBlocksRequest\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.kvtier.v1.BlockKeys\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x62reakpoints\x18\x03 \x03(\r\x12\x0f\n\x07release\x18\x04 \x03(\x04\"\x87\x01\n\x15ReserveBlocksResponse\x12%\n\x0breservation\x18\x01 \x01(\x0b\x32\x10.kvtier.v1.Lease\x12&\n\x06status\x18\x02 \x03(\x0e\x32\x16.kvtier.v1.BlockStatus\x12\x1f\n\x05slots\x18\x03 \x01(\x0b\x32\x10.kvtier.v1.Slots\"O\n\x13\x43ommitBlocksRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\x04\x12\x0f\n\x07indexes\x18\x02 \x03(\r\x12\x0f\n\x07\x64igests\x18\x03 \x01(\x0c\">\n\x14\x43ommitBlocksResponse\x12&\n\x06status\x18\x01 \x03(\x0e\x32\x16.kvtier.v1.BlockStatus\"O\n\x12RenewLeasesRequest\x12\x11\n\tlease_ids\x18\x01 \x03(\x04\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"7\n\x13RenewLeasesResponse\x12 \n\x06leases\x18\x01 \x03(\x0b\x32\x10.kvtier.v1.Lease\")\n\x14ReleaseLeasesRequest\x12\x11\n\tlease_ids\x18\x01 \x03(\x04\"\x17\n\x15ReleaseLeasesResponse\"\xb9\x01\n\x11ReadBlocksRequest\x12\"\n\x04keys\x18\x01 \x01(\x0b\x32\x14.kvtier.v1.BlockKeys\x12\x13\n\x0bstart_index\x18\x02 \x01(\r\x12\x14\n\x0cstart_offset\x18\x03 \x01(\x04\x12/\n\x04wait\x18\x04 \x01(\x0e\x32!.kvtier.v1.LoadBlocksRequest.Wait\x12\x13\n\x0bstop_at_gap\x18\x05 \x01(\x08\x12\x0f\n\x07hold_id\x18\x06 \x01(\x04\"z\n\x12ReadBlocksResponse\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12&\n\x06status\x18\x04 \x03(\x0e\x32\x16.kvtier.v1.BlockStatus\x12\x0f\n\x07\x64igests\x18\x05 \x01(\x0c\"|\n\x12WriteBlocksRequest\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0f\n\x07\x64igests\x18\x05 \x01(\x0c\x12\"\n\x04keys\x18\x06 \x01(\x0b\x32\x14.kvtier.v1.BlockKeysJ\x04\x08\x04\x10\x05\"=\n\x13WriteBlocksResponse\x12&\n\x06status\x18\x01 \x03(\x0e\x32\x16.kvtier.v1.BlockStatus\"\\\n\x15PrefetchPrefixRequest\x12\"\n\x04keys\x18\x01 \x01(\x0b\x32\x14.kvtier.v1.BlockKeys\x12\x1f\n\x06target\x18\x02 \x01(\x0e\x32\x0f.kvtier.v1.Tier\"0\n\x16PrefetchPrefixResponse\x12\x16\n\x0e\x61\x63\x63\x65pted_count\x18\x01 \x01(\r\"8\n\x12TouchBlocksRequest\x12\"\n\x04keys\x18\x01 \x01(\x0b\x32\x14.kvtier.v1.BlockKeys\"\x15\n\x13TouchBlocksResponse2\xd9\x07\n\nBlockCache\x12X\n\x0fGetCapabilities\x12!.kvtier.v1.GetCapabilitiesRequest\x1a\".kvtier.v1.GetCapabilitiesResponse\x12L\n\x0bOpenSession\x12\x1d.kvtier.v1.OpenSessionRequest\x1a\x1e.kvtier.v1.OpenSessionResponse\x12O\n\x0cLookupPrefix\x12\x1e.kvtier.v1.LookupPrefixRequest\x1a\x1f.kvtier.v1.LookupPrefixResponse\x12I\n\nLoadBlocks\x12\x1c.kvtier.v1.LoadBlocksRequest\x1a\x1d.kvtier.v1.LoadBlocksResponse\x12R\n\rReserveBlocks\x12\x1f.kvtier.v1.ReserveBlocksRequest\x1a .kvtier.v1.ReserveBlocksResponse\x12O\n\x0c\x43ommitBlocks\x12\x1e.kvtier.v1.CommitBlocksRequest\x1a\x1f.kvtier.v1.CommitBlocksResponse\x12L\n\x0bRenewLeases\x12\x1d.kvtier.v1.RenewLeasesRequest\x1a\x1e.kvtier.v1.RenewLeasesResponse\x12R\n\rReleaseLeases\x12\x1f.kvtier.v1.ReleaseLeasesRequest\x1a .kvtier.v1.ReleaseLeasesResponse\x12K\n\nReadBlocks\x12\x1c.kvtier.v1.ReadBlocksRequest\x1a\x1d.kvtier.v1.ReadBlocksResponse0\x01\x12N\n\x0bWriteBlocks\x12\x1d.kvtier.v1.WriteBlocksRequest\x1a\x1e.kvtier.v1.WriteBlocksResponse(\x01\x12U\n\x0ePrefetchPrefix\x12 .kvtier.v1.PrefetchPrefixRequest\x1a!.kvtier.v1.PrefetchPrefixResponse\x12L\n\x0bTouchBlocks\x12\x1d.kvtier.v1.TouchBlocksRequest\x1a\x1e.kvtier.v1.TouchBlocksResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,51 +42,51 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPENSESSIONRESPONSE']._serialized_start=492
   _globals['_OPENSESSIONRESPONSE']._serialized_end=603
   _globals['_LOOKUPPREFIXREQUEST']._serialized_start=606
-  _globals['_LOOKUPPREFIXREQUEST']._serialized_end=916
-  _globals['_LOOKUPPREFIXREQUEST_MATCH']._serialized_start=860
-  _globals['_LOOKUPPREFIXREQUEST_MATCH']._serialized_end=916
-  _globals['_LOOKUPPREFIXRESPONSE']._serialized_start=919
-  _globals['_LOOKUPPREFIXRESPONSE']._serialized_end=1097
-  _globals['_LOOKUPPREFIXRESPONSE_FOUND']._serialized_start=1014
-  _globals['_LOOKUPPREFIXRESPONSE_FOUND']._serialized_end=1097
-  _globals['_LOADBLOCKSREQUEST']._serialized_start=1100
-  _globals['_LOADBLOCKSREQUEST']._serialized_end=1435
-  _globals['_LOADBLOCKSREQUEST_WAIT']._serialized_start=1365
-  _globals['_LOADBLOCKSREQUEST_WAIT']._serialized_end=1435
-  _globals['_LOADBLOCKSRESPONSE']._serialized_start=1438
-  _globals['_LOADBLOCKSRESPONSE']._serialized_end=1597
-  _globals['_RESERVEBLOCKSREQUEST']._serialized_start=1600
-  _globals['_RESERVEBLOCKSREQUEST']._serialized_end=1736
-  _globals['_RESERVEBLOCKSRESPONSE']._serialized_start=1739
-  _globals['_RESERVEBLOCKSRESPONSE']._serialized_end=1874
-  _globals['_COMMITBLOCKSREQUEST']._serialized_start=1876
-  _globals['_COMMITBLOCKSREQUEST']._serialized_end=1955
-  _globals['_COMMITBLOCKSRESPONSE']._serialized_start=1957
-  _globals['_COMMITBLOCKSRESPONSE']._serialized_end=2019
-  _globals['_RENEWLEASESREQUEST']._serialized_start=2021
-  _globals['_RENEWLEASESREQUEST']._serialized_end=2100
-  _globals['_RENEWLEASESRESPONSE']._serialized_start=2102
-  _globals['_RENEWLEASESRESPONSE']._serialized_end=2157
-  _globals['_RELEASELEASESREQUEST']._serialized_start=2159
-  _globals['_RELEASELEASESREQUEST']._serialized_end=2200
-  _globals['_RELEASELEASESRESPONSE']._serialized_start=2202
-  _globals['_RELEASELEASESRESPONSE']._serialized_end=2225
-  _globals['_READBLOCKSREQUEST']._serialized_start=2228
-  _globals['_READBLOCKSREQUEST']._serialized_end=2413
-  _globals['_READBLOCKSRESPONSE']._serialized_start=2415
-  _globals['_READBLOCKSRESPONSE']._serialized_end=2537
-  _globals['_WRITEBLOCKSREQUEST']._serialized_start=2539
-  _globals['_WRITEBLOCKSREQUEST']._serialized_end=2663
-  _globals['_WRITEBLOCKSRESPONSE']._serialized_start=2665
-  _globals['_WRITEBLOCKSRESPONSE']._serialized_end=2726
-  _globals['_PREFETCHPREFIXREQUEST']._serialized_start=2728
-  _globals['_PREFETCHPREFIXREQUEST']._serialized_end=2820
-  _globals['_PREFETCHPREFIXRESPONSE']._serialized_start=2822
-  _globals['_PREFETCHPREFIXRESPONSE']._serialized_end=2870
-  _globals['_TOUCHBLOCKSREQUEST']._serialized_start=2872
-  _globals['_TOUCHBLOCKSREQUEST']._serialized_end=2928
-  _globals['_TOUCHBLOCKSRESPONSE']._serialized_start=2930
-  _globals['_TOUCHBLOCKSRESPONSE']._serialized_end=2951
-  _globals['_BLOCKCACHE']._serialized_start=2954
-  _globals['_BLOCKCACHE']._serialized_end=3939
+  _globals['_LOOKUPPREFIXREQUEST']._serialized_end=936
+  _globals['_LOOKUPPREFIXREQUEST_MATCH']._serialized_start=880
+  _globals['_LOOKUPPREFIXREQUEST_MATCH']._serialized_end=936
+  _globals['_LOOKUPPREFIXRESPONSE']._serialized_start=939
+  _globals['_LOOKUPPREFIXRESPONSE']._serialized_end=1117
+  _globals['_LOOKUPPREFIXRESPONSE_FOUND']._serialized_start=1034
+  _globals['_LOOKUPPREFIXRESPONSE_FOUND']._serialized_end=1117
+  _globals['_LOADBLOCKSREQUEST']._serialized_start=1120
+  _globals['_LOADBLOCKSREQUEST']._serialized_end=1476
+  _globals['_LOADBLOCKSREQUEST_WAIT']._serialized_start=1406
+  _globals['_LOADBLOCKSREQUEST_WAIT']._serialized_end=1476
+  _globals['_LOADBLOCKSRESPONSE']._serialized_start=1479
+  _globals['_LOADBLOCKSRESPONSE']._serialized_end=1638
+  _globals['_RESERVEBLOCKSREQUEST']._serialized_start=1641
+  _globals['_RESERVEBLOCKSREQUEST']._serialized_end=1777
+  _globals['_RESERVEBLOCKSRESPONSE']._serialized_start=1780
+  _globals['_RESERVEBLOCKSRESPONSE']._serialized_end=1915
+  _globals['_COMMITBLOCKSREQUEST']._serialized_start=1917
+  _globals['_COMMITBLOCKSREQUEST']._serialized_end=1996
+  _globals['_COMMITBLOCKSRESPONSE']._serialized_start=1998
+  _globals['_COMMITBLOCKSRESPONSE']._serialized_end=2060
+  _globals['_RENEWLEASESREQUEST']._serialized_start=2062
+  _globals['_RENEWLEASESREQUEST']._serialized_end=2141
+  _globals['_RENEWLEASESRESPONSE']._serialized_start=2143
+  _globals['_RENEWLEASESRESPONSE']._serialized_end=2198
+  _globals['_RELEASELEASESREQUEST']._serialized_start=2200
+  _globals['_RELEASELEASESREQUEST']._serialized_end=2241
+  _globals['_RELEASELEASESRESPONSE']._serialized_start=2243
+  _globals['_RELEASELEASESRESPONSE']._serialized_end=2266
+  _globals['_READBLOCKSREQUEST']._serialized_start=2269
+  _globals['_READBLOCKSREQUEST']._serialized_end=2454
+  _globals['_READBLOCKSRESPONSE']._serialized_start=2456
+  _globals['_READBLOCKSRESPONSE']._serialized_end=2578
+  _globals['_WRITEBLOCKSREQUEST']._serialized_start=2580
+  _globals['_WRITEBLOCKSREQUEST']._serialized_end=2704
+  _globals['_WRITEBLOCKSRESPONSE']._serialized_start=2706
+  _globals['_WRITEBLOCKSRESPONSE']._serialized_end=2767
+  _globals['_PREFETCHPREFIXREQUEST']._serialized_start=2769
+  _globals['_PREFETCHPREFIXREQUEST']._serialized_end=2861
+  _globals['_PREFETCHPREFIXRESPONSE']._serialized_start=2863
+  _globals['_PREFETCHPREFIXRESPONSE']._serialized_end=2911
+  _globals['_TOUCHBLOCKSREQUEST']._serialized_start=2913
+  _globals['_TOUCHBLOCKSREQUEST']._serialized_end=2969
+  _globals['_TOUCHBLOCKSRESPONSE']._serialized_start=2971
+  _globals['_TOUCHBLOCKSRESPONSE']._serialized_end=2992
+  _globals['_BLOCKCACHE']._serialized_start=2995
+  _globals['_BLOCKCACHE']._serialized_end=3980
 # @@protoc_insertion_point(module_scope)

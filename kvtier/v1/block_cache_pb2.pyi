@@ -58,7 +58,7 @@ class OpenSessionResponse(_message.Message):
     def __init__(self, session_token: _Optional[bytes] = ..., epoch: _Optional[int] = ..., layout_digest: _Optional[bytes] = ..., sibling_differences: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LookupPrefixRequest(_message.Message):
-    __slots__ = ("keys", "match", "tiers", "shards", "prefetch", "hold", "compute_seconds_per_block")
+    __slots__ = ("keys", "match", "tiers", "shards", "prefetch", "hold", "compute_seconds_per_block", "request_id")
     class Match(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         MATCH_UNSPECIFIED: _ClassVar[LookupPrefixRequest.Match]
@@ -74,6 +74,7 @@ class LookupPrefixRequest(_message.Message):
     PREFETCH_FIELD_NUMBER: _ClassVar[int]
     HOLD_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_SECONDS_PER_BLOCK_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     keys: _containers.RepeatedCompositeFieldContainer[_block_pb2.BlockKeys]
     match: LookupPrefixRequest.Match
     tiers: _containers.RepeatedScalarFieldContainer[_block_pb2.Tier]
@@ -81,7 +82,8 @@ class LookupPrefixRequest(_message.Message):
     prefetch: bool
     hold: _duration_pb2.Duration
     compute_seconds_per_block: float
-    def __init__(self, keys: _Optional[_Iterable[_Union[_block_pb2.BlockKeys, _Mapping]]] = ..., match: _Optional[_Union[LookupPrefixRequest.Match, str]] = ..., tiers: _Optional[_Iterable[_Union[_block_pb2.Tier, str]]] = ..., shards: _Optional[_Iterable[int]] = ..., prefetch: bool = ..., hold: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., compute_seconds_per_block: _Optional[float] = ...) -> None: ...
+    request_id: str
+    def __init__(self, keys: _Optional[_Iterable[_Union[_block_pb2.BlockKeys, _Mapping]]] = ..., match: _Optional[_Union[LookupPrefixRequest.Match, str]] = ..., tiers: _Optional[_Iterable[_Union[_block_pb2.Tier, str]]] = ..., shards: _Optional[_Iterable[int]] = ..., prefetch: bool = ..., hold: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., compute_seconds_per_block: _Optional[float] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class LookupPrefixResponse(_message.Message):
     __slots__ = ("found", "hold_id")
@@ -101,7 +103,7 @@ class LookupPrefixResponse(_message.Message):
     def __init__(self, found: _Optional[_Iterable[_Union[LookupPrefixResponse.Found, _Mapping]]] = ..., hold_id: _Optional[int] = ...) -> None: ...
 
 class LoadBlocksRequest(_message.Message):
-    __slots__ = ("keys", "wait", "compute_seconds_per_block", "stop_at_gap", "ttl", "hold_id", "accept_device_slots", "release")
+    __slots__ = ("keys", "wait", "compute_seconds_per_block", "stop_at_gap", "ttl", "hold_id", "accept_device_slots", "release", "lease_count")
     class Wait(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         WAIT_UNSPECIFIED: _ClassVar[LoadBlocksRequest.Wait]
@@ -120,6 +122,7 @@ class LoadBlocksRequest(_message.Message):
     HOLD_ID_FIELD_NUMBER: _ClassVar[int]
     ACCEPT_DEVICE_SLOTS_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
+    LEASE_COUNT_FIELD_NUMBER: _ClassVar[int]
     keys: _containers.RepeatedCompositeFieldContainer[_block_pb2.BlockKeys]
     wait: LoadBlocksRequest.Wait
     compute_seconds_per_block: float
@@ -128,7 +131,8 @@ class LoadBlocksRequest(_message.Message):
     hold_id: int
     accept_device_slots: bool
     release: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, keys: _Optional[_Iterable[_Union[_block_pb2.BlockKeys, _Mapping]]] = ..., wait: _Optional[_Union[LoadBlocksRequest.Wait, str]] = ..., compute_seconds_per_block: _Optional[float] = ..., stop_at_gap: bool = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., hold_id: _Optional[int] = ..., accept_device_slots: bool = ..., release: _Optional[_Iterable[int]] = ...) -> None: ...
+    lease_count: int
+    def __init__(self, keys: _Optional[_Iterable[_Union[_block_pb2.BlockKeys, _Mapping]]] = ..., wait: _Optional[_Union[LoadBlocksRequest.Wait, str]] = ..., compute_seconds_per_block: _Optional[float] = ..., stop_at_gap: bool = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., hold_id: _Optional[int] = ..., accept_device_slots: bool = ..., release: _Optional[_Iterable[int]] = ..., lease_count: _Optional[int] = ...) -> None: ...
 
 class LoadBlocksResponse(_message.Message):
     __slots__ = ("lease", "status", "slots", "source")

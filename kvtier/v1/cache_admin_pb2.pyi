@@ -13,7 +13,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TierStats(_message.Message):
-    __slots__ = ("tier", "state", "capacity_bytes", "used_bytes", "block_count", "leased_bytes", "hit_count", "miss_count", "evicted_count", "corrupt_count", "queue_depth", "allocated_bytes", "quarantined_bytes", "stored_count", "refused_count", "lookup_count", "lookup_hit_count", "reason", "error_count", "promoted_count", "demoted_count", "unwritten_count", "pending_bytes", "read_bytes", "written_bytes", "pinned_bytes", "prefetched_count", "prefetch_used_count", "prefetch_wasted_count", "expired_count", "unadmitted_count", "written_last_day_bytes", "policy", "admission", "device")
+    __slots__ = ("tier", "state", "capacity_bytes", "used_bytes", "block_count", "leased_bytes", "hit_count", "miss_count", "evicted_count", "corrupt_count", "queue_depth", "allocated_bytes", "quarantined_bytes", "stored_count", "refused_count", "lookup_count", "lookup_hit_count", "reason", "error_count", "promoted_count", "demoted_count", "unwritten_count", "pending_bytes", "read_bytes", "written_bytes", "pinned_bytes", "prefetched_count", "prefetch_used_count", "prefetch_wasted_count", "expired_count", "unadmitted_count", "written_last_day_bytes", "policy", "admission", "device", "read_seconds_per_mib", "distrusted_seconds", "crowded_out_count", "auto_least_bytes", "auto_most_bytes", "auto_shrunk_count", "auto_reason")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[TierStats.State]
@@ -61,6 +61,13 @@ class TierStats(_message.Message):
     POLICY_FIELD_NUMBER: _ClassVar[int]
     ADMISSION_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
+    READ_SECONDS_PER_MIB_FIELD_NUMBER: _ClassVar[int]
+    DISTRUSTED_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    CROWDED_OUT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    AUTO_LEAST_BYTES_FIELD_NUMBER: _ClassVar[int]
+    AUTO_MOST_BYTES_FIELD_NUMBER: _ClassVar[int]
+    AUTO_SHRUNK_COUNT_FIELD_NUMBER: _ClassVar[int]
+    AUTO_REASON_FIELD_NUMBER: _ClassVar[int]
     tier: _block_pb2.Tier
     state: TierStats.State
     capacity_bytes: int
@@ -96,7 +103,14 @@ class TierStats(_message.Message):
     policy: str
     admission: str
     device: str
-    def __init__(self, tier: _Optional[_Union[_block_pb2.Tier, str]] = ..., state: _Optional[_Union[TierStats.State, str]] = ..., capacity_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., block_count: _Optional[int] = ..., leased_bytes: _Optional[int] = ..., hit_count: _Optional[int] = ..., miss_count: _Optional[int] = ..., evicted_count: _Optional[int] = ..., corrupt_count: _Optional[int] = ..., queue_depth: _Optional[int] = ..., allocated_bytes: _Optional[int] = ..., quarantined_bytes: _Optional[int] = ..., stored_count: _Optional[int] = ..., refused_count: _Optional[int] = ..., lookup_count: _Optional[int] = ..., lookup_hit_count: _Optional[int] = ..., reason: _Optional[str] = ..., error_count: _Optional[int] = ..., promoted_count: _Optional[int] = ..., demoted_count: _Optional[int] = ..., unwritten_count: _Optional[int] = ..., pending_bytes: _Optional[int] = ..., read_bytes: _Optional[int] = ..., written_bytes: _Optional[int] = ..., pinned_bytes: _Optional[int] = ..., prefetched_count: _Optional[int] = ..., prefetch_used_count: _Optional[int] = ..., prefetch_wasted_count: _Optional[int] = ..., expired_count: _Optional[int] = ..., unadmitted_count: _Optional[int] = ..., written_last_day_bytes: _Optional[int] = ..., policy: _Optional[str] = ..., admission: _Optional[str] = ..., device: _Optional[str] = ...) -> None: ...
+    read_seconds_per_mib: float
+    distrusted_seconds: float
+    crowded_out_count: int
+    auto_least_bytes: int
+    auto_most_bytes: int
+    auto_shrunk_count: int
+    auto_reason: str
+    def __init__(self, tier: _Optional[_Union[_block_pb2.Tier, str]] = ..., state: _Optional[_Union[TierStats.State, str]] = ..., capacity_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., block_count: _Optional[int] = ..., leased_bytes: _Optional[int] = ..., hit_count: _Optional[int] = ..., miss_count: _Optional[int] = ..., evicted_count: _Optional[int] = ..., corrupt_count: _Optional[int] = ..., queue_depth: _Optional[int] = ..., allocated_bytes: _Optional[int] = ..., quarantined_bytes: _Optional[int] = ..., stored_count: _Optional[int] = ..., refused_count: _Optional[int] = ..., lookup_count: _Optional[int] = ..., lookup_hit_count: _Optional[int] = ..., reason: _Optional[str] = ..., error_count: _Optional[int] = ..., promoted_count: _Optional[int] = ..., demoted_count: _Optional[int] = ..., unwritten_count: _Optional[int] = ..., pending_bytes: _Optional[int] = ..., read_bytes: _Optional[int] = ..., written_bytes: _Optional[int] = ..., pinned_bytes: _Optional[int] = ..., prefetched_count: _Optional[int] = ..., prefetch_used_count: _Optional[int] = ..., prefetch_wasted_count: _Optional[int] = ..., expired_count: _Optional[int] = ..., unadmitted_count: _Optional[int] = ..., written_last_day_bytes: _Optional[int] = ..., policy: _Optional[str] = ..., admission: _Optional[str] = ..., device: _Optional[str] = ..., read_seconds_per_mib: _Optional[float] = ..., distrusted_seconds: _Optional[float] = ..., crowded_out_count: _Optional[int] = ..., auto_least_bytes: _Optional[int] = ..., auto_most_bytes: _Optional[int] = ..., auto_shrunk_count: _Optional[int] = ..., auto_reason: _Optional[str] = ...) -> None: ...
 
 class Pin(_message.Message):
     __slots__ = ("pin_id", "namespace", "block_count", "expire_time", "reason", "pinned_bytes")
@@ -256,6 +270,134 @@ class WarmPrefixResponse(_message.Message):
     ready_count: int
     def __init__(self, accepted_count: _Optional[int] = ..., ready_count: _Optional[int] = ...) -> None: ...
 
+class ListBlocksRequest(_message.Message):
+    __slots__ = ("namespace", "keys", "tiers", "ends_only", "pinned_only", "leased_only", "min_age", "order", "descending", "page_size", "page_token")
+    class Order(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        ORDER_UNSPECIFIED: _ClassVar[ListBlocksRequest.Order]
+        TABLE: _ClassVar[ListBlocksRequest.Order]
+        AGE: _ClassVar[ListBlocksRequest.Order]
+        HITS: _ClassVar[ListBlocksRequest.Order]
+        SIZE: _ClassVar[ListBlocksRequest.Order]
+        POSITION: _ClassVar[ListBlocksRequest.Order]
+    ORDER_UNSPECIFIED: ListBlocksRequest.Order
+    TABLE: ListBlocksRequest.Order
+    AGE: ListBlocksRequest.Order
+    HITS: ListBlocksRequest.Order
+    SIZE: ListBlocksRequest.Order
+    POSITION: ListBlocksRequest.Order
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    TIERS_FIELD_NUMBER: _ClassVar[int]
+    ENDS_ONLY_FIELD_NUMBER: _ClassVar[int]
+    PINNED_ONLY_FIELD_NUMBER: _ClassVar[int]
+    LEASED_ONLY_FIELD_NUMBER: _ClassVar[int]
+    MIN_AGE_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    DESCENDING_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    keys: _block_pb2.BlockKeys
+    tiers: _containers.RepeatedScalarFieldContainer[_block_pb2.Tier]
+    ends_only: bool
+    pinned_only: bool
+    leased_only: bool
+    min_age: _duration_pb2.Duration
+    order: ListBlocksRequest.Order
+    descending: bool
+    page_size: int
+    page_token: str
+    def __init__(self, namespace: _Optional[str] = ..., keys: _Optional[_Union[_block_pb2.BlockKeys, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[_block_pb2.Tier, str]]] = ..., ends_only: bool = ..., pinned_only: bool = ..., leased_only: bool = ..., min_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., order: _Optional[_Union[ListBlocksRequest.Order, str]] = ..., descending: bool = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListedBlock(_message.Message):
+    __slots__ = ("block_hash", "group", "shard", "position", "tier", "other_tiers", "slot_bytes", "age", "hit_count", "is_pinned", "is_leased")
+    BLOCK_HASH_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    OTHER_TIERS_FIELD_NUMBER: _ClassVar[int]
+    SLOT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    AGE_FIELD_NUMBER: _ClassVar[int]
+    HIT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    IS_PINNED_FIELD_NUMBER: _ClassVar[int]
+    IS_LEASED_FIELD_NUMBER: _ClassVar[int]
+    block_hash: bytes
+    group: int
+    shard: int
+    position: int
+    tier: _block_pb2.Tier
+    other_tiers: _containers.RepeatedScalarFieldContainer[_block_pb2.Tier]
+    slot_bytes: int
+    age: _duration_pb2.Duration
+    hit_count: int
+    is_pinned: bool
+    is_leased: bool
+    def __init__(self, block_hash: _Optional[bytes] = ..., group: _Optional[int] = ..., shard: _Optional[int] = ..., position: _Optional[int] = ..., tier: _Optional[_Union[_block_pb2.Tier, str]] = ..., other_tiers: _Optional[_Iterable[_Union[_block_pb2.Tier, str]]] = ..., slot_bytes: _Optional[int] = ..., age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., hit_count: _Optional[int] = ..., is_pinned: bool = ..., is_leased: bool = ...) -> None: ...
+
+class ListBlocksResponse(_message.Message):
+    __slots__ = ("blocks", "next_page_token")
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    blocks: _containers.RepeatedCompositeFieldContainer[ListedBlock]
+    next_page_token: str
+    def __init__(self, blocks: _Optional[_Iterable[_Union[ListedBlock, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class ListRequestsRequest(_message.Message):
+    __slots__ = ("namespace", "page_size", "page_token")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    page_size: int
+    page_token: str
+    def __init__(self, namespace: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListRequestsResponse(_message.Message):
+    __slots__ = ("requests", "next_page_token", "capacity", "memory_bytes")
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    requests: _containers.RepeatedCompositeFieldContainer[SeenRequest]
+    next_page_token: str
+    capacity: int
+    memory_bytes: int
+    def __init__(self, requests: _Optional[_Iterable[_Union[SeenRequest, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., capacity: _Optional[int] = ..., memory_bytes: _Optional[int] = ...) -> None: ...
+
+class GetRequestRequest(_message.Message):
+    __slots__ = ("namespace", "request_id")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    request_id: str
+    def __init__(self, namespace: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class SeenLookup(_message.Message):
+    __slots__ = ("keys", "block_count", "found_count", "tier_counts")
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_COUNT_FIELD_NUMBER: _ClassVar[int]
+    FOUND_COUNT_FIELD_NUMBER: _ClassVar[int]
+    TIER_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    keys: _block_pb2.BlockKeys
+    block_count: int
+    found_count: int
+    tier_counts: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, keys: _Optional[_Union[_block_pb2.BlockKeys, _Mapping]] = ..., block_count: _Optional[int] = ..., found_count: _Optional[int] = ..., tier_counts: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class SeenRequest(_message.Message):
+    __slots__ = ("request_id", "namespace", "time", "lookups")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    LOOKUPS_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    namespace: str
+    time: _timestamp_pb2.Timestamp
+    lookups: _containers.RepeatedCompositeFieldContainer[SeenLookup]
+    def __init__(self, request_id: _Optional[str] = ..., namespace: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lookups: _Optional[_Iterable[_Union[SeenLookup, _Mapping]]] = ...) -> None: ...
+
 class RecordRequestsRequest(_message.Message):
     __slots__ = ("namespace",)
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
@@ -284,8 +426,18 @@ class RecordedRequest(_message.Message):
     lost_count: int
     def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., namespace: _Optional[str] = ..., block_tokens: _Optional[int] = ..., block_bytes: _Optional[int] = ..., group: _Optional[int] = ..., shard: _Optional[int] = ..., position: _Optional[int] = ..., hashes: _Optional[_Iterable[int]] = ..., lost_count: _Optional[int] = ...) -> None: ...
 
+class EventStats(_message.Message):
+    __slots__ = ("watcher_count", "memory_bytes", "lost_count")
+    WATCHER_COUNT_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LOST_COUNT_FIELD_NUMBER: _ClassVar[int]
+    watcher_count: int
+    memory_bytes: int
+    lost_count: int
+    def __init__(self, watcher_count: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., lost_count: _Optional[int] = ...) -> None: ...
+
 class Stats(_message.Message):
-    __slots__ = ("epoch", "sample_time", "tiers", "session_count", "lease_count", "rejected_count", "version", "uptime", "namespace_count", "history")
+    __slots__ = ("epoch", "sample_time", "tiers", "session_count", "lease_count", "rejected_count", "version", "uptime", "namespace_count", "history", "compute_seconds_saved", "refused_ask_count", "refused_load_count", "refused_store_count", "refused_prefetch_count", "delayed_demotion_count", "is_draining", "events")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_TIME_FIELD_NUMBER: _ClassVar[int]
     TIERS_FIELD_NUMBER: _ClassVar[int]
@@ -296,6 +448,14 @@ class Stats(_message.Message):
     UPTIME_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_COUNT_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_SECONDS_SAVED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_ASK_COUNT_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_LOAD_COUNT_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_STORE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_PREFETCH_COUNT_FIELD_NUMBER: _ClassVar[int]
+    DELAYED_DEMOTION_COUNT_FIELD_NUMBER: _ClassVar[int]
+    IS_DRAINING_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     sample_time: _timestamp_pb2.Timestamp
     tiers: _containers.RepeatedCompositeFieldContainer[TierStats]
@@ -306,7 +466,15 @@ class Stats(_message.Message):
     uptime: _duration_pb2.Duration
     namespace_count: int
     history: HistoryStats
-    def __init__(self, epoch: _Optional[int] = ..., sample_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[TierStats, _Mapping]]] = ..., session_count: _Optional[int] = ..., lease_count: _Optional[int] = ..., rejected_count: _Optional[int] = ..., version: _Optional[str] = ..., uptime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., namespace_count: _Optional[int] = ..., history: _Optional[_Union[HistoryStats, _Mapping]] = ...) -> None: ...
+    compute_seconds_saved: float
+    refused_ask_count: int
+    refused_load_count: int
+    refused_store_count: int
+    refused_prefetch_count: int
+    delayed_demotion_count: int
+    is_draining: bool
+    events: EventStats
+    def __init__(self, epoch: _Optional[int] = ..., sample_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[TierStats, _Mapping]]] = ..., session_count: _Optional[int] = ..., lease_count: _Optional[int] = ..., rejected_count: _Optional[int] = ..., version: _Optional[str] = ..., uptime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., namespace_count: _Optional[int] = ..., history: _Optional[_Union[HistoryStats, _Mapping]] = ..., compute_seconds_saved: _Optional[float] = ..., refused_ask_count: _Optional[int] = ..., refused_load_count: _Optional[int] = ..., refused_store_count: _Optional[int] = ..., refused_prefetch_count: _Optional[int] = ..., delayed_demotion_count: _Optional[int] = ..., is_draining: bool = ..., events: _Optional[_Union[EventStats, _Mapping]] = ...) -> None: ...
 
 class GetStatsRequest(_message.Message):
     __slots__ = ("namespace",)
@@ -323,28 +491,40 @@ class WatchStatsRequest(_message.Message):
     def __init__(self, namespace: _Optional[str] = ..., interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class EvictBlocksRequest(_message.Message):
-    __slots__ = ("namespace", "keys", "tiers", "force", "validate_only")
+    __slots__ = ("namespace", "keys", "tiers", "force", "validate_only", "min_age", "target")
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     KEYS_FIELD_NUMBER: _ClassVar[int]
     TIERS_FIELD_NUMBER: _ClassVar[int]
     FORCE_FIELD_NUMBER: _ClassVar[int]
     VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    MIN_AGE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
     namespace: str
     keys: _block_pb2.BlockKeys
     tiers: _containers.RepeatedScalarFieldContainer[_block_pb2.Tier]
     force: bool
     validate_only: bool
-    def __init__(self, namespace: _Optional[str] = ..., keys: _Optional[_Union[_block_pb2.BlockKeys, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[_block_pb2.Tier, str]]] = ..., force: bool = ..., validate_only: bool = ...) -> None: ...
+    min_age: _duration_pb2.Duration
+    target: EvictionTarget
+    def __init__(self, namespace: _Optional[str] = ..., keys: _Optional[_Union[_block_pb2.BlockKeys, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[_block_pb2.Tier, str]]] = ..., force: bool = ..., validate_only: bool = ..., min_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., target: _Optional[_Union[EvictionTarget, _Mapping]] = ...) -> None: ...
+
+class EvictionTarget(_message.Message):
+    __slots__ = ("used_bytes",)
+    USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    used_bytes: int
+    def __init__(self, used_bytes: _Optional[int] = ...) -> None: ...
 
 class EvictBlocksResponse(_message.Message):
-    __slots__ = ("evicted_count", "deferred_count", "pinned_count")
+    __slots__ = ("evicted_count", "deferred_count", "pinned_count", "used_bytes")
     EVICTED_COUNT_FIELD_NUMBER: _ClassVar[int]
     DEFERRED_COUNT_FIELD_NUMBER: _ClassVar[int]
     PINNED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    USED_BYTES_FIELD_NUMBER: _ClassVar[int]
     evicted_count: int
     deferred_count: int
     pinned_count: int
-    def __init__(self, evicted_count: _Optional[int] = ..., deferred_count: _Optional[int] = ..., pinned_count: _Optional[int] = ...) -> None: ...
+    used_bytes: int
+    def __init__(self, evicted_count: _Optional[int] = ..., deferred_count: _Optional[int] = ..., pinned_count: _Optional[int] = ..., used_bytes: _Optional[int] = ...) -> None: ...
 
 class InvalidateNamespaceRequest(_message.Message):
     __slots__ = ("namespace",)
@@ -421,7 +601,7 @@ class ResumeAgentResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class Session(_message.Message):
-    __slots__ = ("session_id", "namespace", "worker", "pid", "create_time", "lease_count", "leased_bytes", "uid")
+    __slots__ = ("session_id", "namespace", "worker", "pid", "create_time", "lease_count", "leased_bytes", "uid", "quarantined_bytes")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
@@ -430,6 +610,7 @@ class Session(_message.Message):
     LEASE_COUNT_FIELD_NUMBER: _ClassVar[int]
     LEASED_BYTES_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
+    QUARANTINED_BYTES_FIELD_NUMBER: _ClassVar[int]
     session_id: int
     namespace: str
     worker: str
@@ -438,7 +619,8 @@ class Session(_message.Message):
     lease_count: int
     leased_bytes: int
     uid: int
-    def __init__(self, session_id: _Optional[int] = ..., namespace: _Optional[str] = ..., worker: _Optional[str] = ..., pid: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lease_count: _Optional[int] = ..., leased_bytes: _Optional[int] = ..., uid: _Optional[int] = ...) -> None: ...
+    quarantined_bytes: int
+    def __init__(self, session_id: _Optional[int] = ..., namespace: _Optional[str] = ..., worker: _Optional[str] = ..., pid: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lease_count: _Optional[int] = ..., leased_bytes: _Optional[int] = ..., uid: _Optional[int] = ..., quarantined_bytes: _Optional[int] = ...) -> None: ...
 
 class ListSessionsRequest(_message.Message):
     __slots__ = ("page_size", "page_token")

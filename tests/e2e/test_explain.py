@@ -89,7 +89,7 @@ def test_where_blocks_are_and_why_not(agent: AgentProcess, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "give either hashes or --tokens"),
+        ((), "name the blocks, by hashes, --request, --tokens or --text"),
         (("ab",), "HASH ab: 1 byte"),
         (("00" * 16, "00" * 32), "HASH: all hashes must have one length"),
     ],

@@ -443,7 +443,7 @@ def test_bad_streams_are_refused_with_what_is_wrong(raw: RawStreamer) -> None:
 
 def test_so_many_streams_and_no_more() -> None:
     with (
-        running_agent("64MiB", streams__max_streams=2) as agent,
+        running_agent("64MiB", streams__max_streams=2, limits__max_session_share=1.0) as agent,
         RawStreamer(agent.directory) as raw,
     ):
         session, keys = raw.open(LARGE), keys_message(hashes_of("many", 16))

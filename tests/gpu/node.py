@@ -98,6 +98,7 @@ def running_node(
     values: dict[str, object] = {
         "tiers.host.capacity": "64MiB",
         "tiers.host.memory_reserve": 0,
+        "metrics.address": "null",
         "tiers.gpu.policy": "lru",
         "tiers.gpu.devices": f"[{', '.join(entries)}]",
         **{key.replace("__", "."): value for key, value in settings.items()},

@@ -28,8 +28,10 @@ from kvtier.client.admin import AdminClient
 from kvtier.client.namespace import Place
 from kvtier.core.block import Tier
 from kvtier.hashing import block_hashes
-from kvtier.integrations.kv_group import KvGroup, longest_prefix
-from kvtier.integrations.transformers import PrefixCache, Restored
+from kvtier.integrations.transformers import KvtierCache, PrefixCache
+from kvtier.integrations.transformers.kv_group import KvGroup
+from kvtier.integrations.transformers.prompts import Prompt
+from kvtier.integrations.transformers.reach import Row, longest
 from kvtier.testing import AgentProcess
 from kvtier.testing.slow_agent import SlowAgentProcess
 
@@ -150,38 +152,38 @@ def prefix_cache(client: Client, model: PreTrainedModel, name: str, **options: A
     return PrefixCache(client, model, name=name, **{"block_tokens": BLOCK_TOKENS} | options)
 
 
-def stored(prefixes: PrefixCache, model: PreTrainedModel, ids: torch.Tensor) -> Restored:
+def stored(prefixes: PrefixCache, model: PreTrainedModel, ids: torch.Tensor) -> KvtierCache:
     """Computes `ids` and saves them; what was restored before."""
     restored = prefixes.restore(ids)
-    prefill(model, ids, restored.cache)
-    prefixes.save(ids, restored.cache)
+    prefill(model, ids, restored)
+    restored.save(ids)
     return restored
 
 
 def test_goes_on_from_a_restored_prefix(client: Client, model: PreTrainedModel, name: str) -> None:
     prefixes, ids = prefix_cache(client, model, name), tokens(150)
-    assert stored(prefixes, model, ids).tokens == 0
+    assert stored(prefixes, model, ids).restored_tokens == 0
     restored = prefixes.restore(ids)
-    assert restored.tokens == 144
-    assert restored.cache.get_seq_length() == 144
-    assert restored.size_bytes > 0
-    assert torch.equal(generate(model, ids, restored.cache), reference(model, ids))
+    assert restored.restored_tokens == 144
+    assert restored.get_seq_length() == 144
+    assert restored.restored_bytes > 0
+    assert torch.equal(generate(model, ids, restored), reference(model, ids))
 
 
 def test_logits_are_close(client: Client, model: PreTrainedModel, name: str) -> None:
     prefixes, ids = prefix_cache(client, model, name), tokens(150)
     stored(prefixes, model, ids)
     cold = prefill(model, ids, DynamicCache(config=model.config))
-    warm = prefill(model, ids, prefixes.restore(ids).cache)
+    warm = prefill(model, ids, prefixes.restore(ids))
     torch.testing.assert_close(warm, cold, rtol=1e-4, atol=1e-4)
 
 
 def test_restores_the_very_bytes(client: Client, model: PreTrainedModel, name: str) -> None:
     prefixes, ids = prefix_cache(client, model, name), tokens(145)
-    computed = prefixes.restore(ids).cache
+    computed = prefixes.restore(ids)
     prefill(model, ids[:, :144], computed)
     prefixes.save(ids, computed)
-    restored: list[Any] = prefixes.restore(ids).cache.layers
+    restored: list[Any] = prefixes.restore(ids).layers
     layers: list[Any] = computed.layers
     for mine, theirs in zip(restored, layers, strict=True):
         kept = mine.keys.shape[2]
@@ -196,15 +198,18 @@ def test_longer_conversation_shares_the_prefix(
 ) -> None:
     prefixes, ids = prefix_cache(client, model, name), tokens(100)
     restored = prefixes.restore(ids)
-    output = generate(model, ids, restored.cache)
-    prefixes.save(output, restored.cache)
+    output = generate(model, ids, restored)
+    restored.save(output)
     longer = torch.cat([output, tokens(60, seed=1)], dim=1)
     restored = prefixes.restore(longer)
-    assert restored.tokens == (output.shape[1] - 1) // BLOCK_TOKENS * BLOCK_TOKENS
-    output = generate(model, longer, restored.cache)
+    assert restored.restored_tokens == (output.shape[1] - 1) // BLOCK_TOKENS * BLOCK_TOKENS
+    output = generate(model, longer, restored)
     assert torch.equal(output, reference(model, longer))
-    assert prefixes.save(output, restored.cache).blocks > 0
-    assert prefixes.restore(output).tokens == (output.shape[1] - 1) // BLOCK_TOKENS * BLOCK_TOKENS
+    assert restored.save(output).blocks > 0
+    assert (
+        prefixes.restore(output).restored_tokens
+        == (output.shape[1] - 1) // BLOCK_TOKENS * BLOCK_TOKENS
+    )
 
 
 @pytest.mark.parametrize("length", [17, 48, 49, 65, 100, 144])
@@ -215,8 +220,8 @@ def test_every_beginning_is_restorable(
     stored(prefixes, model, ids)
     beginning = torch.cat([ids[:, :length], tokens(20, seed=2)], dim=1)
     restored = prefixes.restore(beginning)
-    assert restored.tokens == length // BLOCK_TOKENS * BLOCK_TOKENS
-    assert torch.equal(generate(model, beginning, restored.cache), reference(model, beginning))
+    assert restored.restored_tokens == length // BLOCK_TOKENS * BLOCK_TOKENS
+    assert torch.equal(generate(model, beginning, restored), reference(model, beginning))
 
 
 def test_a_plain_cache_can_be_saved(client: Client, model: PreTrainedModel, name: str) -> None:
@@ -225,8 +230,8 @@ def test_a_plain_cache_can_be_saved(client: Client, model: PreTrainedModel, name
     prefill(model, ids, plain)
     prefixes.save(ids, plain)
     restored = prefixes.restore(ids)
-    assert restored.tokens == 144
-    assert torch.equal(generate(model, ids, restored.cache), reference(model, ids))
+    assert restored.restored_tokens == 144
+    assert torch.equal(generate(model, ids, restored), reference(model, ids))
 
 
 def test_of_a_windowed_cache_the_end_is_restorable(client: Client, name: str) -> None:
@@ -236,9 +241,9 @@ def test_of_a_windowed_cache_the_end_is_restorable(client: Client, name: str) ->
     prefill(model, ids[:, :144], cache)
     assert prefixes.save(ids, cache).blocks == 9 + 3
     restored = prefixes.restore(ids)
-    assert restored.tokens == 144
-    assert torch.equal(generate(model, ids, restored.cache), reference(model, ids))
-    assert prefixes.restore(ids[:, :144]).tokens == 0
+    assert restored.restored_tokens == 144
+    assert torch.equal(generate(model, ids, restored), reference(model, ids))
+    assert prefixes.restore(ids[:, :144]).restored_tokens == 0
 
 
 def test_a_windowed_cache_cut_amid_a_block_restores_nothing(client: Client, name: str) -> None:
@@ -247,17 +252,17 @@ def test_a_windowed_cache_cut_amid_a_block_restores_nothing(client: Client, name
     cache = DynamicCache(config=model.config)
     prefill(model, ids, cache)
     assert prefixes.save(ids, cache).blocks == 9 + 2
-    assert prefixes.restore(ids).tokens == 0
+    assert prefixes.restore(ids).restored_tokens == 0
 
 
 def test_saves_only_what_is_not_cached(client: Client, model: PreTrainedModel, name: str) -> None:
     prefixes, ids = prefix_cache(client, model, name), tokens(150)
     restored = prefixes.restore(ids)
-    prefill(model, ids, restored.cache)
-    saved = prefixes.save(ids, restored.cache)
+    prefill(model, ids, restored)
+    saved = restored.save(ids)
     assert saved.blocks == 9 * len(prefixes.groups)
     assert saved.size_bytes == sum(9 * group.block_bytes for group in prefixes.groups)
-    assert prefixes.save(ids, restored.cache).blocks == 0
+    assert restored.save(ids).blocks == 0
 
 
 def test_save_counts_the_tokens_that_both_have(client: Client, name: str) -> None:
@@ -275,8 +280,8 @@ def test_one_token_is_left_to_compute(client: Client, name: str) -> None:
     model = llama()
     prefixes, ids = prefix_cache(client, model, name), tokens(64)
     stored(prefixes, model, ids)
-    assert prefixes.restore(ids).tokens == 48
-    assert prefixes.restore(ids[:, :1]).tokens == 0
+    assert prefixes.restore(ids).restored_tokens == 63
+    assert prefixes.restore(ids[:, :1]).restored_tokens == 0
 
 
 def test_an_evicted_block_cuts_the_prefix(
@@ -288,8 +293,8 @@ def test_an_evicted_block_cuts_the_prefix(
     with AdminClient(agent.admin_address) as admin:
         admin.evict_blocks(f"default/{name}", hashes[5:6])
     restored = prefixes.restore(ids)
-    assert restored.tokens == 5 * BLOCK_TOKENS
-    assert torch.equal(generate(model, ids, restored.cache), reference(model, ids))
+    assert restored.restored_tokens == 5 * BLOCK_TOKENS
+    assert torch.equal(generate(model, ids, restored), reference(model, ids))
 
 
 def test_other_bytes_would_be_noticed(client: Client, model: PreTrainedModel, name: str) -> None:
@@ -306,8 +311,8 @@ def test_other_bytes_would_be_noticed(client: Client, model: PreTrainedModel, na
         blocks.view(np.float32)[8, :64] *= -1
         target.store(hashes, blocks, place=place)
     restored = prefixes.restore(ids)
-    assert restored.tokens == 144
-    warm = prefill(model, ids, restored.cache)
+    assert restored.restored_tokens == 144
+    warm = prefill(model, ids, restored)
     cold = prefill(model, ids, DynamicCache(config=model.config))
     assert not torch.allclose(warm, cold, rtol=1e-4, atol=1e-4)
 
@@ -315,14 +320,14 @@ def test_other_bytes_would_be_noticed(client: Client, model: PreTrainedModel, na
 def test_what_bears_on_the_bytes_is_not_shared(client: Client, name: str) -> None:
     model, ids = llama(), tokens(150)
     stored(prefix_cache(client, model, name), model, ids)
-    assert prefix_cache(client, llama(), name).restore(ids).tokens == 144
-    assert prefix_cache(client, llama(seed=2), name).restore(ids).tokens == 0
-    assert prefix_cache(client, llama().bfloat16(), name).restore(ids).tokens == 0
-    assert prefix_cache(client, model, name, block_tokens=8).restore(ids).tokens == 0
-    assert prefix_cache(client, model, name, tenant="other").restore(ids).tokens == 0
-    assert prefix_cache(client, model, name, revision="a1b2").restore(ids).tokens == 0
-    assert prefix_cache(client, llama(rms_norm_eps=1e-3), name).restore(ids).tokens == 0
-    assert prefix_cache(client, model, name).restore(ids, extra=b"adapter").tokens == 0
+    assert prefix_cache(client, llama(), name).restore(ids).restored_tokens == 144
+    assert prefix_cache(client, llama(seed=2), name).restore(ids).restored_tokens == 0
+    assert prefix_cache(client, llama().bfloat16(), name).restore(ids).restored_tokens == 0
+    assert prefix_cache(client, model, name, block_tokens=8).restore(ids).restored_tokens == 0
+    assert prefix_cache(client, model, name, tenant="other").restore(ids).restored_tokens == 0
+    assert prefix_cache(client, model, name, revision="a1b2").restore(ids).restored_tokens == 0
+    assert prefix_cache(client, llama(rms_norm_eps=1e-3), name).restore(ids).restored_tokens == 0
+    assert prefix_cache(client, model, name).restore(ids, extra=b"adapter").restored_tokens == 0
 
 
 def test_weights_from_another_directory_are_the_same(
@@ -332,7 +337,7 @@ def test_weights_from_another_directory_are_the_same(
     stored(prefix_cache(client, model, name), model, ids)
     model.save_pretrained(tmp_path)
     loaded = LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
-    assert prefix_cache(client, loaded.eval(), name).restore(ids).tokens == 144
+    assert prefix_cache(client, loaded.eval(), name).restore(ids).restored_tokens == 144
 
 
 def test_bfloat16(client: Client, name: str) -> None:
@@ -340,10 +345,10 @@ def test_bfloat16(client: Client, name: str) -> None:
     prefixes = prefix_cache(client, model, name)
     stored(prefixes, model, ids)
     restored = prefixes.restore(ids)
-    layers: list[Any] = restored.cache.layers
-    assert restored.tokens == 144
+    layers: list[Any] = restored.layers
+    assert restored.restored_tokens == 144
     assert {layer.keys.dtype for layer in layers} == {torch.bfloat16}
-    assert generate(model, ids, restored.cache).shape == (1, 150 + NEW_TOKENS)
+    assert generate(model, ids, restored).shape == (1, 150 + NEW_TOKENS)
 
 
 def test_without_an_agent_the_model_computes(
@@ -355,9 +360,9 @@ def test_without_an_agent_the_model_computes(
         with caplog.at_level(logging.WARNING, "kvtier.integrations"):
             for _ in range(2):
                 restored = prefixes.restore(ids)
-                assert restored.tokens == 0
-                assert torch.equal(generate(model, ids, restored.cache), reference(model, ids))
-                assert prefixes.save(ids, restored.cache).blocks == 0
+                assert restored.restored_tokens == 0
+                assert torch.equal(generate(model, ids, restored), reference(model, ids))
+                assert restored.save(ids).blocks == 0
     logged = [each for each in caplog.records if each.name.startswith("kvtier.integrations")]
     assert [each.levelname for each in logged] == ["WARNING"]
 
@@ -369,9 +374,9 @@ def test_an_agent_that_dies_costs_nothing_but_time(tmp_path: Path) -> None:
         stored(prefixes, model, ids)
         agent.kill()
         restored = prefixes.restore(ids)
-        assert restored.tokens == 0
-        assert torch.equal(generate(model, ids, restored.cache), reference(model, ids))
-        assert prefixes.save(ids, restored.cache).blocks == 0
+        assert restored.restored_tokens == 0
+        assert torch.equal(generate(model, ids, restored), reference(model, ids))
+        assert restored.save(ids).blocks == 0
 
 
 def test_a_full_agent_stores_what_fits(tmp_path: Path) -> None:
@@ -381,15 +386,84 @@ def test_a_full_agent_stores_what_fits(tmp_path: Path) -> None:
         prefixes = prefix_cache(client, model, "small")
         stored(prefixes, model, ids)
         restored = prefixes.restore(ids)
-        assert restored.tokens < 2000
-        assert torch.equal(generate(model, ids, restored.cache), reference(model, ids))
+        assert restored.restored_tokens < 2000
+        assert torch.equal(generate(model, ids, restored), reference(model, ids))
+
+
+def _batch(prompts: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows padded on the left, and their mask."""
+    width = max(each.shape[1] for each in prompts)
+    rows = [torch.nn.functional.pad(each, (width - each.shape[1], 0)) for each in prompts]
+    masks = [
+        torch.nn.functional.pad(torch.ones_like(each), (width - each.shape[1], 0))
+        for each in prompts
+    ]
+    return torch.cat(rows), torch.cat(masks)
+
+
+def _generate_batch(
+    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, cache: Any
+) -> torch.Tensor:
+    output: torch.Tensor = model.generate(  # type: ignore[operator]
+        ids,
+        attention_mask=mask,
+        past_key_values=cache,
+        max_new_tokens=NEW_TOKENS,
+        do_sample=False,
+    )
+    return output
+
+
+def test_a_batch_goes_on_from_a_restored_prefix(
+    client: Client, model: PreTrainedModel, name: str
+) -> None:
+    """Rows of other lengths, what one of them has from a call of its own, and all in a batch."""
+    prefixes = prefix_cache(client, model, name)
+    prompts = [tokens(150), tokens(150, seed=3)[:, :90], tokens(150, seed=4)[:, :127]]
+    ids, mask = _batch(prompts)
+    plain = _generate_batch(model, ids, mask, DynamicCache(config=model.config))
+    first = prefixes.restore(ids, mask)
+    assert first.restored_tokens == 0
+    assert torch.equal(_generate_batch(model, ids, mask, first), plain)
+    assert first.save(plain).blocks > 0
+    for prompt in prompts:  # what a batch has stored is that of each prompt
+        alone = prefixes.restore(prompt)
+        assert alone.restored_tokens == (prompt.shape[1] - 1) // BLOCK_TOKENS * BLOCK_TOKENS
+        assert torch.equal(generate(model, prompt, alone), reference(model, prompt))
+    again = prefixes.restore(ids, mask)
+    assert again.restored_tokens == 135  # the third row's 112 tokens, behind 23 of padding
+    assert again.get_seq_length() == again.restored_tokens
+    assert torch.equal(_generate_batch(model, ids, mask, again), plain)
+    assert again.save(plain).blocks == 0
+
+
+def test_a_batch_of_one_prompt_stores_it_once(
+    client: Client, model: PreTrainedModel, name: str
+) -> None:
+    prefixes, ids = prefix_cache(client, model, name), tokens(100).repeat(3, 1)
+    cache = prefixes.restore(ids)
+    prefill(model, ids, cache)
+    assert cache.save(ids).blocks == 6 * len(prefixes.groups)
+    restored = prefixes.restore(ids)
+    assert restored.restored_tokens == 96
+    assert torch.equal(
+        _generate_batch(model, ids, torch.ones_like(ids), restored),
+        reference(model, ids[:1]).repeat(3, 1),
+    )
 
 
 def test_bad_arguments_are_named(client: Client, name: str) -> None:
     model = llama()
     prefixes = prefix_cache(client, model, name)
-    with pytest.raises(ValueError, match=r"input_ids has shape \(2, 8\)"):
-        prefixes.restore(torch.zeros((2, 8), dtype=torch.long))
+    with pytest.raises(ValueError, match=r"input_ids has shape \(0, 8\)"):
+        prefixes.restore(torch.zeros((0, 8), dtype=torch.long))
+    with pytest.raises(ValueError, match=r"attention_mask has shape \(1, 7\)"):
+        prefixes.restore(tokens(8), torch.ones((1, 7)))
+    for mask in ([[1, 1, 0]], [[0, 1, 0]], [[0, 0, 0]]):
+        with pytest.raises(ValueError, match="attention_mask: rows may be padded on the left only"):
+            prefixes.restore(tokens(3), torch.tensor(mask))
+    with pytest.raises(ValueError, match="input_ids has 2 rows; the cache has 1"):
+        prefixes.restore(tokens(8)).save(tokens(8).repeat(2, 1))
     with pytest.raises(ValueError, match="input_ids has shape"):
         prefixes.save(torch.zeros(8, dtype=torch.long), DynamicCache())
     batch = DynamicCache()
@@ -410,17 +484,32 @@ def test_keys_that_depend_on_the_length_are_refused(client: Client, name: str) -
         prefix_cache(client, llama(rope_parameters=rope), name)
 
 
-def test_longest_prefix_needs_what_the_end_reaches() -> None:
-    full, window = _kv_group(0), _kv_group(WINDOW_TOKENS)
-    everything = np.ones(9, np.bool_)
-    tail = np.array([0, 0, 0, 1, 1, 1, 0, 1, 1], np.bool_)
-    assert longest_prefix([full, window], [everything, everything], 9) == 9
-    assert longest_prefix([full, window], [everything, tail], 9) == 6
-    assert longest_prefix([full], [tail], 9) == 0
-    assert longest_prefix([window], [tail], 5) == 0
-    assert window.first_needed(2) == 0
-    assert window.first_needed(9) == 6
-    assert _kv_group(WINDOW_TOKENS + 1).first_needed(9) == 5
+def test_a_prefix_has_what_its_end_reaches() -> None:
+    everything = [1] * 9
+    tail = [0, 0, 0, 1, 1, 1, 0, 1, 1]
+    both = (0, WINDOW_TOKENS)
+    assert longest([_row(both, everything, everything)], 149) == 144
+    assert longest([_row(both, everything, everything)], 143) == 143  # in the middle of a block
+    assert longest([_row(both, everything, tail)], 149) == 96
+    assert longest([_row((0,), tail)], 149) == 0
+    assert longest([_row((WINDOW_TOKENS,), tail)], 80) == 0
+    # One token more, and the window begins in a block earlier.
+    assert longest([_row((WINDOW_TOKENS + 1,), tail)], 149) == 0
+
+
+def test_a_prefix_of_a_batch_is_one_of_all_its_rows() -> None:
+    long, short = _row((0,), [1] * 9), _row((0,), [1, 1], padding=100)
+    assert longest([long, short], 149) == 132
+    assert longest([long, _row((0,), [0, 0], padding=100)], 149) == 100
+    assert longest([_row((0,), [0] * 9), short], 149) == 0
+
+
+def _row(windows: tuple[int, ...], *present: list[int], padding: int = 0) -> Row:
+    """A prompt of 150 positions."""
+    prompt = Prompt(np.zeros(150 - padding, np.int64), padding)
+    row = Row(prompt, [b""] * len(present[0]), [_kv_group(each) for each in windows])
+    row.present = [np.array(each, np.bool_) for each in present]
+    return row
 
 
 def _kv_group(window_tokens: int) -> KvGroup:
@@ -441,7 +530,7 @@ def test_what_is_computed_sooner_is_not_restored(tmp_path: Path) -> None:
             PrefixCache(client, model, name="x", block_tokens=16, tokens_per_second=speed)
             for speed in (100.0, 0.0)
         )
-        cache = slow.restore(ids).cache
+        cache = slow.restore(ids)
         with torch.no_grad():
             model(ids, past_key_values=cache)
         slow.save(ids, cache)
@@ -449,10 +538,10 @@ def test_what_is_computed_sooner_is_not_restored(tmp_path: Path) -> None:
         admin.evict_blocks(slow.spec.label, tiers=[Tier.HOST])
         agent.slow_down(latency_seconds=1.0)
         restored = slow.restore(ids)
-        assert restored.tokens == 0
-        assert restored.seconds < 0.2
+        assert restored.restored_tokens == 0
+        assert restored.restored_seconds < 0.2
         restored = fast.restore(ids)  # it waits
-        assert restored.tokens == 96
-        assert slow.restore(ids).tokens == 96  # they are in HOST now
+        assert restored.restored_tokens == 96
+        assert slow.restore(ids).restored_tokens == 96  # they are in HOST now
         with pytest.raises(ValueError, match="tokens_per_second is -1"):
             PrefixCache(client, model, name="x", tokens_per_second=-1.0)

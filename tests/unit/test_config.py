@@ -80,7 +80,7 @@ def test_an_unknown_key_is_refused_with_its_line_and_the_closest_key(agent_yaml:
 def test_an_unknown_variable_is_refused_with_the_allowed_keys(agent_yaml: Path) -> None:
     message = refusal(agent_yaml, {"KVTIER_TIERS__HOST__ZZZ": "1"})
     assert "KVTIER_TIERS__HOST__ZZZ: unknown key tiers.host.zzz" in message
-    assert "in tiers.host are admission, capacity, memory_reserve, policy" in message
+    assert "in tiers.host are admission, auto, capacity, memory_reserve, policy" in message
 
 
 def test_a_value_for_a_section_is_refused(agent_yaml: Path) -> None:

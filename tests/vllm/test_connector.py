@@ -196,7 +196,9 @@ def test_a_setting_that_does_not_exist_is_named() -> None:
 
 
 def test_plans_travel_between_processes() -> None:
-    plan = Plan({"name": "a"}, [Load("r", [Blocks(0, [b"x"], [1])])], [Store("r", [])], {1}, {"r"})
+    plan = Plan(
+        {"name": "a"}, [Load("r", [Blocks(0, [b"x"], [1])], 1.0)], [Store("r", [])], {1}, {"r"}
+    )
     assert pickle.loads(pickle.dumps(plan)) == plan
 
 
@@ -327,7 +329,7 @@ def test_two_ranks_store_and_load_their_own_shards(agent: AgentProcess) -> None:
     for rank in range(2):
         others = _caches(config, 7)
         worker = make(others, rank)
-        load = Load("b", [Blocks(0, HASHES, [20, 21, 22, 23, 30, 29, 28, 27])])
+        load = Load("b", [Blocks(0, HASHES, [20, 21, 22, 23, 30, 29, 28, 27])], 60.0)
         results = _run(worker, Plan(fields, loads=[load]))
         assert results.finished_recving == {"b"}
         assert not worker.take_invalid()
@@ -347,7 +349,9 @@ def test_what_is_gone_is_reported_block_by_block(agent: AgentProcess) -> None:
         worker,
         Plan(fields, stores=[Store("a", [Blocks(0, HASHES[:3], [1, 2, 3])])], finished={"a"}),
     )
-    results = _run(worker, Plan(fields, loads=[Load("b", [Blocks(0, HASHES, list(range(8, 16)))])]))
+    results = _run(
+        worker, Plan(fields, loads=[Load("b", [Blocks(0, HASHES, list(range(8, 16)))], 60.0)])
+    )
     assert results.finished_recving == {"b"}
     assert worker.take_invalid() == set(range(11, 16))
     worker.close()

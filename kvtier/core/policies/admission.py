@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 from kvtier.core.block import BlockKeys, Lane
-from kvtier.core.policies.base import ALWAYS, NEVER, Blocks, Context, Policy
+from kvtier.core.policies.base import ALWAYS, NEVER, STEP, Asking, Blocks, Context, Policy
 from kvtier.core.policies.ghosts import name_of
 from kvtier.core.policies.recent import Recent
 from kvtier.core.residency import NONE
@@ -40,7 +40,14 @@ class Admission:
         self._clock = context.clock
 
     def ask(self, keys: BlockKeys) -> None:
-        self._policy.ask(keys)
+        for _ in self.asking(keys):
+            pass
+
+    def asking(self, keys: BlockKeys) -> Generator[None]:
+        if isinstance(self._policy, Asking):
+            yield from self._policy.asking(keys)
+        else:
+            self._policy.ask(keys)
 
     def worth(self, lane: Lane, block_hash: bytes, parent: int) -> float:
         return self._policy.worth(lane, block_hash, parent)
@@ -83,20 +90,30 @@ class SecondHit(Admission):
         self._asked_at = Recent()  # of the last blocks of requests, in seconds since the first
         self._started_at = context.clock()
 
-    def ask(self, keys: BlockKeys) -> None:
-        super().ask(keys)
-        names = [name_of(keys.lane, each) for each in keys.hashes]
-        now = max(0, int(self._clock() - self._started_at))
-        asked_at = self._asked_at.get(names[-1])
+    def asking(self, keys: BlockKeys) -> Generator[None]:
+        yield from super().asking(keys)
+        now, last = (
+            max(0, int(self._clock() - self._started_at)),
+            name_of(keys.lane, keys.hashes[-1]),
+        )
+        asked_at = self._asked_at.get(last)
         if 0 <= asked_at <= now < asked_at + _REQUEST_SECONDS:
             return
         most = _NAMES_PER_BLOCK * len(self._residency)
         self._asked.remember(most)
         self._asked_at.remember(most)
-        self._asked_at.put(names[-1], now)
+        self._asked_at.put(last, now)
         get, put = self._asked.get, self._asked.put
-        for name in names:
-            put(name, get(name) != NONE)
+        for hashes in _steps(keys.hashes):
+            for name in [name_of(keys.lane, each) for each in hashes]:
+                put(name, get(name) != NONE)
+            yield
+
+    def admitted(self, lane: Lane, hashes: Sequence[bytes]) -> int:
+        for count, block_hash in enumerate(hashes):
+            if self._asked.get(name_of(lane, block_hash)) != 1:
+                return count
+        return len(hashes)
 
     def worth(self, lane: Lane, block_hash: bytes, parent: int) -> float:
         if self._asked.get(name_of(lane, block_hash)) != 1:
@@ -127,26 +144,34 @@ class ColdFirstTurn(Admission):
         self._beginnings = Recent()
         self._is_cold = array("b")
 
-    def ask(self, keys: BlockKeys) -> None:
-        super().ask(keys)
-        names = [name_of(keys.lane, each) for each in keys.hashes]
-        if self._ends.get(names[-1]) == 1:
+    def asking(self, keys: BlockKeys) -> Generator[None]:
+        yield from super().asking(keys)
+        lane, hashes = keys.lane, keys.hashes
+        if self._ends.get(name_of(lane, hashes[-1])) == 1:
             return
         for recent in (self._ends, self._beginnings):
             recent.remember(_NAMES_PER_BLOCK * len(self._residency))
-        rows = self._residency.find_many(keys.lane, keys.hashes)
-        known = any(self._ends.get(name) != NONE for name in names)
-        known = known or bool(keys.parent and self._ends.get(name_of(keys.lane, keys.parent)) >= 0)
-        for name in names[-2:]:
-            self._ends.put(name, 0)
-        if NONE in rows:
-            self._ends.put(names[-1], 1)
-            first_new = names[rows.index(NONE)]
-            if known:
-                self._beginnings.discard(first_new)
-                self._warm([row for row in rows if row != NONE])
-            else:
-                self._beginnings.put(first_new, 0)
+        find, ends = self._residency.find_many, self._ends.get
+        known = bool(keys.parent and ends(name_of(lane, keys.parent)) >= 0)
+        missing = b""
+        for part in _steps(hashes):
+            known = known or any(ends(name_of(lane, each)) != NONE for each in part)
+            rows = [] if missing else find(lane, part)
+            if NONE in rows:
+                missing = part[rows.index(NONE)]
+            yield
+        for block_hash in hashes[-2:]:
+            self._ends.put(name_of(lane, block_hash), 0)
+        if not missing:
+            return
+        self._ends.put(name_of(lane, hashes[-1]), 1)
+        if not known:
+            self._beginnings.put(name_of(lane, missing), 0)
+            return
+        self._beginnings.discard(name_of(lane, missing))
+        for part in _steps(hashes):
+            self._warm([row for row in find(lane, part) if row != NONE])
+            yield
 
     def insert(self, row: int) -> None:
         if row >= len(self._is_cold):
@@ -177,3 +202,7 @@ class ColdFirstTurn(Admission):
     def _warm(self, rows: Sequence[int]) -> None:
         for row in rows:
             self._is_cold[row] = False
+
+
+def _steps(hashes: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    return (hashes[start : start + STEP] for start in range(0, len(hashes), STEP))

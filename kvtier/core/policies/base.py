@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
@@ -15,6 +15,8 @@ from kvtier.core.residency import Residency
 ALWAYS: Final = math.inf
 #: The worth of what is not admitted even where there is room.
 NEVER: Final = 0.0
+#: Keys that are looked at in one turn of the event loop.
+STEP: Final = 512
 
 
 class Blocks(Protocol):
@@ -89,6 +91,26 @@ class Policy(Protocol):
 
     def rank(self, row: int) -> int:
         """When it was last used; comparable between the size classes of a tier."""
+        ...
+
+
+@runtime_checkable
+class Asking(Protocol):
+    """A policy whose `ask` costs O(n) may have this method too."""
+
+    def asking(self, keys: BlockKeys) -> Generator[None]:
+        """As `ask`, in steps of at most `STEP` keys. Anything may happen between two of them, and
+        not all need be done."""
+        ...
+
+
+@runtime_checkable
+class Refusing(Protocol):
+    """A policy that lets in some blocks of a sequence and not what continues them may have this
+    method too."""
+
+    def admitted(self, lane: Lane, hashes: Sequence[bytes]) -> int:
+        """How many of the leading ones may be stored at all."""
         ...
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from array import array
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
 from kvtier.core.block import BlockKeys, Lane
-from kvtier.core.policies.base import ALWAYS, Blocks, Context
+from kvtier.core.policies.base import ALWAYS, STEP, Blocks, Context
 from kvtier.core.policies.chains import Chains
 from kvtier.core.policies.hit_density import (
     HitDensity,
@@ -26,6 +27,8 @@ _REFRESH_REQUESTS = 200
 _KEPT_PAUSE = 0.7
 #: Of a long path, the blocks at its two ends that are looked at.
 _HEAD_ROWS, _TAIL_ROWS = 256, 768
+#: So far back is walked from a block.
+_MOST_ROWS = 4096
 #: Who asked and has not loaded or stored anything since may ask again for so long.
 _OPEN_SECONDS = 60.0
 #: A load in parts is one use.
@@ -75,23 +78,33 @@ class Hd:
     # Requests.
 
     def ask(self, keys: BlockKeys) -> None:
+        for _ in self.asking(keys):
+            pass
+
+    def asking(self, keys: BlockKeys) -> Generator[None]:
+        """Looks from the end for what is known, step by step; the rest is done in one turn."""
+        if not self._is_open(keys):
+            last = yield from self._last_known(keys)
+            if not self._is_open(keys):  # nor has somebody else asked for it meanwhile
+                self._ask(keys, last)
+
+    def _is_open(self, keys: BlockKeys) -> bool:
+        """Whether somebody asked for it lately, and has not loaded or stored anything of it."""
+        chains = self._chains
+        known = chains.find(keys.hashes[-1] + _tag(keys.lane))
+        if known == NONE or not chains.is_open[known]:
+            return False
+        return self._time() - chains.last[known] < _OPEN_SECONDS
+
+    def _ask(self, keys: BlockKeys, last: int) -> None:
         hashes, chains = keys.hashes, self._chains
         tag, now = _tag(keys.lane), self._time()
-        known = chains.find(hashes[-1] + tag)
-        if known != NONE and chains.is_open[known] and now - chains.last[known] < _OPEN_SECONDS:
-            return
         self._chosen = NONE
         self._requests += 1
         if self._requests % _REFRESH_REQUESTS == 0:
             self._density.refresh(chains.kind, chains.last, now, _REFRESH_REQUESTS)
-        rows = self._residency.find_many(keys.lane, hashes)
-        missing = rows.index(NONE) if NONE in rows else len(rows)
-        path = rows[:missing]
-        if keys.parent:
-            path = self._path_to(self._residency.find(keys.lane, keys.parent)) + path
-        if len(path) > _HEAD_ROWS + _TAIL_ROWS:  # one turn of the loop has no time for more
-            path = path[:_HEAD_ROWS] + path[-_TAIL_ROWS:]
-        depth, record = self._deepest(hashes, rows, missing, tag)
+        missing, path = self._path(keys)
+        depth, record = self._deepest(keys, missing, last)
         if record == NONE and path:
             record = self._owner[path[-1]]
         stretches = self._stretches(path)
@@ -114,22 +127,53 @@ class Hd:
     def _continues(self, record: int, covered: int) -> bool:
         return covered >= 2 and 2 * covered >= self._chains.length[record]
 
-    def _deepest(
-        self, hashes: Sequence[bytes], rows: Sequence[int], missing: int, tag: bytes
-    ) -> tuple[int, int]:
-        """The index of the last known block, and its record, -1 if that is before the first."""
-        find = self._chains.find
-        for index in range(len(rows) - 1, missing - 1, -1):
-            if rows[index] != NONE:
-                return index, self._owner[rows[index]]
-            if (record := find(hashes[index] + tag)) != NONE:
-                return index, record
-        return missing - 1, self._owner[rows[missing - 1]] if missing else NONE
+    def _last_known(self, keys: BlockKeys) -> Generator[None, None, int]:
+        """The index of the last block that is here, or is a chain's name; -1 if there is none."""
+        find_row, find_name = self._residency.find, self._chains.find
+        lane, tag, hashes = keys.lane, _tag(keys.lane), keys.hashes
+        for done, index in enumerate(range(len(hashes) - 1, -1, -1), 1):
+            block_hash = hashes[index]
+            if find_name(block_hash + tag) != NONE or find_row(lane, block_hash) != NONE:
+                return index
+            if done % STEP == 0:
+                yield
+        return NONE
+
+    def _path(self, keys: BlockKeys) -> tuple[int, list[int]]:
+        """The index of the first block that is not here, and the rows of all before it; of a long
+        path, those at its two ends: one turn of the loop has no time for more."""
+        find, lane, hashes = self._residency.find, keys.lane, keys.hashes
+        missing, most = len(hashes), _HEAD_ROWS + _TAIL_ROWS
+        if missing > most:  # ends go before their beginnings
+            missing = bisect_left(hashes, True, key=lambda each: find(lane, each) == NONE)
+        ends = hashes[:missing]
+        if missing > most:
+            ends = ends[:_HEAD_ROWS] + ends[-_TAIL_ROWS:]
+        path = self._residency.find_many(lane, ends)
+        if NONE in path:
+            gap = path.index(NONE)
+            missing -= len(path) - gap if gap >= _HEAD_ROWS else missing - gap
+            path = path[:gap]
+        if keys.parent:
+            path = self._path_to(find(lane, keys.parent)) + path
+        return missing, path if len(path) <= most else path[:_HEAD_ROWS] + path[-_TAIL_ROWS:]
+
+    def _deepest(self, keys: BlockKeys, missing: int, last: int) -> tuple[int, int]:
+        """The index of the last known block, and its record; what was known may be gone by now."""
+        for index in (max(last, missing - 1), missing - 1):
+            if index >= 0:
+                row = self._residency.find(keys.lane, keys.hashes[index])
+                name = keys.hashes[index] + _tag(keys.lane)
+                record = self._chains.find(name) if row == NONE else self._owner[row]
+                if record != NONE:
+                    return index, record
+        return missing - 1, NONE
 
     def _path_to(self, row: int) -> list[int]:
-        """A block, after those before it."""
-        path, parent = [], self._residency.parent
-        while row != NONE:
+        """A block, after those before it; the last of very many."""
+        path: list[int] = []
+        parent = self._residency.parent
+        while row != NONE and len(path) < _MOST_ROWS:
             path.append(row)
             row = parent(row)
         path.reverse()

@@ -11,17 +11,15 @@ from typing import Any
 
 import torch
 import vllm
-import xxhash
 from vllm.config import VllmConfig
 from vllm.v1.core import kv_cache_utils
 from vllm.v1.kv_cache_interface import KVCacheConfig
 
+from kvtier.integrations.model_files import files_digest, namespace_name
 from kvtier.integrations.vllm.groups import Group
 from kvtier.integrations.vllm.plan import WorkerLayout
 from kvtier.integrations.vllm.settings import Settings
 
-#: Read of each file of weights to tell it from others: this many pieces of this size.
-_PIECES, _PIECE_BYTES = 16, 1 << 20
 #: Settings that say where a model comes from or how it is used.
 _INCIDENTAL = frozenset({"_name_or_path", "architectures", "transformers_version", "use_cache"})
 
@@ -73,7 +71,7 @@ def namespace_fields(
             f"{kind}, blocks of {group.block_tokens}, {len(names)} layers {_digest(names)}"
         )
     return {
-        "name": settings.namespace or _name(str(model.model)),
+        "name": settings.namespace or namespace_name(str(model.model), "vllm"),
         "tenant": settings.tenant,
         "model": str(model.model)[-512:] if not Path(model.model).is_dir() else "",
         "revision": settings.revision or _revision(model),
@@ -114,12 +112,6 @@ def worker_layout(
     return WorkerLayout(tuple(block_bytes), f"{order} {'; '.join(sorted(shapes))}".strip(), extra)
 
 
-def _name(model: str) -> str:
-    """A namespace's name from a model's name or path."""
-    text = re.sub(r"[^a-z0-9._-]+", "-", model.rstrip("/").rpartition("/")[2].lower())
-    return text.strip("-._")[:63] or "vllm"
-
-
 def _revision(model: Any) -> str:
     """The commit of a downloaded model; a digest of the files of one in a directory."""
     directory = Path(model.model)
@@ -127,20 +119,6 @@ def _revision(model: Any) -> str:
         return files_digest(directory)
     commit = getattr(model.hf_config, "_commit_hash", None)
     return str(commit or model.revision or "")
-
-
-def files_digest(directory: Path) -> str:
-    """Tells weights from others without reading all of them: `sampled:` and hexadecimal digits."""
-    whole = hashlib.sha256()
-    kinds = ("*.safetensors", "*.bin", "*.pt", "*.gguf", "*.index.json")
-    for path in sorted({path for kind in kinds for path in directory.glob(kind)}):
-        size = path.stat().st_size
-        whole.update(f"{path.name} {size} ".encode())
-        with path.open("rb") as file:
-            for piece in range(_PIECES):
-                file.seek(max(0, size - _PIECE_BYTES) * piece // (_PIECES - 1))
-                whole.update(xxhash.xxh3_128_digest(file.read(_PIECE_BYTES)))
-    return f"sampled:{whole.hexdigest()[:32]}"
 
 
 def _settings_of(config: Any) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class Finder:
             found = call(
                 self._client,
                 self._settings.lookup_timeout_seconds,
-                lambda: self._ask(namespace, request.block_hashes, first, limit, expires),
+                lambda: self._ask(namespace, request, first, limit, expires),
             )
         except KvtierError as error:
             self._failed(error)
@@ -80,7 +80,7 @@ class Finder:
     def _ask(
         self,
         namespace: Namespace,
-        hashes: Sequence[bytes],
+        request: Any,
         first: int,
         end: int,
         expires: float,
@@ -89,7 +89,7 @@ class Finder:
         tiers: tuple[Tier, ...] = ()
         for group in self._whole:
             if end > first:
-                answer = self._lookup(namespace, group, hashes, first, end, Match.PREFIX)
+                answer = self._lookup(namespace, group, request, first, end, Match.PREFIX)
                 worth = self._worth(namespace, group, answer)
                 end = min(end, first + worth * group.block_tokens)
                 end -= (end - first) % self._step_tokens
@@ -98,7 +98,7 @@ class Finder:
         present: dict[int, tuple[bool, ...]] = {}
         for group in self._windows:
             if end > first:
-                answer = self._lookup(namespace, group, hashes, first, end, Match.PRESENCE)
+                answer = self._lookup(namespace, group, request, first, end, Match.PRESENCE)
                 present[group.number] = answer.present
                 holds[group.number] = answer.hold_id
         end = longest_end(
@@ -124,12 +124,13 @@ class Finder:
         self,
         namespace: Namespace,
         group: Group,
-        hashes: Sequence[bytes],
+        request: Any,
         first: int,
         end: int,
         match: Match,
     ) -> Lookup:
         start, stop = first // group.block_tokens, end // group.block_tokens
+        hashes: Sequence[bytes] = request.block_hashes
         shards = namespace.spec.shards
         return namespace.lookup(
             group.hashes(hashes, start, stop),
@@ -138,6 +139,7 @@ class Finder:
             shards=range(shards) if shards > 1 else (),
             hold_seconds=self._settings.hold_seconds,
             compute_seconds_per_block=self._speed.seconds(namespace.spec.block_tokens),
+            request_id=request.request_id,
         )
 
     def _failed(self, error: KvtierError) -> None:

@@ -31,13 +31,13 @@ class Blocks:
 class Load:
     """Blocks to be copied into the paged cache before the request goes on.
 
-    `budget_seconds` is what computing them would take; 0 if that does not matter. `is_slower` if
-    some are in a tier below HOST.
+    `budget_seconds` is what computing them would take. `is_slower` if some are in a tier below
+    HOST.
     """
 
     request_id: str
     blocks: list[Blocks]
-    budget_seconds: float = 0.0
+    budget_seconds: float
     is_slower: bool = False
 
 

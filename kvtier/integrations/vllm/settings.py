@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-log = logging.getLogger("vllm.kvtier")
+from kvtier.integrations.engine_settings import engine_settings
 
 
 @dataclass(frozen=True)
@@ -33,20 +32,4 @@ class Settings:
 
     @classmethod
     def from_extra_config(cls, extra: Mapping[str, Any]) -> Settings:
-        known = {each.name: type(each.default) for each in fields(cls)}
-        values: dict[str, Any] = {}
-        for name, value in extra.items():
-            if name not in known:
-                raise ValueError(
-                    f"kv_connector_extra_config.{name} is not a setting of KvtierConnector; "
-                    f"there are {', '.join(known)}"
-                )
-            wanted = known[name]
-            if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-                value = float(value)
-            if type(value) is not wanted:
-                raise ValueError(
-                    f"kv_connector_extra_config.{name} is {value!r}; it must be a {wanted.__name__}"
-                )
-            values[name] = value
-        return cls(**values)
+        return engine_settings(cls, extra, "kv_connector_extra_config")

@@ -8,8 +8,9 @@ from functools import partial
 
 from kvtier.client.namespace import Namespace
 from kvtier.core.block import BlockStatus
+from kvtier.integrations.parts import parts
 from kvtier.integrations.vllm.mover import Mover
-from kvtier.integrations.vllm.parts import part_of, parts
+from kvtier.integrations.vllm.parts import part_of
 from kvtier.integrations.vllm.plan import Blocks, Store
 
 #: Reserved and copied at a time. A copy is not interrupted, so this is what a step may wait for.

@@ -47,6 +47,7 @@ from kvtier.tiers.disk.slab import Slab
 from kvtier.tiers.disk.volume import Volume
 from kvtier.tiers.host import HostTier
 from kvtier.tiers.size_class import SizeClass
+from kvtier.tiers.slot_table import Extent
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -219,15 +220,17 @@ class DiskAgent:
         pin_limits: PinLimits | None = None,
         rules: Sequence[NamespaceRule] = (),
         ages: Ages | None = None,
+        host_work_seconds: float = 0.0,
         **settings: Any,
     ) -> None:
         settings.setdefault("depth", 4)
         self.clock = ManualClock()
+        self.host_work_seconds = host_work_seconds
         self.mover = Mover(1)
         self.host = HostTier(host_pages * PAGE, policy=host_policy, ages=ages)
         self.placement = Placement(
             self.host,
-            lambda extent, call, *args: self.mover.run(call, *args),
+            self._host_work,
             spare_bytes=lambda: _PLENTY_BYTES,
         )
         paths = [path / f"volume-{number}" for number in range(volumes)]
@@ -295,6 +298,12 @@ class DiskAgent:
         self.pins.close()
         self.mover.close()
         self.host.close()
+
+    async def _host_work(self, extent: Extent, call: Callable[..., T], *args: Any) -> T:
+        """What HOST's movers do, and as slowly as the test likes."""
+        if self.host_work_seconds:
+            await asyncio.sleep(self.host_work_seconds)
+        return await self.mover.run(call, *args)
 
     # Workers.
 

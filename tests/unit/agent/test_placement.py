@@ -18,6 +18,7 @@ from kvtier.tiers.arena import HostExtent, cell_of
 from kvtier.tiers.host import HostTier
 from kvtier.tiers.size_class import SizeClass
 from tests.model.node import Node
+from tests.unit.agent.disk_agent import until
 from tests.unit.agent.worker import PAGE, Worker, sequence
 
 RESERVE = 1 << 30
@@ -55,6 +56,31 @@ def test_a_store_that_fits_after_eviction_succeeds(node_of: NodeOf) -> None:
     for number in range(20):
         [statuses] = node.run(worker.store(sequence(f"burst {number}", capacity - 4)))
         assert set(statuses) == {OK}, number
+
+
+def test_a_large_block_has_room_where_many_small_classes_were(node_of: NodeOf) -> None:
+    """One of its slots takes the extents of most of them, one after the other."""
+    node = node_of(360)
+    for number in range(50):
+        worker = Worker(node, f"small-{number}")
+        node.run(worker.store(sequence("small", 4)))
+    large = Worker(node, "large", block_bytes=120 * PAGE)
+    [statuses] = node.run(large.store(sequence("large", 2)))
+    assert statuses == [OK, OK]
+
+
+def test_a_sequence_longer_than_the_tier_is_kept_from_its_beginning(node_of: NodeOf) -> None:
+    """Ends go before beginnings: what continues it does not push it out. Another sequence does."""
+    node = node_of(32)
+    worker = Worker(node)
+    capacity = fill(node, worker)
+    long = sequence("long", capacity + 8)
+    for start in range(0, len(long.hashes), 4):
+        node.run(worker.store(sequence("long", 4, start=start)))
+    [(found, _)] = node.run(worker.lookup(long))
+    assert capacity - 4 <= found.matched <= capacity
+    [statuses] = node.run(worker.store(sequence("other", 8)))
+    assert set(statuses) == {OK}
 
 
 def test_what_fits_of_a_batch_is_its_beginning(node_of: NodeOf) -> None:
@@ -319,3 +345,31 @@ async def store_rows(placement: Placement, size_class: SizeClass, count: int) ->
             cell_of(size_class.table, slot)[:32] = memoryview(block_hash)
             size_class.commit(keys.lane, block_hash, b"", position, slot)
             size_class.release([slot])
+
+
+def test_memory_is_there_before_it_is_asked_for(node_of: NodeOf) -> None:
+    node = node_of(4096)
+    worker = Worker(node)
+
+    async def until_ahead() -> None:
+        node.placement.grow_ahead(worker.size_class)
+        await until(lambda: worker.size_class.free_slots >= 400)
+
+    node.run(asyncio.wait_for(until_ahead(), 10.0))
+    assert worker.size_class.extent_bytes < 1024 * PAGE
+
+
+def test_memory_ahead_of_need_leaves_half_of_it_to_others(node_of: NodeOf) -> None:
+    node = node_of(4096)
+    workers = [Worker(node, f"idle-{number}") for number in range(40)]
+
+    async def grow() -> None:
+        for worker in workers:
+            node.placement.grow_ahead(worker.size_class)
+        before = -1
+        while before != node.host.space.allocated_bytes:
+            before = node.host.space.allocated_bytes
+            await asyncio.sleep(0.2)
+
+    node.run(asyncio.wait_for(grow(), 10.0))
+    assert node.host.space.allocated_bytes <= 2048 * PAGE + node.host.space.capacity_bytes // 64

@@ -38,7 +38,7 @@ def keys(number: int, count: int = BLOCKS, start: int = 0) -> BlockKeys:
 
 
 async def take(
-    agent: DiskAgent, number: int, compute_seconds: float, *more: BlockKeys
+    agent: DiskAgent, number: int, compute_seconds: float, *more: BlockKeys, lease_count: int = 0
 ) -> tuple[list[int], float]:
     """The statuses, and the seconds that it took."""
     began = time.monotonic()
@@ -48,6 +48,7 @@ async def take(
         spec=SPEC,
         wait=Wait.BREAK_EVEN,
         compute_seconds_per_block=compute_seconds,
+        lease_count=lease_count,
     )
     return statuses, time.monotonic() - began
 
@@ -115,6 +116,58 @@ async def test_a_long_latency_is_worth_it_for_many_blocks(tmp_path: Path) -> Non
         statuses, seconds = await take(agent, 2, 0.005)
         assert statuses == [PENDING] * BLOCKS
         assert seconds < 0.05 * BLOCKS * 0.005 + 0.005
+
+
+@on_loop
+async def test_what_is_loaded_next_counts_in_what_is_worth_it(tmp_path: Path) -> None:
+    """A part alone does not pay for the latency; it is leased alone all the same."""
+    async with slow_disk(tmp_path, 3) as (agent, io):
+        io.slow_down(latency_seconds=0.3)
+        for _ in range(2):
+            await agent.load_and_release(keys(0), spec=SPEC)  # it learns
+            agent.leave_host(keys(0), SPEC)
+        statuses, _ = await take(agent, 1, 0.05, lease_count=4)
+        assert statuses == [OK] * 4 + [PENDING] * (BLOCKS - 4)
+        await until(lambda: not agent.volume.queue_depth)
+        assert agent.in_host(keys(1), SPEC) == [True] * 4 + [False] * (BLOCKS - 4)
+        statuses = await agent.load_and_release(
+            keys(2, 4), spec=SPEC, wait=Wait.BREAK_EVEN, compute_seconds_per_block=0.05
+        )
+        assert statuses == [PENDING] * 4
+
+
+@on_loop
+async def test_memory_that_takes_long_to_be_had_is_given_up_as_well(tmp_path: Path) -> None:
+    """The tier is not to blame: it is trusted as before."""
+    async with slow_disk(tmp_path, 2):
+        pass
+    async with DiskAgent(tmp_path, host_pages=16 * 800, disk_bytes=64 * MIB) as agent:
+        agent.session(SPEC)
+        agent.host_work_seconds = 0.2
+        for _ in range(2):
+            statuses, seconds = await take(agent, 0, 0.03)
+            assert OK not in statuses
+            assert seconds < 0.05 * BLOCKS * 0.03 + 0.005
+        agent.host_work_seconds = 0.0
+        await agent.placement.make_room(agent.host_class(SPEC), BLOCKS)
+        statuses, _ = await take(agent, 0, 0.03)
+        assert statuses == [OK] * BLOCKS
+
+
+@on_loop
+async def test_memory_that_takes_a_while_is_expected_to(tmp_path: Path) -> None:
+    async with slow_disk(tmp_path, 2):
+        pass
+    async with DiskAgent(tmp_path, host_pages=16 * 800, disk_bytes=64 * MIB) as agent:
+        agent.host_work_seconds = 0.1
+        session = agent.session(SPEC)
+        await agent.placement.make_room(agent.host_class(SPEC), 4)
+        [found], _ = await agent.loading.lookup(session, [keys(0)])
+        assert found.matched == BLOCKS
+        assert found.runs[-1].ready_after_seconds > 0.1
+        statuses, seconds = await take(agent, 0, 0.1)
+        assert statuses == [OK] * BLOCKS
+        assert seconds > 0.1
 
 
 @on_loop

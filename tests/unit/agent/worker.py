@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import xxhash
 
 from kvtier.agent.grants import Granted
+from kvtier.agent.loading import Found
 from kvtier.core.block import BlockKeys, BlockStatus, Lane
 from kvtier.core.namespace import NamespaceSpec
 from kvtier.tiers.arena import cell_of
@@ -59,6 +60,10 @@ class Worker:
         if granted.lease.size_bytes:
             await self.commit(granted)
         return [BlockStatus(status) for status in granted.statuses]
+
+    async def lookup(self, keys: BlockKeys) -> tuple[Found, int]:
+        [found], hold_id = await self.node.loading.lookup(self.session, [keys])
+        return found, hold_id
 
     async def load(self, keys: BlockKeys, ttl: float = 0.0) -> Granted:
         return await self.node.loading.load(self.session, [keys], ttl_seconds=ttl)

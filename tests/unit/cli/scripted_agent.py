@@ -10,6 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any
 
+from kvtier.access.scope import ALL, Scope
+from kvtier.agent.admission import Admission, AdmissionLimits
 from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.lease import LeaseTable
 from kvtier.core.namespace import NamespaceSpec
@@ -17,7 +19,7 @@ from kvtier.core.rules import NamespaceRule
 from kvtier.errors import KvtierError, NotFoundError
 from kvtier.rpc.block_cache import Identity
 from kvtier.rpc.cache_admin import CacheAdminService
-from kvtier.rpc.server import Gate, Server
+from kvtier.rpc.server import Server
 from kvtier.tiers.cluster.nodes import NodeRecord
 from kvtier.v1 import cache_admin_pb2
 
@@ -35,6 +37,7 @@ class ScriptedUpkeep:
     drained: list[SimpleNamespace] = field(default_factory=list)
     tiers: list[Any] = field(default_factory=list)
     pinned: int = 0
+    is_draining: bool = False
     known_nodes: list[NodeRecord] = field(default_factory=list)
     blocks: dict[Tier, int] = field(default_factory=lambda: {Tier.HOST: 3, Tier.DISK: 5})
 
@@ -71,8 +74,10 @@ class ScriptedUpkeep:
         tiers: frozenset[Tier],
         dry_run: bool,
         force: bool,
+        min_age_seconds: float,
     ) -> SimpleNamespace:
         assert keys(None) is None
+        assert not min_age_seconds
         self._hear("evict", selector, tiers & set(self.blocks), dry_run)
         gone = sum(self.blocks[tier] for tier in tiers if tier in self.blocks)
         pinned = 0 if force else self.pinned
@@ -90,7 +95,7 @@ class ScriptedUpkeep:
             Tier.DISK: SimpleNamespace(limit_bytes=None, guaranteed_bytes=0, occupied_bytes=5),
         }
 
-    def stats(self, selector: str) -> list[Any]:
+    def stats(self, selector: str, scope: Scope = ALL) -> list[Any]:
         """A tier with more than its capacity gets smaller each time that it is asked for."""
         for each in self.tiers:
             excess = getattr(each, "allocated_bytes", 0) - getattr(each, "capacity_bytes", 0)
@@ -175,10 +180,13 @@ class OneNamespace:
     def __iter__(self) -> Iterator[SimpleNamespace]:
         return iter([self.only])
 
-    def select(self, selector: str) -> list[SimpleNamespace]:
+    def select(self, selector: str, scope: Scope = ALL) -> list[SimpleNamespace]:
         if selector and not self.only.spec.matches(selector):
             raise NotFoundError(f"no namespace {selector!r}")
         return [self.only]
+
+    def select_one(self, selector: str) -> SimpleNamespace:
+        return self.select(selector)[0]
 
     def sibling_differences(self, spec: NamespaceSpec) -> list[str]:
         return []
@@ -205,13 +213,13 @@ class ScriptedAgent:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        self._server = Server(Gate(8))
+        self._server = Server(Admission(AdmissionLimits()))
         service: Any = CacheAdminService  # what it is given only looks like an agent's parts
         self._server.add(
             _CACHE_ADMIN,
             service(
                 Identity(7, "1.2", 8192, "attach.sock"),
-                Gate(8),
+                Admission(AdmissionLimits()),
                 self.upkeep,
                 OneNamespace(),
                 [],

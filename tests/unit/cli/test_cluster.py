@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from kvtier.cli.cluster import row
+from kvtier.cli.cluster import row, versions
 from kvtier.cli.exit import ExitCode
 from kvtier.client.admin import AdminClient
 from kvtier.core.block import Tier
 from kvtier.errors import NotFoundError
 from kvtier.tiers.cluster.nodes import NodeNamespace, NodeRecord, NodeTier
+from kvtier.v1.cache_admin_pb2 import Node
 from tests.unit.cli.command import kvtier
 from tests.unit.cli.scripted_agent import ScriptedAgent
 
@@ -88,10 +89,17 @@ def test_a_table_has_a_line_for_each_node(agent: ScriptedAgent) -> None:
     with AdminClient(agent.address) as client:
         own, other = (row(each, now) for each in client.nodes())
     assert own == (
-        *("node-a-0007 *", "node-a", "10.0.0.1", "1.2", "3 s ago", "1"),
-        *("768 MiB of 1.00 GiB", "1.00 GiB of 1.00 TiB"),
+        *("node-a-0007", "node-a *", "3 s ago", "1"),
+        *("1.00 GiB, 75.0 %", "1.00 TiB, 0.1 %"),
     )
-    assert other == ("node-b-0008", "node-b", "10.0.0.1", "1.2", "3 s ago", "0", "-", "-")
+    assert other == ("node-b-0008", "node-b", "3 s ago", "0", "-", "-")
+
+
+def test_nodes_that_run_different_versions_are_named() -> None:
+    nodes = [Node(name="a", version="1.2"), Node(name="b", version="1.2")]
+    assert list(versions(nodes)) == ["kvtier 1.2: all"]
+    nodes.append(Node(name="c", version="1.3"))
+    assert list(versions(nodes)) == ["kvtier 1.2: a, b", "kvtier 1.3: c"]
 
 
 def test_nodes_are_shown(agent: ScriptedAgent) -> None:
@@ -99,8 +107,8 @@ def test_nodes_are_shown(agent: ScriptedAgent) -> None:
     done = kvtier("cluster", "nodes", "--address", agent.address)
     assert (done.returncode, done.stderr) == (0, "")
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert ["node", "name", "address", "version", "seen", "namespaces", "host", "disk"] in lines
-    assert any(line[:4] == ["node-a-0007", "*", "node-a", "10.0.0.1"] for line in lines)
+    assert ["node", "name", "seen", "namespaces", "HOST", "DISK"] in lines
+    assert any(line[:3] == ["node-a-0007", "node-a", "*"] for line in lines)
 
 
 def test_nodes_are_shown_as_json(agent: ScriptedAgent) -> None:

@@ -38,7 +38,8 @@ def test_stats_show_a_column_for_each_tier() -> None:
     assert lines[-1] == "history: off"
     assert "HOST" in lines
     assert "state active" in lines
-    assert "used 768 MiB of 1.00 GiB" in lines
+    assert "used 768 MiB" in lines
+    assert "capacity 1.00 GiB" in lines
     assert "looked up 10" in lines
     assert "found 9" in lines
     assert "found rate 90.0 %" in lines
@@ -88,14 +89,36 @@ def test_namespaces_have_the_digest_that_commands_take() -> None:
         layout_digest=bytes.fromhex("0123abcd00"),
         block_count=[0, 12, 3, 0],
         used_bytes=[0, 2**21, 2**21, 0],
-        sibling_differences=["dtype", "revision"],
     )
     assert namespaces.row(info) == (
-        *("a/b@0123abcd", "m", "bf16"),
-        *("16 tokens, 2.00 MiB", "15", "4.00 MiB", "0 B", "0"),
+        *("a/b@0123abcd", "16", "2.00 MiB"),
+        *("15", "4.00 MiB", "0 B", "0"),
     )
-    [line] = namespaces.differences([info])
-    assert line == "a/b@0123abcd differs from others of its name in dtype, revision"
+
+
+def test_layouts_of_one_name_are_compared_field_by_field() -> None:
+    one = NamespaceInfo(
+        spec=block_pb2.NamespaceSpec(
+            tenant="a", name="b", dtype="bf16", block_bytes=[2**21], extra={"seed": "1"}
+        ),
+        layout_digest=bytes.fromhex("0123abcd00"),
+    )
+    other = NamespaceInfo(
+        spec=block_pb2.NamespaceSpec(tenant="a", name="b", dtype="fp8", block_bytes=[2**21]),
+        layout_digest=bytes.fromhex("4567abcd00"),
+    )
+    stranger = NamespaceInfo(spec=block_pb2.NamespaceSpec(tenant="a", name="c"))
+    assert list(namespaces.differences([one, stranger, other])) == [
+        "a/b has 2 layouts, which share nothing; they differ in:",
+        "  dtype: bf16 (@0123abcd), fp8 (@4567abcd)",
+        "  extra.seed: 1 (@0123abcd), - (@4567abcd)",
+    ]
+    assert list(namespaces.differences([one, stranger])) == []
+    assert namespaces.layout(one) == {
+        "dtype": "bf16",
+        "block_bytes": "2.00 MiB",
+        "extra.seed": "1",
+    }
 
 
 def test_rules_are_shown_once_with_what_their_namespaces_have() -> None:
@@ -125,7 +148,7 @@ def test_sessions_have_an_age() -> None:
     now = datetime.fromtimestamp(1_000_185, UTC)
     assert sessions.row(session, now) == (
         *("ff", "a/b@0123abcd", "-", "12", "1000"),
-        *("3 min 5 s", "2", "1.00 MiB"),
+        *("3 min 5 s", "2", "1.00 MiB", "0 B"),
     )
     session.pid, session.uid = 0, 2**32 - 1  # without shared memory: who it is is not known
     assert sessions.row(session, now)[3:5] == ("-", "-")

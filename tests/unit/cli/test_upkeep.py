@@ -177,18 +177,18 @@ def test_a_namespace_without_blocks_is_invalidated_too(agent: ScriptedAgent) -> 
 
 
 @pytest.mark.parametrize(
-    ("options", "tiers", "blocks"),
+    ("options", "tiers", "said"),
     [
-        ([], BOTH, 8),
-        (["--tier", "disk"], frozenset({Tier.DISK}), 5),
-        (["--tier", "host", "--tier", "disk"], BOTH, 8),
+        ([], BOTH, "8 blocks of default/m"),
+        (["--tier", "disk"], frozenset({Tier.DISK}), "5 blocks of default/m from DISK"),
+        (["--tier", "host", "--tier", "disk"], BOTH, "8 blocks of default/m from HOST and DISK"),
     ],
 )
 def test_eviction_is_from_the_tiers_that_are_named(
-    agent: ScriptedAgent, options: list[str], tiers: frozenset[Tier], blocks: int
+    agent: ScriptedAgent, options: list[str], tiers: frozenset[Tier], said: str
 ) -> None:
     done = kvtier("evict", "default/m", "--yes", *options, "--address", agent.address)
-    assert done.stdout == f"evicted {blocks} blocks of default/m\n"
+    assert done.stdout == f"evicted {said}\n"
     assert agent.upkeep.asked == [("evict", "default/m", tiers, False)]
 
 

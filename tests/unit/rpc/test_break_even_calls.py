@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from kvtier.agent.admission import Admission, AdmissionLimits
 from kvtier.agent.lifecycle import Lifecycle
 from kvtier.core.block import BlockStatus, Tier
 from kvtier.errors import InvalidRequestError
@@ -38,6 +39,7 @@ def _load(node: Node, worker: Worker, *keys: block_pb2.BlockKeys, speed: float =
         streams_of(node, lifecycle),
         lifecycle,
         [Tier.HOST],
+        Admission(AdmissionLimits()),
     )
     request = pb.LoadBlocksRequest(
         keys=keys or [KEYS], wait="BREAK_EVEN", compute_seconds_per_block=speed

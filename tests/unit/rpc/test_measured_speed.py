@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from kvtier.agent.admission import Admission, AdmissionLimits
 from kvtier.agent.lifecycle import Lifecycle
 from kvtier.core.block import Tier
 from kvtier.rpc.block_cache import BlockCacheService, Identity
@@ -38,6 +39,7 @@ def _service(node: Node) -> BlockCacheService:
         streams_of(node, lifecycle),
         lifecycle,
         [Tier.HOST],
+        Admission(AdmissionLimits()),
     )
 
 

@@ -1,0 +1,1 @@
+"""What `kvtier doctor` looks at: the machine, the configuration, and what runs."""

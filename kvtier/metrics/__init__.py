@@ -1,0 +1,1 @@
+"""The agent's numbers over HTTP, for Prometheus."""

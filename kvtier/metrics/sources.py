@@ -1,0 +1,36 @@
+"""Where the numbers are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kvtier.agent.admission import Admission
+from kvtier.agent.cluster import Cluster
+from kvtier.agent.disk import Disk
+from kvtier.agent.mover import Mover
+from kvtier.agent.namespaces import Namespaces
+from kvtier.agent.pins import Pins
+from kvtier.agent.promotion import Promotion
+from kvtier.core.lease import LeaseTable
+from kvtier.rpc.call_counts import CallCounts
+from kvtier.tiers.host import HostTier
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Parts of the agent, which the event loop owns. `why_not_ready` is empty when it is ready."""
+
+    version: str
+    host: HostTier
+    mover: Mover
+    disk: Disk | None
+    cluster: Cluster | None
+    namespaces: Namespaces
+    leases: LeaseTable
+    pins: Pins
+    promotion: Promotion
+    admission: Admission
+    calls: CallCounts
+    memory_reserve_bytes: int
+    why_not_ready: Callable[[], str]

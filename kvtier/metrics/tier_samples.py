@@ -1,0 +1,65 @@
+"""The numbers of tiers as a whole."""
+
+from __future__ import annotations
+
+from kvtier.agent.cluster import Cluster
+from kvtier.agent.demotion import Demotion
+from kvtier.agent.disk import Disk
+from kvtier.agent.stats import TierState, TierStats, cluster_stats, disk_stats, host_stats
+from kvtier.agent.writer import Writer
+from kvtier.core.block import Tier
+from kvtier.metrics.samples import Samples
+from kvtier.metrics.sources import Sources
+from kvtier.tiers.cluster.sealing import Fault
+
+
+def add_tiers(samples: Samples, sources: Sources) -> None:
+    """What is not counted for namespaces."""
+    disk, cluster = sources.disk, sources.cluster
+    _add_tier(samples, host_stats(sources.host, sources.leases, sources.mover, ()))
+    if disk is not None:
+        _add_tier(samples, disk_stats(disk, ()))
+        _add_slower(samples, sources, Tier.DISK, disk.demotion, disk.writer)
+        _add_damage(samples, disk)
+    if cluster is not None:
+        _add_tier(samples, cluster_stats(cluster, ()))
+        _add_slower(samples, sources, Tier.CLUSTER, cluster.demotion, cluster.writer)
+        _add_faults(samples, cluster)
+
+
+def _add_tier(samples: Samples, stats: TierStats) -> None:
+    tier, add = stats.tier.name.lower(), samples.add
+    for state in TierState:
+        add("kvtier_tier_state", stats.state is state, tier, state.name.lower())
+    add("kvtier_capacity_bytes", stats.capacity_bytes, tier)
+    add("kvtier_allocated_bytes", stats.allocated_bytes, tier)
+    add("kvtier_queued_calls", stats.queue_depth, tier)
+    if stats.tier is not Tier.HOST:
+        add("kvtier_device_errors_total", stats.error_count, tier)
+        add("kvtier_device_read_bytes_total", stats.read_bytes, tier)
+        add("kvtier_device_written_bytes_total", stats.written_bytes, tier)
+        add("kvtier_unwritten_blocks_total", stats.unwritten_count, tier)
+
+
+def _add_slower(
+    samples: Samples, sources: Sources, tier: Tier, demotion: Demotion, writer: Writer
+) -> None:
+    name, in_flight_bytes = tier.name.lower(), writer.in_flight_bytes
+    promoting_bytes = sources.promotion.in_flight_bytes[tier]
+    samples.add("kvtier_in_flight_bytes", promoting_bytes, name, "promote")
+    samples.add("kvtier_in_flight_bytes", in_flight_bytes, name, "demote")
+    samples.add("kvtier_waiting_bytes", demotion.waiting_bytes - in_flight_bytes, name)
+
+
+def _add_damage(samples: Samples, disk: Disk) -> None:
+    tier = Tier.DISK.name.lower()
+    samples.add("kvtier_corrupt_blocks_total", disk.reader.corrupt_count, tier, "damaged")
+    samples.add("kvtier_corrupt_blocks_total", disk.reader.unreadable_count, tier, "unreadable")
+    samples.add("kvtier_corrupt_blocks_total", disk.damaged_record_count, tier, "record")
+
+
+def _add_faults(samples: Samples, cluster: Cluster) -> None:
+    tier, faults = Tier.CLUSTER.name.lower(), cluster.reader.faults
+    for fault in Fault:
+        reason = fault.value.replace(" ", "_")
+        samples.add("kvtier_corrupt_blocks_total", faults[fault], tier, reason)

@@ -1,0 +1,61 @@
+"""Turns of the event loop: one slice of data in each, and lookups between them."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+
+from kvtier.agent.turns import data_line, data_slices
+
+
+def _run_beside(calls: int) -> tuple[list[int], list[tuple[int, int]]]:
+    """Slices of data by the loop's turn and by call; each call has ten of them."""
+    turns: list[int] = []
+    done: list[tuple[int, int]] = []
+
+    async def count(of: list[asyncio.Task[None]]) -> None:
+        while not all(task.done() for task in of):
+            turns.append(len(done))
+            await asyncio.sleep(0)
+
+    async def work(call: int) -> None:
+        await data_line().begin()
+        async for part in data_slices(10, 1):
+            done.append((call, part.start))
+
+    async def run() -> None:
+        tasks = [asyncio.create_task(work(call)) for call in range(calls)]
+        await count(tasks)
+
+    asyncio.run(run())
+    return turns, done
+
+
+def test_each_turn_has_one_slice_however_many_calls_there_are() -> None:
+    turns, done = _run_beside(20)
+    assert len(done) == 200
+    assert max(b - a for a, b in pairwise(turns)) == 1
+
+
+def test_calls_take_turns() -> None:
+    _, done = _run_beside(3)
+    # The first one began at once, and waits behind nobody.
+    assert [call for call, _ in done[1:10]] == [0, 1, 2] * 3
+    for call in range(3):
+        assert [part for each, part in done if each == call] == list(range(10))
+
+
+def test_who_gives_up_waiting_holds_nobody_up() -> None:
+    async def run() -> list[str]:
+        line, ended = data_line(), []
+        await line.begin()
+        waiting = [asyncio.create_task(line.turn()) for _ in range(3)]
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+        waiting[2].cancel()
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        ended += ["cancelled" if each is not None else "had it" for each in results]
+        await asyncio.wait_for(line.turn(), 10)
+        return ended
+
+    assert asyncio.run(run()) == ["cancelled", "had it", "cancelled"]
