@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -88,4 +89,5 @@ def session_of(process_id: int) -> list[str]:
 
 def rows_of(output: str) -> dict[str, list[str]]:
     """The table's cells, by the first of each row."""
-    return {line[:30].strip(): line[30:].split() for line in output.splitlines()}
+    rows = (re.split(r"\s{2,}", line.strip()) for line in output.splitlines())
+    return {name: cells for name, *cells in rows}
