@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+from kvtier.agent.flight import Flight
 from kvtier.agent.namespaces import Namespace
-from kvtier.agent.promotion import Flight, Promotion, Source
+from kvtier.agent.promotion import Promotion
+from kvtier.agent.source import Source
 from kvtier.agent.turns import READ_SLICE, slices
 from kvtier.agent.whereabouts import PLACES, At, Run, Whereabouts
 from kvtier.core.block import BlockKeys, Lane, Tier
