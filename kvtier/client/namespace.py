@@ -114,9 +114,10 @@ class Namespace:
         the caller would compute them, at `compute_seconds_per_block` (0.0: as it said last, in
         whatever call; it must have): with as little beside as a wait that turns out to be in vain.
         Of these, `lease_count` at most (0: all) are leased and waited for now; that the others will
-        be loaded too counts in what is worth it. Without shared memory they are views of copies.
+        be loaded too counts in what is worth it. Without shared memory they are views of copies, of
+        the first `lease_count` alone.
         """
-        copied = private_load(self.spec, hashes, place, hold_id, wait)
+        copied = private_load(self.spec, hashes[: lease_count or None], place, hold_id, wait)
         if (loaded := self._by_stream(copied)) is not None:
             return loaded
         with self._client.attached() as connection:
