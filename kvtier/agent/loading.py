@@ -323,7 +323,7 @@ class Loading:
         await self._prospects.judge(namespace, worth)
         began, has_room = time.monotonic(), False
         with suppress(TimeoutError):  # making room may take too long as well
-            async with asyncio.timeout(worth.allowed_seconds or None):
+            async with asyncio.timeout(worth.room_seconds or None):
                 for part in worth.parts():
                     await self._start(session, part, guards, flights, goes_on=False)
                 has_room = True
