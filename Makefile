@@ -44,7 +44,7 @@ test-cluster: $(STAMP)
 	$(BIN)/pytest -q -m cluster
 
 test-model: $(STAMP)
-	KVTIER_EXAMPLES=1000 $(BIN)/pytest -q tests/model
+	KVTIER_EXAMPLES=1000 KVTIER_OPERATIONS=10000000 $(BIN)/pytest -q tests/model
 
 test-traces: $(STAMP)
 	$(BIN)/pytest -q tests/unit/sim/test_traces.py
