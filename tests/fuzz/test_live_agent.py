@@ -40,6 +40,8 @@ _LISTED = {0, *map(int, Code)} - {int(Code.INTERNAL)}
 _GROWTH_BYTES = 96 * MIB
 #: Operators' calls that end the work of others, or wait for long.
 _LEFT_OUT = {"DrainAgent", "ScrubTier", "InvalidateNamespace"}
+#: Of a direct call: its kind, and the milliseconds until its deadline.
+_DEADLINE = slice(0, 5)
 _OPERATIONS = ["attach", "extents", "unmapped", "fly"]
 
 
@@ -122,7 +124,10 @@ class _Fuzzer:
     def _call(self, method: str, session: bytes) -> bytes:
         data = self._mutator.request(self._requests.of(method))
         packet = protocol.encode_call(protocol.DirectCall(method, session, 200, data))
-        return self._mutator.bytes_of(packet) if self.random.random() < 0.1 else packet
+        if self.random.random() > 0.1:
+            return packet
+        # The deadline stays: with another one a call may wait for as long as it likes.
+        return packet[_DEADLINE] + self._mutator.bytes_of(packet[_DEADLINE.stop :])
 
     def _message(self, session: bytes) -> bytes:
         """One of the protocol, most of them nearly right."""
@@ -165,6 +170,7 @@ def test_mutated_messages_disturb_nobody(tmp_path: Path) -> None:
             fuzzer.packets(count // 10)
             memory, descriptors = resident_bytes(agent.pid), descriptor_count(agent.pid)
             codes = fuzzer.grpc(count // 2)
+            _restore(agent)
             packets = fuzzer.packets(count // 2)
             _restore(agent)
             near.goes_on()
