@@ -48,7 +48,7 @@ test-cuda: $(STAMP)
 	$(BIN)/pytest -q -rs -m cuda tests/gpu
 
 test-model: $(STAMP)
-	KVTIER_EXAMPLES=1000 $(BIN)/pytest -q tests/model
+	KVTIER_EXAMPLES=1000 KVTIER_OPERATIONS=10000000 $(BIN)/pytest -q tests/model
 
 test-traces: $(STAMP)
 	$(BIN)/pytest -q tests/unit/sim/test_traces.py

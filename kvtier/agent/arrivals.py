@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from kvtier.agent.namespaces import Namespace
 from kvtier.agent.placement import Placement
+from kvtier.agent.source import Expectation, Source
 from kvtier.core.block import Lane
 from kvtier.tiers.size_class import SizeClass
-
-if TYPE_CHECKING:
-    from kvtier.agent.promotion import Expectation, Source
 
 
 class Arrivals:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from kvtier.agent.existence import Existence
+from kvtier.agent.flight import Fetch, Flight
 from kvtier.agent.namespaces import Namespace
-from kvtier.agent.promotion import Flight, Promotion, Reading
+from kvtier.agent.promotion import Promotion
 from kvtier.agent.storage_mover import Kind, StorageMover
 from kvtier.agent.tenures import Tenure, Tenures
 from kvtier.agent.writer import spawn
@@ -150,9 +151,9 @@ class ClusterReader:
         for tenure, each in by_tenure.items():
             step = self._step(each[0].host.slot_bytes, each[0].kind)
             for first in range(0, len(each), step):
-                yield self._read(promotion, tenure, Reading(each[first : first + step]))
+                yield self._read(promotion, tenure, Fetch(each[first : first + step]))
 
-    async def _read(self, promotion: Promotion, tenure: Tenure, reading: Reading) -> None:
+    async def _read(self, promotion: Promotion, tenure: Tenure, reading: Fetch) -> None:
         flights, lengths, storage = reading.flights, tenure.block_bytes, self._storage
         wanted = [
             Wanted(

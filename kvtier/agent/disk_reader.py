@@ -1,4 +1,4 @@
-"""Reading blocks out of slabs."""
+"""Fetch blocks out of slabs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kvtier.agent.flight import Fetch, Flight
 from kvtier.agent.namespaces import Namespace
-from kvtier.agent.promotion import Flight, Promotion, Reading
+from kvtier.agent.promotion import Promotion
 from kvtier.agent.storage_mover import Kind, StorageMover
 from kvtier.core.block import BlockKey, Lane, Tier
 from kvtier.core.cause import Cause
@@ -108,9 +109,9 @@ class DiskReader:
             each.sort(key=lambda flight: _place(flight).slot)
             step = self._step(slab.stripe, slab.slot_bytes, each[0].kind)
             for first in range(0, len(each), step):
-                yield self._read(promotion, slab, Reading(each[first : first + step]))
+                yield self._read(promotion, slab, Fetch(each[first : first + step]))
 
-    async def _read(self, promotion: Promotion, slab: Slab, reading: Reading) -> None:
+    async def _read(self, promotion: Promotion, slab: Slab, reading: Fetch) -> None:
         flights = reading.flights
         places = [_place(flight) for flight in flights]
         lengths = self._disk.slabs.tenancy(places[0].disk).block_bytes

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kvtier.agent.device import Device
+from kvtier.agent.flight import Flight
 from kvtier.agent.grants import Granted, Grants, Guards, release_guards
 from kvtier.agent.namespaces import Namespace
 from kvtier.agent.prefetching import Prefetching, Waiter
-from kvtier.agent.promotion import Flight, Promotion
+from kvtier.agent.promotion import Promotion
 from kvtier.agent.prospects import Prospects, Worth
 from kvtier.agent.sessions import Session
+from kvtier.agent.source import Source
 from kvtier.agent.turns import READ_SLICE, data_slices, slices
 from kvtier.agent.whereabouts import PLACES, At, Run, Whereabouts
 from kvtier.core.block import BlockKeys, BlockStatus, Lane, Match, Tier, Wait
@@ -343,7 +345,7 @@ class Loading:
         await self._prospects.judge(namespace, worth)
         began, has_room = time.monotonic(), False
         with suppress(TimeoutError):  # making room may take too long as well
-            async with asyncio.timeout(worth.allowed_seconds or None):
+            async with asyncio.timeout(worth.room_seconds or None):
                 for part in worth.parts():
                     await self._start(session, part, guards, flights, goes_on=False)
                 has_room = True

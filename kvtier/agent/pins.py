@@ -10,9 +10,10 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from kvtier.agent.flight import Flight
 from kvtier.agent.grants import Guards, release_guards
 from kvtier.agent.namespaces import Namespace
-from kvtier.agent.promotion import Flight, Promotion
+from kvtier.agent.promotion import Promotion
 from kvtier.agent.turns import WRITE_SLICE, slices
 from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.residency import NONE

@@ -9,9 +9,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from kvtier.agent.flight import Flight
 from kvtier.agent.job_queue import Kind
 from kvtier.agent.namespaces import Namespace
-from kvtier.agent.promotion import Flight, Promotion
+from kvtier.agent.promotion import Promotion
 from kvtier.agent.read_ahead import continuation
 from kvtier.agent.turns import READ_SLICE, slices
 from kvtier.core.block import BlockKeys, Lane, Tier

@@ -6,152 +6,22 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from kvtier.agent.arrivals import Arrivals
-from kvtier.agent.job_queue import Kind, Ticket
+from kvtier.agent.flight import Fetch, Flight
+from kvtier.agent.job_queue import Kind
 from kvtier.agent.namespaces import Namespace
 from kvtier.agent.placement import Placement
+from kvtier.agent.source import Source
 from kvtier.agent.turns import READ_SLICE, data_line, data_slices, slices
 from kvtier.core.block import BlockKey, BlockKeys, BlockStatus, Lane, Tier
 from kvtier.core.policies.base import ALWAYS
 from kvtier.core.residency import NONE
-from kvtier.tiers.size_class import Counters, SizeClass
+from kvtier.tiers.size_class import SizeClass
 from kvtier.tiers.slot_tier import SlotTier
 
 _LAUNCH_SLICE = 32
-
-
-class Origin(Protocol):
-    """A block in a slower tier, kept there until it is dropped."""
-
-    @property
-    def is_current(self) -> bool:
-        """Whether it is still wanted: not evicted on request since."""
-        ...
-
-    def drop(self) -> None: ...
-
-
-@dataclass(eq=False)
-class Flight:
-    """One block on its way. Whoever joined it leaves it with `Promotion.leave`.
-
-    Until all have left, its slot in HOST stays in use, so that the block cannot be evicted before
-    it is leased. `answer` is whether it arrived. It is a load, or a prefetch until a load joins it;
-    `wishes` counts the prefetches that want it. One that `goes_on` is wanted when nobody waits for
-    it any more.
-    """
-
-    namespace: Namespace
-    host: SizeClass
-    source: Source
-    origin: Origin
-    lane: Lane
-    block_hash: bytes
-    slot: int
-    answer: asyncio.Future[bool]
-    users: int = 0
-    landed: bool = False
-    kind: Kind = Kind.READ
-    is_ahead: bool = False
-    wishes: int = 0
-    goes_on: bool = False
-    reading: Reading | None = None
-    begun_at: float = field(default_factory=time.monotonic)
-    #: Set by the source, as `Lifetimes` counts; None: now.
-    stored_at: int | None = None
-
-    @property
-    def is_wanted(self) -> bool:
-        return self.goes_on or self.users > 0 or self.wishes > 0
-
-    @property
-    def has_arrived(self) -> bool:
-        return self.answer.done() and self.answer.result()
-
-
-class Reading:
-    """The call that fills the slots of some flights; its `ticket` goes to the mover."""
-
-    def __init__(self, flights: Sequence[Flight]) -> None:
-        self.flights = flights
-        self.ticket = Ticket(min(flight.kind for flight in flights))
-        for flight in flights:
-            flight.reading = self
-
-    def drop_if_unwanted(self) -> None:
-        if not any(flight.is_wanted for flight in self.flights):
-            self.ticket.drop()
-
-
-class Expectation(Protocol):
-    """An estimate that grows with what is asked for."""
-
-    def add(self, lane: Lane, hashes: Sequence[bytes]) -> float:
-        """Seconds until these, and all that were added before, could be read from HOST, if they
-        were asked for now."""
-        ...
-
-
-class Source(Protocol):
-    """A tier from which blocks are brought."""
-
-    @property
-    def tier(self) -> Tier: ...
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether it knows only what it has learned."""
-        ...
-
-    async def learn(
-        self, namespace: Namespace, lane: Lane, hashes: Sequence[bytes], *, is_prefix: bool
-    ) -> None:
-        """Finds out which blocks it has: the leading ones at least, if a prefix is asked. Returns
-        within a time of its own, whether it knows then or not."""
-        ...
-
-    def has(self, namespace: Namespace, lane: Lane, hashes: Sequence[bytes]) -> list[bool]:
-        """Which blocks it can give now, as far as it is known."""
-        ...
-
-    def claim(self, namespace: Namespace, lane: Lane, block_hash: bytes) -> Origin | None:
-        """Keeps a block until the origin is dropped; None if it is not there any more."""
-        ...
-
-    def read(
-        self, promotion: Promotion, flights: Sequence[Flight]
-    ) -> Iterable[Coroutine[Any, Any, None]]:
-        """Work that fills the slots of flights and ends with `Promotion.land` for each of them.
-
-        What waits in vain for a device calls `Promotion.give_up` before.
-        """
-        ...
-
-    def expect(self, namespace: Namespace) -> Expectation:
-        """Of nothing yet."""
-        ...
-
-    def first_blocks(self, namespace: Namespace, lane: Lane) -> int:
-        """How many blocks of a read arrive together, and first."""
-        ...
-
-    def seconds_until_learned(self) -> float:
-        """The estimate of how long `learn` takes."""
-        ...
-
-    @property
-    def measured_at(self) -> float:
-        """When the latest read ended, on the clock of `time.monotonic`."""
-        ...
-
-    def seconds_until_landed(self) -> float:
-        """The estimate of when what is under way now has arrived."""
-        ...
-
-    def counters(self, namespace: Namespace, group: int) -> Counters: ...
 
 
 class Promotion:
@@ -283,11 +153,11 @@ class Promotion:
     def _join(self, flight: Flight, kind: Kind) -> Flight:
         """A load takes those that are read with it along."""
         flight.users += 1
-        if kind is Kind.READ and flight.kind is Kind.PREFETCH and flight.reading is not None:
-            for each in flight.reading.flights:
+        if kind is Kind.READ and flight.kind is Kind.PREFETCH and flight.fetch is not None:
+            for each in flight.fetch.flights:
                 self._count_prefetch(each, -1)
                 each.kind = Kind.READ
-            flight.reading.ticket.hurry()
+            flight.fetch.ticket.hurry()
         return flight
 
     def _count_prefetch(self, flight: Flight, sign: int) -> None:
@@ -405,12 +275,12 @@ class Promotion:
 
     def _drop_unwanted(self, flights: Iterable[Flight]) -> None:
         """Calls that nobody wants any more are not done, unless they have begun."""
-        readings: dict[Reading, None] = {}
+        fetches: dict[Fetch, None] = {}
         for flight in flights:
-            if flight.reading is not None and not flight.landed and not flight.is_wanted:
-                readings[flight.reading] = None
-        for reading in readings:
-            reading.drop_if_unwanted()
+            if flight.fetch is not None and not flight.landed and not flight.is_wanted:
+                fetches[flight.fetch] = None
+        for fetch in fetches:
+            fetch.drop_if_unwanted()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Does it in the background, until `close`."""

@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+from kvtier.agent.flight import Flight
 from kvtier.agent.namespaces import Namespace
-from kvtier.agent.promotion import Flight, Promotion, Source
+from kvtier.agent.promotion import Promotion
+from kvtier.agent.source import Source
 from kvtier.agent.turns import READ_SLICE, data_slices
 from kvtier.agent.whereabouts import PLACES, At, Run, Whereabouts
 from kvtier.core.block import BlockKeys, Lane, Tier
@@ -44,7 +46,7 @@ class Worth:
 
     Of `asked` positions the first `here` are in HOST, the first `count` are worth waiting for, for
     `allowed_seconds` at a stretch, and the first `arrived` can be leased. No more than `most` are
-    waited for now (0: all).
+    waited for now (0: all). Room for them may take `room_seconds`.
     """
 
     def __init__(self, entries: Sequence[BlockKeys], compute_seconds: float, most: int = 0) -> None:
@@ -60,7 +62,7 @@ class Worth:
         self.most = most or self.asked
         self.here = self.count = 0
         self.arrived = self.asked  # as far as they are in HOST, if it comes to nothing
-        self.allowed_seconds = 0.0
+        self.allowed_seconds = self.room_seconds = 0.0
 
     def part(self, keys: BlockKeys, start: int, stop: int) -> tuple[bytes, ...]:
         """What an entry has from one position up to another."""
@@ -100,6 +102,7 @@ class _Stretch:
     start: int
     count: int
     ready_seconds: float = 0.0
+    room_seconds: float = 0.0
     source: Source | None = None
 
 
@@ -132,6 +135,8 @@ class Prospects:
                 self._probe(namespace, worth.entries, worth.base + each.start, each.source)
                 break
             worth.allowed_seconds = max(worth.allowed_seconds, allowed)
+            room = allowance(worth.asked, worth.compute_seconds, each.room_seconds, share)
+            worth.room_seconds = max(worth.allowed_seconds, room)
             worth.count = each.start + each.count
         worth.here, worth.count = min(worth.here, worth.most), min(worth.count, worth.most)
         worth.arrived = worth.here
@@ -166,6 +171,7 @@ class Prospects:
                 for keys in worth.entries:
                     part = worth.part(keys, each.start, start)
                     each.ready_seconds = arrivals.add(each.source, keys.lane, part)
+                    each.room_seconds = arrivals.seconds_until_room()
                     await asyncio.sleep(0)
             found.append(each)
         return found

@@ -43,8 +43,7 @@ from kvtier.cli.remote import add_options
 
 HELP = """A KV-cache agent for LLM inference workers.
 
-Exit codes: 0 done, 1 failed, or the answer is no, 2 wrong usage or configuration, 3 agent not
-reached.
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 agent not reached.
 """
 
 

@@ -22,10 +22,6 @@ from kvtier.sockets import ATTACH_SOCKET, WORKER_SOCKET
 if TYPE_CHECKING:
     from kvtier.client.admin import AdminClient
 
-#: What gRPC says of a connection that did not come about, or was cut in its handshake.
-_NOT_CONNECTED: Final = "failed to connect to all addresses"
-_CUT: Final = "Socket closed"
-
 
 _CREDENTIALS: Final = struct.Struct("3i")
 
@@ -54,7 +50,8 @@ def admin(address: str, timeout_seconds: float) -> Iterator[AdminClient]:
             yield client
     except AgentUnavailableError as error:
         if path is None:
-            _explain_remote(address, error)
+            with AdminClient(target, timeout_seconds=timeout_seconds) as client:
+                _explain_remote(client, address, error)
         _explain_local(path, error)
     except DeadlineExceededError as error:
         target = address if path is None else target
@@ -79,14 +76,17 @@ def _explain_local(path: Path, error: AgentUnavailableError) -> NoReturn:
             ) from error
 
 
-def _explain_remote(address: str, error: AgentUnavailableError) -> NoReturn:
-    """gRPC's own message says what went wrong on the way; an agent's says what it is unable to."""
-    if _NOT_CONNECTED not in str(error) and _CUT not in str(error):
-        raise KvtierError(str(error)) from error
-    raise AgentUnavailableError(
-        f"no agent lets us in at {address}: {error}. See whether it has listen.admin_address, "
-        "and whether --tls-ca and --tls-cert are of the CAs that it and this command know"
-    ) from error
+def _explain_remote(client: AdminClient, address: str, error: AgentUnavailableError) -> NoReturn:
+    """An agent that tells probes how it is said itself that it is unable."""
+    try:
+        client.is_ready()
+    except KvtierError:
+        raise AgentUnavailableError(
+            f"no agent lets us in at {address}: {error}. See whether it has "
+            "listen.admin_address, and whether --tls-ca and --tls-cert are of the CAs that it and "
+            "this command know"
+        ) from error
+    raise KvtierError(str(error)) from error
 
 
 def is_tcp(address: str) -> bool:

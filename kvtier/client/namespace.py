@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kvtier.client.arrays import Rows, is_read_only, rows_of
@@ -53,6 +54,7 @@ _PIECE_BYTES = 32 << 20
 _COPY_TTL_SECONDS = 2.0
 T = TypeVar("T")
 
+_LATER = {PENDING, REFUSED}
 _STORED = {int(BlockStatus.OK), int(BlockStatus.PRESENT)}
 
 
@@ -124,9 +126,10 @@ class Namespace:
         the caller would compute them, at `compute_seconds_per_block` (0.0: as it said last, in
         whatever call; it must have): with as little beside as a wait that turns out to be in vain.
         Of these, `lease_count` at most (0: all) are leased and waited for now; that the others will
-        be loaded too counts in what is worth it. Without shared memory they are views of copies.
+        be loaded too counts in what is worth it. Without shared memory they are views of copies, of
+        the first `lease_count` alone.
         """
-        copied = private_load(self.spec, hashes, place, hold_id, wait)
+        copied = private_load(self.spec, hashes[: lease_count or None], place, hold_id, wait)
         if (loaded := self._by_stream(copied)) is not None:
             return loaded
         with self._client.attached() as connection:
@@ -184,8 +187,9 @@ class Namespace:
                     break
                 continue
             statuses[part] = self._copy(hashes, rows, part, place, Wait.BEST_EFFORT, hold)
-            if PENDING in statuses[part] and wait is Wait.ALL:
-                self._prefetch_part(hashes, place, part.stop)
+            if wait is Wait.ALL and not _LATER.isdisjoint(statuses[part]):
+                if PENDING in statuses[part]:
+                    self._prefetch_part(hashes, place, part.stop)
                 self._copy_as_it_comes(hashes, rows, part, place, statuses)
             if OK not in statuses[part]:
                 break
@@ -196,11 +200,12 @@ class Namespace:
     ) -> None:
         """Copies the beginning of a part while the agent still reads the rest of it.
 
-        What found no room in HOST at first may find it when the beginning has been copied.
+        What found no room at first, in HOST or in what one worker may lease, may find it when the
+        beginning has been copied.
         """
-        first = part.start + statuses[part].index(PENDING)
-        for piece in self._parts(first, part.stop, place, _PIECE_BYTES):
-            if PENDING in statuses[piece] or REFUSED in statuses[piece]:
+        late = next(i for i, status in enumerate(statuses[part], part.start) if status in _LATER)
+        for piece in self._parts(late, part.stop, place, _PIECE_BYTES):
+            if not _LATER.isdisjoint(statuses[piece]):
                 statuses[piece] = self._copy(hashes, rows, piece, place, Wait.ALL)
 
     def _prefetch_part(self, hashes: Sequence[bytes], place: Place, start: int) -> None:
@@ -247,14 +252,17 @@ class Namespace:
         """Copies blocks in, as `load_into` copies out; one BlockStatus per key.
 
         OK was stored, PRESENT was there already, REFUSED found no room. What follows a refused
-        block is not stored. `breakpoints` are as of `reserve`.
+        block is not stored. What is more than this worker may reserve at one time is stored in
+        several parts. `breakpoints` are as of `reserve`.
         """
         _check_breakpoints(breakpoints, hashes)
         rows = self._rows(blocks, hashes, place)
         if (streamed := self._by_stream(storing(self.spec, hashes, rows, place))) is not None:
             return streamed
         statuses = [int(BlockStatus.REFUSED)] * len(hashes)
-        for part in self._parts(0, len(hashes), place, _PART_BYTES):
+        step, done = max(1, _PART_BYTES // self._block_bytes(place)), 0
+        while done < len(hashes):
+            part = slice(done, min(done + step, len(hashes)))
             with self.reserve(
                 hashes[part],
                 place=_shifted(place, hashes, part.start),
@@ -264,8 +272,10 @@ class Namespace:
             ) as reservation:
                 reservation.write(rows[part])
                 statuses[part] = reservation.commit()
-            if not _STORED.issuperset(statuses[part]):
+            stored = sum(1 for _ in takewhile(_STORED.__contains__, statuses[part]))
+            if not stored:  # else the slots of this part may be those that the rest needs
                 break
+            done += stored
         return statuses
 
     def reserve(

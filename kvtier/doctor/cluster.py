@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 
@@ -17,6 +18,7 @@ from kvtier.tiers.cluster.storage import ClusterStorage
 _SLOW_SECONDS = 0.01
 _CLOCK_SECONDS = 2.0
 _OLDEST = 6
+_ATTEMPTS = 3
 _SETTINGS = {
     Concern.NO_EVICTION: "CONFIG SET maxmemory-policy allkeys-lru, and in its configuration file",
     Concern.VOLATILE_ONLY: "allkeys-lru, on a server that only kvtier uses",
@@ -56,9 +58,11 @@ def cluster_findings(config: AgentConfig, *, has_agent: bool) -> Iterator[Findin
 def _server(storage: ClusterStorage, config: AgentConfig) -> Iterator[Finding]:
     subject, store = storage.label, storage.store
     report = store.check(storage.deadline())
-    began = time.monotonic()
-    [clock] = store.ask(b"kvtier:doctor", [(b"TIME",)], storage.deadline())
-    seconds = time.monotonic() - began
+    seconds = math.inf
+    for _ in range(_ATTEMPTS):  # the best one is the server's, others are this machine's
+        began = time.monotonic()
+        [clock] = store.ask(b"kvtier:doctor", [(b"TIME",)], storage.deadline())
+        seconds = min(seconds, time.monotonic() - began)
     yield _identity(subject, report, seconds)
     for concern in report.concerns:
         make = problem if concern is Concern.IS_REPLICA else warning

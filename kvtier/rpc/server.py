@@ -51,6 +51,7 @@ _WORK = {
 }
 _SESSION_METADATA = "kvtier-session-bin"
 _READY = "ready"
+_GONE_SECONDS = 1.0
 _OPTIONS = [
     ("grpc.max_receive_message_length", 16 << 20),
     ("grpc.so_reuseport", 0),
@@ -236,7 +237,10 @@ class Server:
                     self._calls.succeeded(method)
                     return
             except grpc.aio.InternalError:
-                return  # the client has gone, and the cancellation of this call is on its way
+                # The client has gone, and the cancellation of this call is on its way. Who returns
+                # before makes gRPC send a status, which fails, and fills the log.
+                await asyncio.sleep(_GONE_SECONDS)
+                return
             except Exception as error:
                 status = self._failed(method, error)
             await context.abort(*status)

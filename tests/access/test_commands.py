@@ -18,7 +18,7 @@ from kvtier.access.tokens import make_token, token_digest
 from kvtier.cli.app import app
 from kvtier.cli.exit import ExitCode
 from kvtier.config.credentials_file import load_credentials
-from kvtier.errors import KvtierError
+from kvtier.errors import AgentUnavailableError, KvtierError
 from tests.access.agents import Callers, RemoteAgent, make_certificates, remote_agent
 from tests.unit.cli.command import kvtier
 
@@ -176,6 +176,14 @@ def test_refusals_say_what_is_wrong(agent: RemoteAgent, tmp_path: Path) -> None:
     assert done.returncode == ExitCode.UNREACHABLE
     assert "CERTIFICATE_VERIFY_FAILED" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+    ca = ["--tls-ca", files(agent, "any")["ca"]]
+    stranger = [
+        word
+        for key, name in (("cert", "any.pem"), ("key", "any.key"))
+        for word in (f"--tls-{key}", tmp_path / "stranger" / name)
+    ]
+    with pytest.raises(AgentUnavailableError, match="no agent lets us in"):
+        run(*where, *ca, *stranger)
 
 
 def test_the_workers_address_is_told_from_the_operators(agent: RemoteAgent) -> None:

@@ -55,7 +55,7 @@ def test_of_a_batch_larger_than_the_arena_what_fits_is_stored() -> None:
         assert time.monotonic() - begin < _AT_ONCE_SECONDS
         assert _is_prefix_then_refused(statuses)
         stored = list(statuses).count(_OK)
-        assert stored >= 0.4 * 8 * MIB / BLOCK_BYTES
+        assert stored >= 0.8 * 8 * MIB / BLOCK_BYTES  # more than a session may reserve at once
         assert judge(namespace, hashes) == Verdict(right=stored)
     assert sampler.samples > 0
     assert sampler.highest_bytes <= 8 * MIB

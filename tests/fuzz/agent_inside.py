@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -13,7 +12,6 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from kvtier import memory
 from kvtier.config import load_config
 from kvtier.core.attach import DirectCall
 from kvtier.core.block import Tier
@@ -26,7 +24,6 @@ from kvtier.rpc.server import Call, parsed, status_of
 from tests.fuzz.requests import BLOCK_CACHE, CACHE_ADMIN
 
 _CAPACITY = 32 << 20
-_ROOM = 512 << 20
 _CALL_MS = 100
 _STREAM_SECONDS = 0.02
 _STREAM_MESSAGES = 64
@@ -124,15 +121,6 @@ async def _messages(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
-def modest(directory: Path) -> dict[str, object]:
-    """Settings with which a tier that is given any size takes little of the machine."""
-    free_bytes = shutil.disk_usage(directory).free
-    return {
-        "tiers.host.memory_reserve": max(0, memory.available_bytes() - _ROOM),
-        "tiers.disk.min_free": max(0, free_bytes - _ROOM),
-    }
-
-
 @asynccontextmanager
 async def agent_inside(directory: Path) -> AsyncIterator[AgentInside]:
     settings = {
@@ -140,7 +128,8 @@ async def agent_inside(directory: Path) -> AsyncIterator[AgentInside]:
         "tiers.host.capacity": _CAPACITY,
         "tiers.disk.paths": directory / "disk",
         "tiers.disk.capacity": 2 * _CAPACITY,
-        **modest(directory),
+        "tiers.host.memory_reserve": 0,
+        "tiers.disk.min_free": 0,
         "limits.max_sessions": 64,
         "limits.max_namespaces": 64,
         "leases.max_share": 0.2,

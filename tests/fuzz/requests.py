@@ -6,9 +6,10 @@ from random import Random
 from typing import Any, Final
 
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from kvtier import NamespaceSpec
+from kvtier.core.capacity import MOST_DISK_BYTES
 from kvtier.v1 import block_cache_pb2 as pb
 from kvtier.v1 import block_pb2
 from kvtier.v1 import cache_admin_pb2 as admin_pb
@@ -21,6 +22,18 @@ CACHE_ADMIN: Final = admin_pb.DESCRIPTOR.services_by_name["CacheAdmin"]
 #: Of a sequence that the fuzzer itself may store.
 _SEQUENCES = 8
 _MOST_KEYS = 24
+_MOST_BYTES = 256 << 20
+
+
+def is_greedy(method: str, data: bytes) -> bool:
+    """Whether it would rightly let a tier take much of this machine."""
+    if method != "ResizeTier":
+        return False
+    try:
+        wanted = admin_pb.ResizeTierRequest.FromString(data).capacity_bytes
+    except DecodeError:
+        return False
+    return _MOST_BYTES < wanted <= MOST_DISK_BYTES
 
 
 class Requests:

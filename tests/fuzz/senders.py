@@ -21,6 +21,8 @@ _SESSION_METADATA: Final = "kvtier-session-bin"
 _WINDOW: Final = 16
 _CALL_SECONDS: Final = 0.3
 _STREAM_SECONDS: Final = 0.05
+#: Far beyond the deadline of any call, on a busy machine.
+_ANSWER_SECONDS: Final = 20.0
 OK: Final = 0
 _CAPABILITIES: Final = protocol.encode_call(
     protocol.DirectCall("GetCapabilities", bytes(protocol.TOKEN_BYTES), 1000, b"")
@@ -110,6 +112,7 @@ class AttachSender:
         """The connection, which is a new one after it was cut off."""
         if self._socket is None:
             peer = attach_socket(self._directory)
+            peer.settimeout(_ANSWER_SECONDS)
             hello = {"op": "attach", "version": protocol.VERSION, "client": self._client.hex()}
             send_with(peer, protocol.encode(hello), [os.pidfd_open(os.getpid())])
             self.token = protocol.token(protocol.decode(peer.recv(1 << 16)), "token")

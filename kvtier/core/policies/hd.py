@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from array import array
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
 from kvtier.core.block import BlockKeys, Lane
-from kvtier.core.policies.base import ALWAYS, STEP, Blocks, Context
+from kvtier.core.policies.base import ALWAYS, Blocks, Context
 from kvtier.core.policies.chains import Chains
 from kvtier.core.policies.hit_density import (
     HitDensity,
@@ -20,15 +19,19 @@ from kvtier.core.policies.hit_density import (
     head_class,
     later_class,
 )
+from kvtier.core.policies.request_path import (
+    TAIL_ROWS,
+    last_known,
+    names_of,
+    path_of,
+    path_to,
+    tag_of,
+)
 from kvtier.core.residency import NONE
 
 _SAMPLE = 32
 _REFRESH_REQUESTS = 200
 _KEPT_PAUSE = 0.7
-#: Of a long path, the blocks at its two ends that are looked at.
-_HEAD_ROWS, _TAIL_ROWS = 256, 768
-#: So far back is walked from a block.
-_MOST_ROWS = 4096
 #: Who asked and has not loaded or stored anything since may ask again for so long.
 _OPEN_SECONDS = 60.0
 #: A load in parts is one use.
@@ -84,26 +87,26 @@ class Hd:
     def asking(self, keys: BlockKeys) -> Generator[None]:
         """Looks from the end for what is known, step by step; the rest is done in one turn."""
         if not self._is_open(keys):
-            last = yield from self._last_known(keys)
+            last = yield from last_known(self._residency, self._chains, keys)
             if not self._is_open(keys):  # nor has somebody else asked for it meanwhile
                 self._ask(keys, last)
 
     def _is_open(self, keys: BlockKeys) -> bool:
         """Whether somebody asked for it lately, and has not loaded or stored anything of it."""
         chains = self._chains
-        known = chains.find(keys.hashes[-1] + _tag(keys.lane))
+        known = chains.find(keys.hashes[-1] + tag_of(keys.lane))
         if known == NONE or not chains.is_open[known]:
             return False
         return self._time() - chains.last[known] < _OPEN_SECONDS
 
     def _ask(self, keys: BlockKeys, last: int) -> None:
         hashes, chains = keys.hashes, self._chains
-        tag, now = _tag(keys.lane), self._time()
+        tag, now = tag_of(keys.lane), self._time()
         self._chosen = NONE
         self._requests += 1
         if self._requests % _REFRESH_REQUESTS == 0:
             self._density.refresh(chains.kind, chains.last, now, _REFRESH_REQUESTS)
-        missing, path = self._path(keys)
+        missing, path = path_of(self._residency, keys)
         depth, record = self._deepest(keys, missing, last)
         if record == NONE and path:
             record = self._owner[path[-1]]
@@ -121,63 +124,22 @@ class Hd:
         self._take_over(stretches, record)
         chains.is_open[record] = True
         chains.length[record] = keys.position + len(hashes)
-        chains.rename(record, self._names_of(keys, depth, missing, tag))
+        chains.rename(record, names_of(keys, depth, missing))
         chains.settle(record)
 
     def _continues(self, record: int, covered: int) -> bool:
         return covered >= 2 and 2 * covered >= self._chains.length[record]
-
-    def _last_known(self, keys: BlockKeys) -> Generator[None, None, int]:
-        """The index of the last block that is here, or is a chain's name; -1 if there is none."""
-        find_row, find_name = self._residency.find, self._chains.find
-        lane, tag, hashes = keys.lane, _tag(keys.lane), keys.hashes
-        for done, index in enumerate(range(len(hashes) - 1, -1, -1), 1):
-            block_hash = hashes[index]
-            if find_name(block_hash + tag) != NONE or find_row(lane, block_hash) != NONE:
-                return index
-            if done % STEP == 0:
-                yield
-        return NONE
-
-    def _path(self, keys: BlockKeys) -> tuple[int, list[int]]:
-        """The index of the first block that is not here, and the rows of all before it; of a long
-        path, those at its two ends: one turn of the loop has no time for more."""
-        find, lane, hashes = self._residency.find, keys.lane, keys.hashes
-        missing, most = len(hashes), _HEAD_ROWS + _TAIL_ROWS
-        if missing > most:  # ends go before their beginnings
-            missing = bisect_left(hashes, True, key=lambda each: find(lane, each) == NONE)
-        ends = hashes[:missing]
-        if missing > most:
-            ends = ends[:_HEAD_ROWS] + ends[-_TAIL_ROWS:]
-        path = self._residency.find_many(lane, ends)
-        if NONE in path:
-            gap = path.index(NONE)
-            missing -= len(path) - gap if gap >= _HEAD_ROWS else missing - gap
-            path = path[:gap]
-        if keys.parent:
-            path = self._path_to(find(lane, keys.parent)) + path
-        return missing, path if len(path) <= most else path[:_HEAD_ROWS] + path[-_TAIL_ROWS:]
 
     def _deepest(self, keys: BlockKeys, missing: int, last: int) -> tuple[int, int]:
         """The index of the last known block, and its record; what was known may be gone by now."""
         for index in (max(last, missing - 1), missing - 1):
             if index >= 0:
                 row = self._residency.find(keys.lane, keys.hashes[index])
-                name = keys.hashes[index] + _tag(keys.lane)
+                name = keys.hashes[index] + tag_of(keys.lane)
                 record = self._chains.find(name) if row == NONE else self._owner[row]
                 if record != NONE:
                     return index, record
         return missing - 1, NONE
-
-    def _path_to(self, row: int) -> list[int]:
-        """A block, after those before it; the last of very many."""
-        path: list[int] = []
-        parent = self._residency.parent
-        while row != NONE and len(path) < _MOST_ROWS:
-            path.append(row)
-            row = parent(row)
-        path.reverse()
-        return path
 
     def _stretches(self, path: list[int]) -> list[_Stretch]:
         """The path, cut where the record changes."""
@@ -188,7 +150,7 @@ class Hd:
         """Whether all blocks of a record are on the path; of a long one, whether its end is."""
         mine = [rows for each, rows in stretches if each == record]
         here = sum(map(len, mine))
-        if here < min(_TAIL_ROWS, self._chains.block_count[record]):
+        if here < min(TAIL_ROWS, self._chains.block_count[record]):
             return False
         if here == self._chains.block_count[record]:
             return True
@@ -266,7 +228,7 @@ class Hd:
     # Blocks.
 
     def worth(self, lane: Lane, block_hash: bytes, parent: int) -> float:
-        record = self._chains.find(block_hash + _tag(lane))
+        record = self._chains.find(block_hash + tag_of(lane))
         if record == NONE and parent != NONE and not self._chains.is_head[self._owner[parent]]:
             record = self._owner[parent]
         return ALWAYS if record == NONE else self._worth(record, self._time())
@@ -280,7 +242,7 @@ class Hd:
             self._owner.extend([NONE] * (row + 1 - len(self._owner)))
         chains, residency = self._chains, self._residency
         lane, block_hash = residency.describe(row)
-        tag = _tag(lane)
+        tag = tag_of(lane)
         record = chains.find(block_hash + tag)
         if record == NONE or chains.is_head[record]:
             record = self._neighbour(row)
@@ -343,9 +305,9 @@ class Hd:
         record = self._owner[row]
         if not self._chains.is_head[record]:
             now = self._time()
-            stretches = self._stretches(self._path_to(row))
+            stretches = self._stretches(path_to(self._residency, row))
             name = self._residency.describe(row)
-            self._branch(record, stretches, name[1] + _tag(name[0]), now)
+            self._branch(record, stretches, name[1] + tag_of(name[0]), now)
 
     # Evicting.
 
@@ -435,20 +397,6 @@ class Hd:
     def _forgotten(self, record: int) -> None:
         self._density.ended(self._chains.kind[record], self._chains.last[record], self._time())
 
-    # Names.
-
-    def _names_of(self, keys: BlockKeys, depth: int, missing: int, tag: bytes) -> list[bytes]:
-        """The first block to be stored, the last two; of new ones those at depths 1, 2, 4, ..."""
-        count = len(keys.hashes)
-        places = {max(0, count - 2), count - 1}
-        if missing < count:
-            places.add(missing)
-        for power in range((keys.position + count).bit_length()):
-            place = (1 << power) - 1 - keys.position
-            if depth < place < count:
-                places.add(place)
-        return [keys.hashes[place] + tag for place in sorted(places)]
-
     def records(self) -> Iterator[Record]:
         """Chains that are here or remembered; for tests, and for the curious."""
         chains = self._chains
@@ -475,8 +423,3 @@ class Hd:
             end, place = self._chains.end[record], self._chains.place[record]
             assert end == NONE or self._owner[end] == record, record
             assert place == NONE or (self._candidates[place] == record and end != NONE), record
-
-
-def _tag(lane: Lane) -> bytes:
-    """Hashes of different lanes are different names."""
-    return lane.group.to_bytes(4) + lane.shard.to_bytes(4) if lane != (0, 0) else b""

@@ -16,8 +16,8 @@ from kvtier.integrations.vllm.plan import Blocks, Load
 
 #: Leased at a time. Slower tiers go on with the next part while one is copied.
 _PART_BYTES, _SLOWER_PART_BYTES = 128 << 20, 32 << 20
-#: Judged at a time: whether what is left comes sooner than it is computed.
-_JUDGED_BYTES = 512 << 20
+#: Of slower tiers, judged at a time: whether what is left comes sooner than it is computed.
+_JUDGED_BYTES, _JUDGED_BLOCKS = 512 << 20, 1024
 _TTL_SECONDS = 2.0
 
 
@@ -58,7 +58,7 @@ class Loader(Mover):
         group = self._groups[blocks.group]
         part_bytes = _SLOWER_PART_BYTES if load.is_slower else _PART_BYTES
         cut = parts(len(blocks.hashes), group.block_bytes, part_bytes)
-        judged = max(cut[0].stop, _JUDGED_BYTES // group.block_bytes)
+        judged = min(_JUDGED_BYTES // group.block_bytes, _JUDGED_BLOCKS) if load.is_slower else 0
         compute_seconds = self._share(blocks) * load.budget_seconds
         done = 0
         for part, following in zip(cut, [*cut[1:], None], strict=True):
@@ -71,7 +71,7 @@ class Loader(Mover):
                 with suppress(OverloadedError):
                     namespace.prefetch(both.hashes, place=self._place(both))
             with namespace.load(
-                blocks.hashes[part.start : part.start + judged],
+                blocks.hashes[part.start : max(part.stop, part.start + judged)],
                 place=self._place(piece),
                 hold_id=hold_id,
                 ttl_seconds=_TTL_SECONDS,

@@ -9,9 +9,9 @@ from random import Random
 
 import pytest
 
+from kvtier.agent.flight import Flight
 from kvtier.agent.job_queue import Kind
 from kvtier.agent.prefetching import PrefetchOptions, Purpose
-from kvtier.agent.promotion import Flight
 from kvtier.core.block import BlockKeys, Lane, Tier, Wait
 from kvtier.core.policies.base import ALWAYS
 from kvtier.core.policies.lru import Lru

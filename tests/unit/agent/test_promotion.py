@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kvtier.agent.promotion import Flight
+from kvtier.agent.flight import Flight
 from kvtier.core.block import BlockKeys, Tier, Wait
 from tests.unit.agent.disk_agent import (
     ABSENT,

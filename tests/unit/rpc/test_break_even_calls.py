@@ -16,7 +16,7 @@ from kvtier.v1 import block_cache_pb2 as pb
 from kvtier.v1 import block_pb2
 from tests.model.node import Node
 from tests.unit.agent.stream_worker import streams_of
-from tests.unit.agent.worker import Worker
+from tests.unit.agent.worker import Worker, sequence
 
 KEYS = block_pb2.BlockKeys(hash_bytes=32, hashes=b"h" * 64)
 
@@ -28,7 +28,13 @@ def node() -> Iterator[Node]:
     node.close()
 
 
-def _load(node: Node, worker: Worker, *keys: block_pb2.BlockKeys, speed: float = 0.0) -> list[int]:
+def _load(
+    node: Node,
+    worker: Worker,
+    *keys: block_pb2.BlockKeys,
+    speed: float = 0.0,
+    lease_count: int = 0,
+) -> list[int]:
     lifecycle = Lifecycle()
     service = BlockCacheService(
         Identity(1, "test", 64, "attach.sock"),
@@ -42,7 +48,10 @@ def _load(node: Node, worker: Worker, *keys: block_pb2.BlockKeys, speed: float =
         Admission(AdmissionLimits()),
     )
     request = pb.LoadBlocksRequest(
-        keys=keys or [KEYS], wait="BREAK_EVEN", compute_seconds_per_block=speed
+        keys=keys or [KEYS],
+        wait="BREAK_EVEN",
+        compute_seconds_per_block=speed,
+        lease_count=lease_count,
     )
     [answer] = node.run(service.LoadBlocks(request, Call(worker.session.token, None)))
     return list(answer.status)
@@ -59,6 +68,16 @@ def test_what_the_session_said_last_holds(node: Node) -> None:
     assert _load(node, worker, speed=0.5) == [BlockStatus.ABSENT] * 2
     assert _load(node, worker) == [BlockStatus.ABSENT] * 2
     assert worker.session.compute_seconds_per_block == 0.5
+
+
+def test_no_more_is_leased_than_was_asked_for(node: Node) -> None:
+    worker = Worker(node, "model")
+    stored = sequence("prompt", 4)
+    node.run(worker.store(stored))
+    keys = block_pb2.BlockKeys(hash_bytes=32, hashes=b"".join(stored.hashes))
+    statuses = _load(node, worker, keys, speed=0.5, lease_count=3)
+    assert statuses == [BlockStatus.OK] * 3 + [BlockStatus.PENDING]
+    assert worker.size_class.referenced_slots == 3
 
 
 def test_entries_are_of_one_prefix(node: Node) -> None:
