@@ -15,6 +15,7 @@ from kvtier.agent.pinning import Pinning
 from kvtier.agent.placement import Placement
 from kvtier.agent.turns import WRITE_SLICE, slices
 from kvtier.core.block import BlockKeys, BlockStatus, Lane, Tier
+from kvtier.core.cause import Cause
 from kvtier.core.lease import Lease
 from kvtier.core.residency import NONE
 from kvtier.tiers.arena import HostExtent, SharedExtent
@@ -227,12 +228,12 @@ class Device:
 
     # The end.
 
-    def forget(self, namespace: Namespace, lane: Lane, block_hash: bytes) -> None:
+    def forget(self, namespace: Namespace, lane: Lane, block_hash: bytes, cause: Cause) -> None:
         """The block leaves HOST."""
         size_class = self.class_of(namespace, lane.group)
         row = size_class.residency.find(lane, block_hash)
         if row != NONE:
-            size_class.forget(row)
+            size_class.forget(row, cause)
 
     def _spawn_free(self, extent: SharedExtent) -> None:
         async def free() -> None:

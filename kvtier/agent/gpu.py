@@ -85,7 +85,7 @@ class Gpu:
             if namespace is not None:
                 lane, block_hash = size_class.residency.describe(row)
                 for device in self.devices:
-                    device.forget(namespace, lane, block_hash)
+                    device.forget(namespace, lane, block_hash, cause)
 
         host.on_forget = forgotten
 

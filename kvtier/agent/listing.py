@@ -245,17 +245,17 @@ class _Best:
 
 def _listed(namespace: Namespace, tier: Tier, size_class: SizeClass, row: int) -> Listed:
     lane, block_hash = size_class.residency.describe(row)
-    others = [
-        other
-        for other, classes in namespace.tiers.items()
+    others = {
+        other: None  # several devices are one tier
+        for other, classes in namespace.places
         if other is not tier and classes[lane.group].find(lane, block_hash) != NONE
-    ]
+    }
     return Listed(
         lane,
         block_hash,
         size_class.residency.position(row),
         tier,
-        others,
+        list(others),
         size_class.slot_bytes,
         size_class.lifetimes.age(row),
         int(size_class.uses.of(np.array([row]))[0]),

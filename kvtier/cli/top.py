@@ -19,6 +19,7 @@ from kvtier.cli.options import (
     JsonOption,
     TimeoutOption,
 )
+from kvtier.cli.tiers import name_of
 from kvtier.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -135,8 +136,6 @@ def _print(view: View) -> None:
 def _document(view: View) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from kvtier.v1 import block_pb2
-
     assert view.sample is not None
     stats = view.sample.stats
     return {
@@ -145,7 +144,8 @@ def _document(view: View) -> dict[str, Any]:
         "sessions": [as_document(each) for each in view.sample.sessions],
         "hit_share": view.rates.hit_share(),
         "rates": {
-            block_pb2.Tier.Name(each.tier): asdict(view.rates.of(each.tier)) for each in stats.tiers
+            f"TIER_{name_of(each)}": asdict(view.rates.of(each.tier, each.device))
+            for each in stats.tiers
         },
         "troubles": [
             {"weight": each.weight.name.lower(), "text": each.text, "advice": each.advice}

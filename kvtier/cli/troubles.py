@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from kvtier.cli.process_state import process_state
 from kvtier.cli.text import human_bytes, human_seconds, plural, printable
+from kvtier.cli.tiers import name_of
 from kvtier.v1 import block_pb2
 from kvtier.v1.cache_admin_pb2 import NamespaceInfo, Session, Stats, TierStats
 
@@ -104,7 +105,7 @@ def _state(tier: TierStats, stats: Stats) -> Iterator[Trouble]:
         TierStats.RECOVERING: Weight.NOTE,
         TierStats.ACTIVE: Weight.WARNING,
     }.get(tier.state, Weight.PROBLEM)
-    yield Trouble(weight, f"{_name(tier)} is {_state_name(tier)}: {tier.reason}", _mend(tier))
+    yield Trouble(weight, f"{name_of(tier)} is {_state_name(tier)}: {tier.reason}", _mend(tier))
 
 
 def _mend(tier: TierStats) -> str:
@@ -120,6 +121,11 @@ def _mend(tier: TierStats) -> str:
             "start the server or mend the way to it (tiers.cluster.url); nodes go on without it, "
             "and it comes back by itself"
         )
+    if tier.tier == block_pb2.TIER_GPU:
+        return (
+            "free memory on the device, or mend what the reason names, and restart the agent; "
+            "workers there load from HOST meanwhile"
+        )
     return (
         "make space on the device or mend it, or lower tiers.disk.min_free; HOST goes on, and the "
         "tier comes back by itself"
@@ -131,7 +137,7 @@ def _size(tier: TierStats, stats: Stats) -> Iterator[Trouble]:
     if tier.tier != block_pb2.TIER_CLUSTER and excess > 0:
         yield Trouble(
             Weight.NOTE,
-            f"{_name(tier)} is shrinking: {human_bytes(excess)} more than its capacity",
+            f"{name_of(tier)} is shrinking: {human_bytes(excess)} more than its capacity",
             "wait: what is in use goes when it is not",
         )
 
@@ -140,7 +146,7 @@ def _quarantine(tier: TierStats, stats: Stats) -> Iterator[Trouble]:
     if tier.quarantined_bytes:
         yield Trouble(
             Weight.WARNING,
-            f"{_name(tier)}: {human_bytes(tier.quarantined_bytes)} in quarantine: a worker that "
+            f"{name_of(tier)}: {human_bytes(tier.quarantined_bytes)} in quarantine: a worker that "
             "reserved them is late, and may still write",
             "`kvtier sessions` says which; it comes back when the worker goes on or ends",
         )
@@ -150,7 +156,7 @@ def _damage(tier: TierStats, stats: Stats) -> Iterator[Trouble]:
     if tier.corrupt_count:
         yield Trouble(
             Weight.PROBLEM,
-            f"{_name(tier)}: {plural(tier.corrupt_count, 'block')} damaged, found and dropped; "
+            f"{name_of(tier)}: {plural(tier.corrupt_count, 'block')} damaged, found and dropped; "
             "workers computed them",
             "`kvtier scrub disk` looks for more; see the device's health (dmesg, smartctl)"
             if tier.tier == block_pb2.TIER_DISK
@@ -159,14 +165,14 @@ def _damage(tier: TierStats, stats: Stats) -> Iterator[Trouble]:
     if tier.error_count and tier.state == TierStats.ACTIVE:
         yield Trouble(
             Weight.WARNING,
-            f"{_name(tier)}: {plural(tier.error_count, 'call')} failed since the start",
+            f"{name_of(tier)}: {plural(tier.error_count, 'call')} failed since the start",
             "see the agent's log for which",
         )
 
 
 def _room(tier: TierStats, stats: Stats) -> Iterator[Trouble]:
     """A tier that is too small for what is asked of it."""
-    name, seconds = _name(tier), stats.uptime.ToTimedelta().total_seconds()
+    name, seconds = name_of(tier), stats.uptime.ToTimedelta().total_seconds()
     offered = tier.refused_count + tier.stored_count
     if tier.refused_count > _MUCH * offered:
         yield Trouble(
@@ -175,7 +181,8 @@ def _room(tier: TierStats, stats: Stats) -> Iterator[Trouble]:
             "have made way was in use, or beyond a share or limit",
             f"`kvtier explain` says which for a block; {_larger(tier)}",
         )
-    if tier.crowded_out_count and tier.crowded_out_count >= tier.block_count:
+    is_copy = tier.tier == block_pb2.TIER_GPU  # what goes is still in HOST
+    if tier.crowded_out_count and tier.crowded_out_count >= tier.block_count and not is_copy:
         stay = seconds * tier.block_count / tier.crowded_out_count
         if stay < _SHORT_STAY_SECONDS:
             yield Trouble(
@@ -193,21 +200,23 @@ def _room(tier: TierStats, stats: Stats) -> Iterator[Trouble]:
 
 
 def _larger(tier: TierStats) -> str:
-    return f"`kvtier tier set {_name(tier).lower()}.capacity=SIZE`; `kvtier plan` says how large"
+    if tier.tier == block_pb2.TIER_GPU:
+        return "a larger capacity in tiers.gpu.devices, if the engines can spare it"
+    return f"`kvtier tier set {name_of(tier).lower()}.capacity=SIZE`; `kvtier plan` says how large"
 
 
 def _speed(tier: TierStats, stats: Stats) -> Iterator[Trouble]:
     if tier.read_seconds_per_mib > _SLOW_SECONDS_PER_MIB:
         yield Trouble(
             Weight.WARNING,
-            f"{_name(tier)} is slow: reading 1 MiB takes {tier.read_seconds_per_mib:.2g} s",
+            f"{name_of(tier)} is slow: reading 1 MiB takes {tier.read_seconds_per_mib:.2g} s",
             "compare `kvtier doctor`; see who else uses the device or the network",
         )
     if tier.distrusted_seconds:
         yield Trouble(
             Weight.WARNING,
-            f"{_name(tier)} kept loads waiting for longer than expected: they compute instead for "
-            f"{tier.distrusted_seconds:.0f} s more",
+            f"{name_of(tier)} kept loads waiting for longer than expected: they compute instead "
+            f"for {tier.distrusted_seconds:.0f} s more",
             "nothing, if it was once; else see why the device or server is slow",
         )
 
@@ -282,10 +291,6 @@ def _agree(fields: Iterable[str]) -> str:
     if any("hash_seed" in each for each in fields):
         return "start all engines with the same PYTHONHASHSEED, or all without"
     return "start all engines of that name alike, or give them names of their own"
-
-
-def _name(tier: TierStats) -> str:
-    return block_pb2.Tier.Name(tier.tier).removeprefix("TIER_")
 
 
 def _state_name(tier: TierStats) -> str:

@@ -21,6 +21,7 @@ def metrics_endpoint(agent: Agent) -> MetricsEndpoint | None:
         version=agent.identity.version,
         host=agent.host,
         mover=agent.mover,
+        gpu=agent.gpu,
         disk=agent.disk,
         cluster=agent.cluster,
         namespaces=agent.namespaces,

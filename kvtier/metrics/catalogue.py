@@ -80,7 +80,8 @@ SECTIONS: Final[dict[str, tuple[Metric, ...]]] = {
         _counter(
             "stored_blocks",
             _OF_BOTH,
-            "Blocks committed in HOST by workers, and written to slower tiers by the agent",
+            "Blocks committed in HOST by workers, and those that the agent wrote to slower tiers "
+            "or copied to devices",
         ),
         _counter("stored_bytes", _OF_BOTH, "Slots of the stored blocks"),
         _counter(
@@ -121,7 +122,11 @@ SECTIONS: Final[dict[str, tuple[Metric, ...]]] = {
             "What it occupies, used or not, as the kernel counts it; of CLUSTER, what servers say",
         ),
         _gauge("used_bytes", _OF_BOTH, "Slots of blocks, reservations and quarantine"),
-        _gauge("blocks", _OF_BOTH, "Blocks in HOST and on DISK"),
+        _gauge(
+            "blocks",
+            _OF_BOTH,
+            "Blocks in HOST and on DISK, and copies of HOST's on the devices of GPU",
+        ),
         _gauge(
             "leased_bytes", _OF_BOTH, "Slots that leases, holds, pins and moves keep from reuse"
         ),

@@ -29,11 +29,12 @@ def add_namespace(
     samples.add_latency("kvtier_lookup_seconds", usage.lookups, label)
     samples.add_latency("kvtier_load_seconds", usage.loads, label)
     samples.add_latency("kvtier_store_seconds", usage.stores, label)
-    for tier in namespace.tiers:
-        for size_class in namespace.classes_of(tier):
+    for tier, size_classes in namespace.places:
+        for size_class in dict.fromkeys(size_classes):
             _add_class(samples, size_class, tier.name.lower(), label)
             if tier is Tier.HOST:
                 _add_host_class(samples, size_class, label)
+    for tier in dict.fromkeys(tier for tier, _ in namespace.places):
         _add_usage(samples, namespace, tier, label)
     writers: dict[Tier, Writer] = {}
     if disk is not None:

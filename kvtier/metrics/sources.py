@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from kvtier.agent.admission import Admission
 from kvtier.agent.cluster import Cluster
 from kvtier.agent.disk import Disk
+from kvtier.agent.gpu import Gpu
 from kvtier.agent.mover import Mover
 from kvtier.agent.namespaces import Namespaces
 from kvtier.agent.pins import Pins
@@ -24,6 +25,7 @@ class Sources:
     version: str
     host: HostTier
     mover: Mover
+    gpu: Gpu
     disk: Disk | None
     cluster: Cluster | None
     namespaces: Namespaces

@@ -5,7 +5,15 @@ from __future__ import annotations
 from kvtier.agent.cluster import Cluster
 from kvtier.agent.demotion import Demotion
 from kvtier.agent.disk import Disk
-from kvtier.agent.stats import TierState, TierStats, cluster_stats, disk_stats, host_stats
+from kvtier.agent.gpu import Gpu
+from kvtier.agent.stats import (
+    TierState,
+    TierStats,
+    cluster_stats,
+    disk_stats,
+    gpu_stats,
+    host_stats,
+)
 from kvtier.agent.writer import Writer
 from kvtier.core.block import Tier
 from kvtier.metrics.samples import Samples
@@ -16,6 +24,7 @@ from kvtier.tiers.cluster.sealing import Fault
 def add_tiers(samples: Samples, sources: Sources) -> None:
     """What is not counted for namespaces."""
     disk, cluster = sources.disk, sources.cluster
+    _add_gpu(samples, sources.gpu)
     _add_tier(samples, host_stats(sources.host, sources.leases, sources.mover, ()))
     if disk is not None:
         _add_tier(samples, disk_stats(disk, ()))
@@ -27,18 +36,39 @@ def add_tiers(samples: Samples, sources: Sources) -> None:
         _add_faults(samples, cluster)
 
 
+def _add_gpu(samples: Samples, gpu: Gpu) -> None:
+    """All devices together: UNAVAILABLE if every one is, DEGRADED if one is."""
+    devices = gpu_stats(gpu, ())
+    if not devices:
+        return
+    states = {each.state for each in devices}
+    _add_state(samples, Tier.GPU, states.pop() if len(states) == 1 else TierState.DEGRADED)
+    for each in devices:
+        _add_sizes(samples, each)
+        samples.add("kvtier_device_errors_total", each.error_count, Tier.GPU.name.lower())
+
+
 def _add_tier(samples: Samples, stats: TierStats) -> None:
     tier, add = stats.tier.name.lower(), samples.add
-    for state in TierState:
-        add("kvtier_tier_state", stats.state is state, tier, state.name.lower())
-    add("kvtier_capacity_bytes", stats.capacity_bytes, tier)
-    add("kvtier_allocated_bytes", stats.allocated_bytes, tier)
-    add("kvtier_queued_calls", stats.queue_depth, tier)
+    _add_state(samples, stats.tier, stats.state)
+    _add_sizes(samples, stats)
     if stats.tier is not Tier.HOST:
         add("kvtier_device_errors_total", stats.error_count, tier)
         add("kvtier_device_read_bytes_total", stats.read_bytes, tier)
         add("kvtier_device_written_bytes_total", stats.written_bytes, tier)
         add("kvtier_unwritten_blocks_total", stats.unwritten_count, tier)
+
+
+def _add_state(samples: Samples, tier: Tier, state: TierState) -> None:
+    for each in TierState:
+        samples.add("kvtier_tier_state", state is each, tier.name.lower(), each.name.lower())
+
+
+def _add_sizes(samples: Samples, stats: TierStats) -> None:
+    tier, add = stats.tier.name.lower(), samples.add
+    add("kvtier_capacity_bytes", stats.capacity_bytes, tier)
+    add("kvtier_allocated_bytes", stats.allocated_bytes, tier)
+    add("kvtier_queued_calls", stats.queue_depth, tier)
 
 
 def _add_slower(

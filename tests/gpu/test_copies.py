@@ -253,6 +253,30 @@ def test_what_a_device_has_is_shown(node: GpuNode, admin: AdminClient) -> None:
     assert copies.used_bytes == info.used_bytes[0] == _COUNT * BLOCK_BYTES
     explained = admin.explain_blocks(label_of(node), hashes_of("a", 1)).explanations[0]
     assert list(map(int, explained.tiers)) == [Tier.GPU, Tier.HOST]
+    [listed] = admin.list_blocks(pb.ListBlocksRequest(namespace=label_of(node), page_size=1)).blocks
+    assert (int(listed.tier), list(map(int, listed.other_tiers))) == (Tier.HOST, [Tier.GPU])
+
+
+def test_metrics_add_up_the_devices(late: LateAccelerator) -> None:
+    others = {"fake:1": LateAccelerator(), "fake:2": LateAccelerator(1)}
+    others["fake:1"].identity = "fake:one"
+    with running_node({"cpu": late, **others}, metrics__address="127.0.0.1:0") as node:
+        bring(node)
+        with worker(node) as namespace:
+            assert load(namespace, hashes_of("a", 4)) == Verdict(4)
+        with AdminClient(node.admin_address) as admin:
+            admin.invalidate(label_of(node))
+        assert node.agent.metrics is not None
+        values = node.do(node.agent.metrics.collector.collect()).values
+    mine = ("gpu", "default/model")
+    assert values["kvtier_capacity_bytes"]["gpu",] == 2 * (16 << 20)
+    assert values["kvtier_hit_blocks_total"][mine] == 4
+    assert values["kvtier_stored_blocks_total"][mine] == _COUNT
+    assert values["kvtier_evicted_blocks_total"][*mine, "invalidated"] == _COUNT
+    states = {
+        state: on for (tier, state), on in values["kvtier_tier_state"].items() if tier == "gpu"
+    }
+    assert states == {"active": 0, "degraded": 1, "unavailable": 0, "recovering": 0}
 
 
 # Memory.

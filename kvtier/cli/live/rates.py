@@ -44,8 +44,8 @@ class Rates:
     def __bool__(self) -> bool:
         return len(self._samples) > 1
 
-    def of(self, tier: int) -> TierRates:
-        """Over the last seconds."""
+    def of(self, tier: int, device: str = "") -> TierRates:
+        """Over the last seconds; of one device of GPU."""
         if not self:
             return TierRates()
         last = self._samples[-1]
@@ -57,7 +57,8 @@ class Rates:
             ),
             self._samples[0],
         )
-        before, after, seconds = _tier(first, tier), _tier(last, tier), _seconds(first, last)
+        before, after = _tier(first, tier, device), _tier(last, tier, device)
+        seconds = _seconds(first, last)
         if before is None or after is None or seconds <= 0:
             return TierRates()
 
@@ -91,7 +92,7 @@ def _hits(before: Stats, after: Stats, tier: int | None) -> float | None:
         return None if pair[0] is None or pair[1] is None else _share(pair[0], pair[1])
     asked, found = 0, 0
     for one in after.tiers:
-        other = _tier(before, one.tier)
+        other = _tier(before, one.tier, one.device)
         if other is not None:
             asked = max(asked, _gain(other, one, "lookup_count"))
             found += _gain(other, one, "lookup_hit_count")
@@ -117,8 +118,9 @@ def _gain(before: TierStats, after: TierStats, field: str) -> int:
     return max(0, gain)
 
 
-def _tier(stats: Stats, tier: int) -> TierStats | None:
-    return next((each for each in stats.tiers if each.tier == tier), None)
+def _tier(stats: Stats, tier: int, device: str = "") -> TierStats | None:
+    wanted = (tier, device)
+    return next((each for each in stats.tiers if (each.tier, each.device) == wanted), None)
 
 
 def _seconds(before: Stats, after: Stats) -> float:

@@ -18,10 +18,13 @@ from kvtier.cli.live.rates import Rates, TierRates, sparkline
 from kvtier.cli.namespaces import label
 from kvtier.cli.sessions import row as session_row
 from kvtier.cli.text import human_bytes, human_seconds, printable
+from kvtier.cli.tiers import name_of
 from kvtier.v1 import block_pb2
 from kvtier.v1.cache_admin_pb2 import NamespaceInfo, Session, Stats, TierStats
 
 _WIDE: Final = 110
+#: `GPU cpu (emulated)`; a device may have a longer one.
+_NAME_WIDTH: Final = 18
 _HEADER: Final = "bold cyan"
 _NAMES: Final = ("GPU", "HOST", "DISK", "CLUSTER")
 _STATE_STYLES: Final = {
@@ -74,17 +77,19 @@ def tiers(stats: Stats, rates: Rates, width: int, marks: Marks) -> RenderableTyp
             column,
             justify="left" if place < 3 else "right",
             ratio=1 if place == 2 else None,
+            max_width=None if place else _NAME_WIDTH,
             no_wrap=True,
         )
     for tier in stats.tiers:
-        drawn.add_row(*_tier_cells(tier, rates.of(tier.tier), marks, is_wide=bool(more)))
+        drawn.add_row(
+            *_tier_cells(tier, rates.of(tier.tier, tier.device), marks, is_wide=bool(more))
+        )
     return drawn
 
 
 def _tier_cells(
     tier: TierStats, rates: TierRates, marks: Marks, *, is_wide: bool
 ) -> list[RenderableType]:
-    name = block_pb2.Tier.Name(tier.tier).removeprefix("TIER_")
     state = TierStats.State.Name(tier.state).lower()
     share = tier.used_bytes / tier.capacity_bytes if tier.capacity_bytes else 0.0
     more = (
@@ -98,7 +103,7 @@ def _tier_cells(
         else ()
     )
     return [
-        name,
+        name_of(tier),
         Text(state, style=_STATE_STYLES.get(tier.state, "")),
         _Bar(share, marks),
         f"{share:.0%}" if tier.capacity_bytes else human_bytes(tier.used_bytes),
@@ -145,10 +150,11 @@ def _rate(value: float) -> str:
 def charts(
     rates: Rates, stats: Stats, width: int, marks: Marks, *, is_tall: bool
 ) -> list[RenderableType]:
-    """Hits over time: of all tiers, and of each where there is room."""
+    """Hits over time: of all tiers, and of each where there is room; lookups do not ask GPU."""
     wanted: list[tuple[str, int | None]] = [("HITS", None)]
     if is_tall and len(stats.tiers) > 1:
-        wanted += [(_NAMES[each.tier - 1], each.tier) for each in stats.tiers]
+        asked = (each.tier for each in stats.tiers if each.tier != block_pb2.TIER_GPU)
+        wanted += [(_NAMES[tier - 1], tier) for tier in asked]
     drawn: list[RenderableType] = []
     for name, tier in wanted:
         head = Text(f"{name:<8}", style=_HEADER)

@@ -10,6 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 
+from kvtier.cli.live import tables
 from kvtier.cli.live.choices import Choices
 from kvtier.cli.live.feed import Sample
 from kvtier.cli.live.keyboard import read_keys
@@ -62,6 +63,36 @@ def test_what_an_earlier_agent_said_does_not_count() -> None:
     rates.add(stats(1, (10, 10), (0, 0), epoch=2))
     assert not rates
     assert rates.hits(10) == []
+
+
+def gpu(index: int, loaded: int) -> TierStats:
+    """One of several devices, where a block has 1000 bytes."""
+    return TierStats(
+        tier=block_pb2.TIER_GPU,
+        device=f"cuda:{index} (a device with a long name)",
+        state=TierStats.ACTIVE,
+        hit_count=loaded,
+        block_count=1,
+        used_bytes=1000,
+    )
+
+
+def test_each_device_has_rates_and_a_row_of_its_own() -> None:
+    rates, last = Rates(), Stats()
+    for second in (0, 1):
+        last = stats(second, (10 * second, 5 * second), (0, 0))
+        last.tiers.extend([gpu(0, 2 * second), gpu(1, 7 * second)])
+        rates.add(last)
+    assert [rates.of(each.tier, each.device).read_bytes for each in last.tiers[2:]] == [2000, 7000]
+    assert rates.hit_share() == 0.5
+    console = Console(file=io.StringIO(), width=80)
+    console.print(tables.tiers(last, rates, 80, ASCII))
+    console.print(*tables.charts(rates, last, 80, ASCII, is_tall=True))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "GPU cuda:0 (a dev" in text
+    assert "GPU cuda:1 (a dev" in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.count("GPU") == 2  # lookups do not ask there: no chart
 
 
 def test_counters_that_went_with_their_namespace_are_no_negative_rates() -> None:

@@ -25,6 +25,11 @@ def disk(**fields: object) -> TierStats:
     return TierStats(tier=block_pb2.TIER_DISK, **{**_GOOD, **fields})  # type: ignore[arg-type]
 
 
+def gpu(**fields: object) -> TierStats:
+    device = {"device": "cuda:1 (a GPU)"}
+    return TierStats(tier=block_pb2.TIER_GPU, **{**_GOOD, **device, **fields})  # type: ignore[arg-type]
+
+
 def texts(stats: Stats) -> list[str]:
     return [each.text for each in of_stats(stats)]
 
@@ -49,6 +54,10 @@ def test_an_agent_that_is_well_has_none() -> None:
         (Stats(uptime=_DAY, tiers=[host(refused_count=6, stored_count=94)]), "refused 6 of 100"),
         (Stats(uptime=_DAY, tiers=[disk(unwritten_count=6, demoted_count=94)]), "left HOST before"),
         (Stats(uptime=_DAY, tiers=[disk(read_seconds_per_mib=0.2)]), "1 MiB takes 0.2 s"),
+        (
+            Stats(uptime=_DAY, tiers=[gpu(), gpu(state=TierStats.UNAVAILABLE, reason="no torch")]),
+            "GPU cuda:1 (a GPU) is unavailable: no torch",
+        ),
         (Stats(uptime=_DAY, tiers=[disk(distrusted_seconds=40)]), "for 40 s more"),
     ],
 )
@@ -62,6 +71,8 @@ def test_a_tier_is_small_when_blocks_do_not_stay() -> None:
     small = host(block_count=10, crowded_out_count=86400)  # 10 s
     [line] = texts(Stats(uptime=_DAY, tiers=[small]))
     assert "a block stays 10 s (86,400 evicted, room for 10)" in line
+    copies = gpu(block_count=10, crowded_out_count=86400)  # HOST still has them
+    assert texts(Stats(uptime=_DAY, tiers=[copies])) == []
     on_request = host(block_count=10, evicted_count=86400)
     assert texts(Stats(uptime=_DAY, tiers=[on_request])) == []
 
