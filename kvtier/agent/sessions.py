@@ -116,8 +116,6 @@ class Sessions:
         self._attachments: dict[bytes, Attachment] = {}
         self._lingering: set[Attachment] = set()
         self._by_token: dict[bytes, Session] = {}
-        #: Is told of a namespace that somebody is going to use.
-        self.on_opened: Callable[[Namespace], None] = lambda namespace: None
 
     def __iter__(self) -> Iterator[Session]:
         return iter(self._by_token.values())
@@ -169,7 +167,6 @@ class Sessions:
         namespace.session_count += 1
         attachment.sessions[session.session_id] = session
         self._by_token[session.token] = session
-        self.on_opened(namespace)
         return session, differences
 
     def hidden(self, session: Session) -> Session:

@@ -47,7 +47,9 @@ def doctor(
     ] = None,
     timeout_seconds: TimeoutOption = DEFAULT_TIMEOUT_SECONDS,
 ) -> None:
-    """Look at machine, configuration, engines and the running agent; say what to do.
+    """Look at machine, configuration, engines and the agent.
+
+    Says of each what was found, and what to do.
 
     The worst comes first: problems stop or cripple the agent, warnings cost speed or hits. Run it
     as the agent's user, with its configuration, and in its container. Without a running agent it

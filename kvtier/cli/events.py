@@ -34,7 +34,7 @@ def events(
     as_json: JsonOption = False,
     address: AddressOption = DEFAULT_ADDRESS,
 ) -> None:
-    """Show which blocks of a namespace are in which tier, and how that changes.
+    """Show which blocks are in which tier, and how that changes.
 
     Without options it shows what there is, and ends. Each line is one run of blocks: what happened,
     the tier, how many, where in their sequence, and the first hash. With --json each line is one

@@ -25,11 +25,14 @@ def namespaces_that_begin_with(context: typer.Context, incomplete: str) -> list[
     """
     from kvtier.cli.connection import admin
     from kvtier.cli.namespaces import label
+    from kvtier.cli.remote import reaching
     from kvtier.errors import KvtierError
 
-    address = context.params.get("address") or DEFAULT_ADDRESS
     try:
-        with admin(address, _COMPLETION_SECONDS) as client:
+        with (
+            reaching(context.params) as address,
+            admin(address, _COMPLETION_SECONDS) as client,
+        ):
             found = client.list_namespaces()
     except KvtierError:
         return []

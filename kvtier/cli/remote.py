@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
@@ -77,14 +78,9 @@ def _reaching(verb: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(verb)
     def wrapper(**given: Any) -> Any:
-        name = given.pop("context")
         said = {option: given.pop(option) for option in _OPTIONS if option in given}
-        chosen = _choose({key: value for key, value in said.items() if value}, name)
-        token = _CHOSEN.set(chosen)
-        try:
-            return verb(**given, address=chosen.address)
-        finally:
-            _CHOSEN.reset(token)
+        with reaching(said) as address:
+            return verb(**given, address=address)
 
     signature = inspect.signature(verb, eval_str=True)
     parameters = [each for each in signature.parameters.values() if each.name != "address"]
@@ -98,6 +94,19 @@ def _reaching(verb: Callable[..., Any]) -> Callable[..., Any]:
     wrapper.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     wrapper.__annotations__ = {**verb.__annotations__, **_OPTIONS}
     return wrapper
+
+
+@contextmanager
+def reaching(options: Mapping[str, Any]) -> Iterator[str]:
+    """The address that these options of a command line, with what stands behind them, name; within
+    it `endpoint` knows the rest."""
+    said = {name: options[name] for name in _OPTIONS if options.get(name)}
+    chosen = _choose(said, said.pop("context", None))
+    token = _CHOSEN.set(chosen)
+    try:
+        yield chosen.address
+    finally:
+        _CHOSEN.reset(token)
 
 
 def _choose(said: dict[str, Any], name: str | None) -> Context:

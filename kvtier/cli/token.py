@@ -34,7 +34,9 @@ def token(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a token for calls over TCP, and the line for the agent's listen.credentials_file.
+    """Make a token for calls over TCP, and the agent's line for it.
+
+    The line goes into the agent's listen.credentials_file.
 
     The agent keeps the token's SHA-256 only: nobody can tell it again. An agent that runs sees the
     new line by itself.

@@ -46,7 +46,9 @@ def top(
     address: AddressOption = DEFAULT_ADDRESS,
     timeout_seconds: TimeoutOption = DEFAULT_TIMEOUT_SECONDS,
 ) -> None:
-    """Watch an agent: what is wrong, tiers, hits over time, bandwidth, namespaces, sessions.
+    """Watch an agent at work, full screen; what is wrong stands first.
+
+    Tiers, hits over time, bandwidth, namespaces and sessions.
 
     ? shows the keys, q quits. It goes on when the agent is gone, says so, and connects again.
 

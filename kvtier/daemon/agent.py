@@ -26,7 +26,7 @@ from kvtier.agent.history import History
 from kvtier.agent.lifecycle import Lifecycle
 from kvtier.agent.loading import Loading
 from kvtier.agent.mover import Mover
-from kvtier.agent.namespaces import LayoutConflict, Namespace, Namespaces
+from kvtier.agent.namespaces import LayoutConflict, Namespaces
 from kvtier.agent.pins import Pins
 from kvtier.agent.placement import Placement
 from kvtier.agent.prefetching import Prefetching
@@ -53,7 +53,7 @@ from kvtier.daemon.cluster import (
     is_embedded,
     node_name,
 )
-from kvtier.daemon.events import add_events
+from kvtier.daemon.events import EventsOffer
 from kvtier.daemon.listening import Listening, Offer
 from kvtier.daemon.metrics import metrics_endpoint
 from kvtier.daemon.settings import (
@@ -247,14 +247,9 @@ class Agent:
         self.metrics = metrics_endpoint(self)
         self.placement.on_retired = self.attach.announce_retired
         self.gpu.announce(self.attach.announce_retired)
-        self.sessions.on_opened = self._grow_ahead
         self._started_at = time.time()
         self._servers: list[Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
-
-    def _grow_ahead(self, namespace: Namespace) -> None:
-        for size_class in namespace.groups:
-            self.placement.grow_ahead(size_class)
 
     def _let_workers_go_first(self) -> None:
         """What the agent does of itself makes way for calls."""
@@ -308,7 +303,9 @@ class Agent:
         worker_server.add(_BLOCK_CACHE, self.block_cache)
         admin_server = Server(operators, calls=self.calls)
         admin_server.add(_CACHE_ADMIN, admin, inspection, listing)
-        add_events(self.config, self.events, self.namespaces, worker_server, admin_server)
+        events = EventsOffer(self.config, self.events, self.namespaces)
+        events.to_workers(worker_server)
+        events.to_operators(admin_server)
         self._servers = [worker_server, admin_server]
         mode, group_id = directory.worker_mode, directory.group_id
         (directory.path / ATTACH_SOCKET).unlink(missing_ok=True)
@@ -317,7 +314,13 @@ class Agent:
         await admin_server.listen(directory.path / ADMIN_SOCKET, 0o600, -1)
         self._servers += await self.listening.open(
             Offer(_BLOCK_CACHE, [self.block_cache], self.admission, self.calls, stall_seconds),
-            Offer(_CACHE_ADMIN, [admin, inspection, listing], operators, self.calls),
+            Offer(
+                _CACHE_ADMIN,
+                [admin, inspection, listing],
+                operators,
+                self.calls,
+                also=events.to_operators,
+            ),
         )
         capacity, available = self.host.space.capacity_bytes, memory.available_bytes()
         if capacity > available:

@@ -17,18 +17,26 @@ from kvtier.v1 import cache_events_pb2
 _CACHE_EVENTS: Final = cache_events_pb2.DESCRIPTOR.services_by_name["CacheEvents"]
 
 
-def add_events(
-    config: AgentConfig, events: Events, namespaces: Namespaces, workers: Server, admins: Server
-) -> None:
-    """On the workers' socket for the tenants of those who do not attach, on the admin socket for
-    all; both share one number of watchers."""
-    watchers = AdmissionLimits(
-        streams=config.events.max_watchers,
-        streams_are=("watchers", "events.max_watchers"),
-        session_share=1.0,
-    )
-    limits = Limits(Admission(watchers), config.streams.stall_seconds)
-    everything = Access(frozenset({ANY_TENANT}))
-    for server, access in ((workers, stream_access(config)), (admins, everything)):
-        service = CacheEventsService(events, namespaces, access)
-        server.add(_CACHE_EVENTS, service, limits=limits)
+_EVERYTHING: Final = Access(frozenset({ANY_TENANT}))
+
+
+class EventsOffer:
+    """One number of watchers for all places where they may ask."""
+
+    def __init__(self, config: AgentConfig, events: Events, namespaces: Namespaces) -> None:
+        self._of_workers = CacheEventsService(events, namespaces, stream_access(config))
+        self._of_operators = CacheEventsService(events, namespaces, _EVERYTHING)
+        watchers = AdmissionLimits(
+            streams=config.events.max_watchers,
+            streams_are=("watchers", "events.max_watchers"),
+            session_share=1.0,
+        )
+        self._limits = Limits(Admission(watchers), config.streams.stall_seconds)
+
+    def to_workers(self, server: Server) -> None:
+        """On their socket: of the tenants of those who do not attach."""
+        server.add(_CACHE_EVENTS, self._of_workers, limits=self._limits)
+
+    def to_operators(self, server: Server) -> None:
+        """On the admin socket all; over TCP what a guard lets pass."""
+        server.add(_CACHE_EVENTS, self._of_operators, limits=self._limits)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from google.protobuf.descriptor import ServiceDescriptor
@@ -37,6 +37,8 @@ class Offer:
     admission: Admission
     calls: CallCounts
     stall_seconds: float | None = None
+    #: Adds further services.
+    also: Callable[[Server], None] = lambda server: None
 
 
 class Listening:
@@ -63,6 +65,7 @@ class Listening:
                 continue
             server = Server(offer.admission, offer.stall_seconds, Guard(self._keyring), offer.calls)
             server.add(offer.service, *offer.servicers)
+            offer.also(server)
             port = await server.listen_remotely(address, self._tls)
             servers.append(server)
             host = address.rpartition(":")[0]

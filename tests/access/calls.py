@@ -13,18 +13,18 @@ from kvtier.client.endpoint import Endpoint
 from kvtier.client.service import Service
 from kvtier.core.status import CODES, Code
 from kvtier.errors import KvtierError
-from kvtier.v1 import block_cache_pb2, block_pb2
+from kvtier.v1 import block_cache_pb2, block_pb2, cache_events_pb2
 from kvtier.v1 import cache_admin_pb2 as admin_pb
 
 BLOCK_CACHE: Final = block_cache_pb2.DESCRIPTOR.services_by_name["BlockCache"]
 CACHE_ADMIN: Final = admin_pb.DESCRIPTOR.services_by_name["CacheAdmin"]
+CACHE_EVENTS: Final = cache_events_pb2.DESCRIPTOR.services_by_name["CacheEvents"]
+SERVICES: Final = {each.name: each for each in (BLOCK_CACHE, CACHE_ADMIN, CACHE_EVENTS)}
 BLOCK_BYTES: Final = 4096
 SECONDS: Final = 20.0
 
 #: The full names of all methods.
-METHODS: Final = [
-    method.full_name for service in (BLOCK_CACHE, CACHE_ADMIN) for method in service.methods
-]
+METHODS: Final = [method.full_name for service in SERVICES.values() for method in service.methods]
 _KEYS: Final = block_pb2.BlockKeys(hash_bytes=32, hashes=bytes(32))
 
 
@@ -38,7 +38,7 @@ def request_for(method: str, label: str) -> Any:
     name = method.rpartition(".")[2]
     if name == "OpenSession":
         return block_cache_pb2.OpenSessionRequest(namespace=spec_message(label))
-    service = BLOCK_CACHE if "BlockCache" in method else CACHE_ADMIN
+    service = SERVICES[method.removeprefix("kvtier.v1.").partition(".")[0]]
     request_class = service.methods_by_name[name].input_type._concrete_class
     fields = request_class.DESCRIPTOR.fields_by_name
     request = request_class()
@@ -53,6 +53,8 @@ def request_for(method: str, label: str) -> Any:
     for field, value in values.items():
         if field in fields:
             setattr(request, field, value)
+    if name == "WatchEvents":
+        request.snapshot = True
     if name == "CreatePin":
         request.ttl.seconds = 60
     return request
@@ -65,6 +67,7 @@ class Person:
         self._services = {
             BLOCK_CACHE.name: Service(workers, BLOCK_CACHE),
             CACHE_ADMIN.name: Service(operators, CACHE_ADMIN),
+            CACHE_EVENTS.name: Service(operators, CACHE_EVENTS),
         }
 
     def call(
@@ -84,7 +87,7 @@ class Person:
         if name == "ReadBlocks":
             with closing(service.receive(name, request, SECONDS, metadata)) as messages:
                 return next(messages, None)
-        if name in ("WatchStats", "RecordRequests", "ScrubTier", "DrainAgent"):
+        if name in ("WatchStats", "RecordRequests", "ScrubTier", "DrainAgent", "WatchEvents"):
             return self._first(service.stream(name, request, SECONDS), meanwhile)
         return service.call(name, request, SECONDS, metadata)
 

@@ -32,7 +32,7 @@ PEOPLE: Final = {
 }
 READING: Final = {
     "GetStats", "WatchStats", "ListPins", "ListSessions", "ListNamespaces", "ListNodes",
-    "ExplainBlocks",
+    "ExplainBlocks", "ListBlocks", "ListRequests", "GetRequest", "WatchEvents",
 }  # fmt: skip
 OF_THE_AGENT: Final = {
     "ListNodes", "ResizeTier", "FlushTier", "ScrubTier", "DrainAgent", "ResumeAgent",
@@ -48,7 +48,7 @@ def is_allowed(name: str, method: str, label: str) -> bool:
     service, _, verb = method.removeprefix("kvtier.v1.").partition(".")
     is_of_role = {
         Role.WORKER: service == "BlockCache",
-        Role.OPERATOR: service == "CacheAdmin",
+        Role.OPERATOR: service in ("CacheAdmin", "CacheEvents"),
         Role.READER: verb in READING,
     }[role]
     if not is_of_role or (verb in OF_THE_AGENT and len(covered) < len(NAMESPACES)):

@@ -16,7 +16,7 @@ from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.lease import LeaseTable
 from kvtier.core.namespace import NamespaceSpec
 from kvtier.core.rules import NamespaceRule
-from kvtier.errors import KvtierError, NotFoundError
+from kvtier.errors import InvalidRequestError, KvtierError, NotFoundError
 from kvtier.rpc.block_cache import Identity
 from kvtier.rpc.cache_admin import CacheAdminService
 from kvtier.rpc.server import Server
@@ -172,6 +172,7 @@ class OneNamespace:
             namespace_id=1,
             generation_id=b"g",
             session_count=0,
+            usage=SimpleNamespace(compute_seconds_saved=0.0),
             rule=NamespaceRule("default/*", 3600.0),
             tiers={Tier.HOST: (size_class, size_class), Tier.DISK: (size_class,)},
             classes_of=lambda tier: [size_class] * (2 if tier is Tier.DISK else 1),
@@ -186,6 +187,8 @@ class OneNamespace:
         return [self.only]
 
     def select_one(self, selector: str) -> SimpleNamespace:
+        if not selector:
+            raise InvalidRequestError("namespace is empty")
         return self.select(selector)[0]
 
     def sibling_differences(self, spec: NamespaceSpec) -> list[str]:

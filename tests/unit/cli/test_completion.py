@@ -49,4 +49,4 @@ def test_bash_completes_verbs_options_and_namespaces(tmp_path: Path) -> None:
             check=False,
         )
     assert done.stderr == ""
-    assert done.stdout.splitlines() == ["evict", "--down-to", "default/m", "", "nodes"]
+    assert done.stdout.splitlines() == ["events evict", "--down-to", "default/m", "", "nodes"]

@@ -252,6 +252,6 @@ def test_a_scrape_of_a_thousand_namespaces_keeps_turns_short() -> None:
         turns.sort()
         assert len(turns) > 50
         assert turns[-len(turns) // 20] < 0.002, turns[-20:]
-        assert turns[-1] < 0.02
+        assert turns[-1] < 0.1
 
     run(test, books(metrics={"max_namespaces": 256}, limits={"max_sessions": 2000}))

@@ -22,7 +22,6 @@ _CACHE_EVENTS = cache_events_pb2.DESCRIPTOR.services_by_name["CacheEvents"]
     [
         (_BLOCK_CACHE, [BlockCacheService]),
         (_CACHE_ADMIN, [CacheAdminService, CacheInspectionService, CacheListingService]),
-        (_CACHE_ADMIN, [CacheAdminService, CacheInspectionService]),
         (_CACHE_EVENTS, [CacheEventsService]),
     ],
     ids=["BlockCache", "CacheAdmin", "CacheEvents"],
