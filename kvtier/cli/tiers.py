@@ -28,10 +28,12 @@ def tiers(
     address: AddressOption = DEFAULT_ADDRESS,
     timeout_seconds: TimeoutOption = DEFAULT_TIMEOUT_SECONDS,
 ) -> None:
-    """List the tiers, the fastest first: their state, size and blocks; GPU device by device.
+    """List the tiers, the fastest first: their state, size and blocks.
 
     Allocated is what a tier takes from the machine, whether blocks use it or not; a tier that has
     more than its capacity is shrinking. Of CLUSTER, the servers say it, for all that share them.
+
+    GPU has a line for each device.
 
     With --json an object for each tier as in `kvtier stats --json`.
 

@@ -38,6 +38,7 @@ class ScriptedUpkeep:
     tiers: list[Any] = field(default_factory=list)
     pinned: int = 0
     is_draining: bool = False
+    devices: tuple[str, ...] = ()
     known_nodes: list[NodeRecord] = field(default_factory=list)
     blocks: dict[Tier, int] = field(default_factory=lambda: {Tier.HOST: 3, Tier.DISK: 5})
 
