@@ -176,6 +176,7 @@ class OneNamespace:
             usage=SimpleNamespace(compute_seconds_saved=0.0),
             rule=NamespaceRule("default/*", 3600.0),
             tiers={Tier.HOST: (size_class, size_class), Tier.DISK: (size_class,)},
+            devices=(),
             classes_of=lambda tier: [size_class] * (2 if tier is Tier.DISK else 1),
         )
 
