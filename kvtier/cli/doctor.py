@@ -12,7 +12,9 @@ from kvtier.cli.connection import admin, listener_pid
 from kvtier.cli.document import print_json
 from kvtier.cli.exit import ExitCode, message
 from kvtier.cli.options import (
+    DEFAULT_ADDRESS,
     DEFAULT_TIMEOUT_SECONDS,
+    AddressOption,
     ConfigOption,
     JsonOption,
     SetOption,
@@ -36,15 +38,7 @@ def doctor(
         bool, typer.Option("--quick", help="Without measuring devices (up to 1 s and 64 MiB each).")
     ] = False,
     as_json: JsonOption = False,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            "--address",
-            envvar="KVTIER_ADMIN_ADDRESS",
-            metavar="TARGET",
-            help="The agent's admin socket; else that of the configuration's socket_dir.",
-        ),
-    ] = None,
+    address: AddressOption = DEFAULT_ADDRESS,
     timeout_seconds: TimeoutOption = DEFAULT_TIMEOUT_SECONDS,
 ) -> None:
     """Look at machine, configuration, engines and the agent.
@@ -55,6 +49,8 @@ def doctor(
     as the agent's user, with its configuration, and in its container. Without a running agent it
     tells whether one would start, and how well; limits are then those of whoever asks.
 
+    Without an address it looks for the agent in the configuration's socket_dir.
+
     Exit code 0 without problems, 1 with one.
 
     Example: kvtier doctor --config /etc/kvtier/agent.yaml
@@ -62,8 +58,9 @@ def doctor(
     from kvtier.doctor.examination import examine, worst_first
 
     config, chosen, found = _configuration(path, overrides)
-    target = address or f"unix:{config.socket_dir / ADMIN_SOCKET}"
-    stats, namespaces, of_agent = _agent(target, timeout_seconds, is_wanted=address is not None)
+    is_named = address != DEFAULT_ADDRESS
+    target = address if is_named else f"unix:{config.socket_dir / ADMIN_SOCKET}"
+    stats, namespaces, of_agent = _agent(target, timeout_seconds, is_wanted=is_named)
     pid = listener_pid(target)
     found += of_agent
     found += examine(config, chosen, stats, namespaces, pid, is_measured=not is_quick)

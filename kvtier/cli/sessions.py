@@ -29,8 +29,9 @@ _COLUMNS = (
     "age",
     "leases",
     "leased",
-    "quarantined",
 )
+#: Of those whose worker stalled or went; without one it would only take room.
+_QUARANTINED = "quarantined"
 
 
 def sessions(
@@ -55,7 +56,15 @@ def sessions(
         return
     now = datetime.now(UTC)
     out = console()
-    out.print(table(_COLUMNS, (row(session, now) for session in found), left=3))
+    rows = [row(session, now) for session in found]
+    columns: tuple[str, ...] = _COLUMNS
+    if any(session.quarantined_bytes for session in found):
+        columns += (_QUARANTINED,)
+        rows = [
+            (*cells, human_bytes(session.quarantined_bytes))
+            for cells, session in zip(rows, found, strict=True)
+        ]
+    out.print(table(columns, rows, left=3))
     for trouble in of_sessions(found):
         out.print(trouble.text)
 
@@ -72,5 +81,4 @@ def row(session: Session, now: datetime) -> tuple[str, ...]:
         human_seconds(max(0.0, age.total_seconds())),
         f"{session.lease_count:,}",
         human_bytes(session.leased_bytes),
-        human_bytes(session.quarantined_bytes),
     )

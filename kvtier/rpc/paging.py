@@ -23,7 +23,7 @@ def page_size(size: int) -> int:
 def page_of(items: Sequence[T], size: int, token: str) -> tuple[Sequence[T], str]:
     """A page and the token of the next; items keep their order between calls."""
     count = page_size(size)
-    if token and not token.isdecimal():
+    if token and not (token.isdecimal() and len(token) <= _LONGEST_TOKEN):
         raise InvalidRequestError("page_token is not one that this agent gave")
     start = int(token or 0)
     stop = start + count

@@ -19,6 +19,7 @@ from kvtier.daemon import Agent
 from kvtier.daemon.socket_directory import SocketDirectory
 from kvtier.rpc.cache_admin import CacheAdminService
 from kvtier.rpc.cache_inspection import CacheInspectionService
+from kvtier.rpc.cache_listing import CacheListingService
 from kvtier.rpc.direct import DirectCalls
 from kvtier.rpc.server import Call, parsed, status_of
 from tests.fuzz.requests import BLOCK_CACHE, CACHE_ADMIN
@@ -29,7 +30,7 @@ _STREAM_SECONDS = 0.02
 _STREAM_MESSAGES = 64
 
 
-class _Operators(CacheAdminService, CacheInspectionService):
+class _Operators(CacheAdminService, CacheInspectionService, CacheListingService):
     """All methods of CacheAdmin."""
 
     def __init__(self, agent: Agent) -> None:
@@ -48,6 +49,7 @@ class _Operators(CacheAdminService, CacheInspectionService):
         CacheInspectionService.__init__(
             self, agent.identity, agent.namespaces, agent.explaining, agent.recorder
         )
+        CacheListingService.__init__(self, agent.identity, agent.namespaces, agent.seen)
 
 
 class AgentInside:

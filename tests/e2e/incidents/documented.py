@@ -42,9 +42,9 @@ class Look:
 def incidents(page: str) -> dict[str, list[Look]]:
     """By the incident's name. Each has all of its parts."""
     found = {}
-    for section in page.partition("\n## Incidents\n")[2].split("\n### ")[1:]:
+    part = page.partition("\n## Incidents\n")[2].partition("\n## ")[0]
+    for section in part.split("\n### ")[1:]:
         name, _, text = section.partition("\n")
-        text = text.partition("\n## ")[0]
         places = [text.find(part) for part in _PARTS]
         assert -1 not in places, f"{name} lacks one of {_PARTS}"
         assert places == sorted(places), name
