@@ -132,9 +132,8 @@ class Loaded:
 
     `views` has one read-only array of [block_bytes] per key, None where the block is absent; of a
     worker on a device (`Client.use_device`), a tensor where the block is there, not to be written
-    to. The
-    lease lasts `ttl_seconds`; use the bytes before that, or check `valid()` after using them: it
-    tells whether they were still the blocks' up to then. Not thread-safe.
+    to. The lease lasts `ttl_seconds`; use the bytes before that, or check `valid()` after using
+    them: it tells whether they were still the blocks' up to then. Not thread-safe.
     """
 
     def __init__(
