@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -21,6 +21,9 @@ from kvtier.cli.text import plural
 
 if TYPE_CHECKING:
     from kvtier.v1.cache_events_pb2 import WatchEventsResponse
+
+#: Digits of a hash on a line.
+_SHOWN: Final = 16
 
 
 def events(
@@ -79,5 +82,5 @@ def lines(message: WatchEventsResponse) -> Iterable[str]:
         tier = Tier.Name(change.tier).removeprefix("TIER_")
         yield (
             f"{'stored ' if is_stored else 'removed'} {tier:<4}  {plural(count, 'block')}{lane}"
-            f"{place}: {keys.hashes[: keys.hash_bytes].hex()}{' ...' if count > 1 else ''}"
+            f"{place}: {keys.hashes[: keys.hash_bytes].hex()[:_SHOWN]} ..."
         )

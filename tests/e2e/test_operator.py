@@ -17,7 +17,9 @@ from tests.e2e.terminal import COLUMNS, on_terminal
 from tests.e2e.two_nodes import BLOCK_TOKENS, CHAT, HASHES, REQUEST, TOKENS, TwoNodes, two_nodes
 
 #: They have tests of their own: daemons, screens, stories, measurements, what needs no agent.
-ELSEWHERE = {"agent", "bench", "demo", "doctor", "top", "config", "plan", "simulate", "version"}
+ELSEWHERE = {
+    *("agent", "bench", "demo", "doctor", "top", "config", "plan", "simulate", "version", "token"),
+}
 #: A table folds names that have no room; whatever else was cut shows this.
 CUT = "…"
 _SENTENCE = re.compile(r"^kvtier: |\[y/N\]")
@@ -159,6 +161,9 @@ def _tokenizer(path: Path) -> Path:
 def _lists(operator: Operator, nodes: TwoNodes, path: Path) -> None:
     text = operator.read("ls", CHAT.label, "--tier", "disk", "--limit", "5", may_cut=True)
     assert "5 blocks, and more: --page=" in text
+    text = operator.read("events", CHAT.label, may_cut=True)
+    assert re.search(r"stored DISK \d+ blocks", text), text
+    assert operator.script("events", CHAT.label)["namespace"] == CHAT.label
     page = operator.script("ls", CHAT.label, "--tier", "disk", "--limit", "20")
     rest = operator.script("ls", CHAT.label, "--tier", "disk", f"--page={page['next_page_token']}")
     listed = [each["block_hash"] for each in page["blocks"] + rest["blocks"]]
