@@ -81,9 +81,12 @@ def _resources() -> Resources:
 
 
 def _shared_memory() -> frozenset[str]:
-    """Without what `multiprocessing` of other processes makes: no code here uses it."""
+    """Without what `multiprocessing` of other processes makes, which no code here uses, and the
+    directories of tests that run beside this one, which remove them themselves."""
     return frozenset(
-        each for each in os.listdir("/dev/shm") if not each.startswith(("psm_", "sem.mp-"))
+        each
+        for each in os.listdir("/dev/shm")
+        if not each.startswith(("psm_", "sem.mp-", "kvtier-crash-"))
     )
 
 

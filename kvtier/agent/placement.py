@@ -25,8 +25,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _POPULATE_BYTES = 8 << 20
-#: Free in a class before anybody asks.
-_AHEAD_BYTES = 128 << 20
 _MOVE_BYTES = 16 << 20
 _PAUSE_SECONDS = 1.0
 _FRUITLESS_TRADES = 16
@@ -133,14 +131,9 @@ class Placement:
 
     def grow_ahead(self, size_class: SizeClass) -> None:
         """Populates ahead of need, from memory that no class has yet: until a quarter of what the
-        class has is free, and room for a long request while hardly anything is in use. The last
-        eighth is for who needs it."""
-        free_bytes, capacity_bytes = self.tier.free_bytes, self.tier.space.capacity_bytes
-        plenty_bytes = min(_AHEAD_BYTES, (free_bytes - capacity_bytes // 4 * 3) // 4)
-        wanted_bytes = max(plenty_bytes, size_class.extent_bytes // 4)
+        class has is free."""
         self._ahead.add(size_class)
-        is_short = size_class.free_slots * size_class.slot_bytes < wanted_bytes
-        if is_short and free_bytes > capacity_bytes // 8:
+        if size_class.free_slots * size_class.slot_bytes < size_class.extent_bytes // 4:
             self._grow(size_class)
 
     async def close(self) -> None:
