@@ -16,7 +16,7 @@ class Residents:
     """Blocks by lane, each with the tiers that hold it.
 
     `take` what WatchEvents sends, in order; `request` asks for what comes next. One thread may
-    take while others read: each read of one block is of one moment.
+    take while others read.
     """
 
     def __init__(self, namespace: str) -> None:
@@ -34,9 +34,9 @@ class Residents:
         return sum(map(len, self._lanes.values()))
 
     def __iter__(self) -> Iterator[tuple[Tier, Lane, bytes]]:
-        """Every block, once for each tier; while nobody takes."""
-        for lane, blocks in self._lanes.items():
-            for block_hash, held in blocks.items():
+        """Every block, once for each tier; of each lane as it is at one moment."""
+        for lane, blocks in list(self._lanes.items()):
+            for block_hash, held in list(blocks.items()):
                 for tier in Tier:
                     if held >> tier & 1:
                         yield tier, lane, block_hash

@@ -134,6 +134,7 @@ def check_that_an_agent_that_hangs_is_noticed(scene: Scene) -> None:
 
 
 @needs_prometheus
+@pytest.mark.alone
 def test_an_agent_at_work_has_data_for_dashboard_and_alerts(tmp_path: Path) -> None:
     with scene_in(tmp_path) as scene:  # one for all: it takes some seconds to start
         check_that_dashboard_and_metrics_have_data(scene)
