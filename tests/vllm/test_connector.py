@@ -265,7 +265,10 @@ def test_lookups_tell_how_fast_the_engine_computes() -> None:
     client: Any = SimpleNamespace(is_connected=True)
     finder = Finder([Group(0, 0, TOKENS, 1, 0)], Settings(), client, speed, stats, clock)
     request = SimpleNamespace(
-        num_tokens=8 * TOKENS + 1, block_hashes=HASHES, skip_reading_prefix_cache=False
+        request_id="r",
+        num_tokens=8 * TOKENS + 1,
+        block_hashes=HASHES,
+        skip_reading_prefix_cache=False,
     )
     as_namespace: Any = namespace
     assert finder.find(as_namespace, request, 0).end == 0
