@@ -111,7 +111,8 @@ def check_that_dashboard_and_metrics_have_data(scene: Scene) -> None:
         return not missing
 
     with suppress(AssertionError):
-        wait_until(is_all_there, _SECONDS)
+        # A pause, or scrapes would wait behind these queries and time out.
+        wait_until(is_all_there, _SECONDS, 1.0)
     assert not missing
 
 
