@@ -33,7 +33,7 @@ class CacheListingService:
         self._seen = seen
 
     async def ListBlocks(self, request: pb.ListBlocksRequest, call: Call) -> pb.ListBlocksResponse:
-        namespace = only(self._namespaces, request.namespace)
+        namespace = self._namespaces.select_one(request.namespace)
         after = Place.parse(request.page_token) if request.page_token else None
         blocks, next_place = await page_of_blocks(
             namespace, self._wish(request, namespace), page_size(request.page_size), after
@@ -102,19 +102,6 @@ class CacheListingService:
         if not self._seen.limit:
             return f"{text}: none is kept (history.requests is 0)"
         return f"{text}: the last {self._seen.limit:,} whose workers name them are (see history)"
-
-
-def only(namespaces: Namespaces, selector: str) -> Namespace:
-    """The one that a selector names. Raises InvalidRequestError if they are several."""
-    if not selector:
-        raise InvalidRequestError("namespace is empty; name one as tenant/name@digest")
-    chosen = namespaces.select(selector)
-    if len(chosen) > 1:
-        labels = ", ".join(each.label for each in chosen)
-        raise InvalidRequestError(
-            f"namespace {selector!r} has {len(chosen)} layouts; choose one of {labels}"
-        )
-    return chosen[0]
 
 
 def _names(order: type[Order]) -> str:

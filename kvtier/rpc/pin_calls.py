@@ -14,7 +14,7 @@ from kvtier.v1 import cache_admin_pb2 as pb
 
 if TYPE_CHECKING:
     from kvtier.access.scope import Scope
-    from kvtier.agent.namespaces import Namespace, Namespaces
+    from kvtier.agent.namespaces import Namespaces
     from kvtier.agent.pins import Pin, Pins
     from kvtier.rpc.block_cache import Identity
 
@@ -70,18 +70,6 @@ class PinCalls:
         specs = [pin.namespace.spec for pin in self._pins if pin.pin_id == pin_id]
         if not any(scope.covers(spec.tenant, spec.name) for spec in specs):
             raise NotFoundError(f"no pin {pin_id!r}: it has ended, or there never was one")
-
-    def _only(self, selector: str) -> Namespace:
-        if not selector:
-            raise InvalidRequestError("namespace is empty; name one as tenant/name")
-        chosen = self._known.select(selector)
-        if len(chosen) > 1:
-            labels = ", ".join(each.label for each in chosen)
-            raise InvalidRequestError(
-                f"namespace {selector!r} names {len(chosen)} of them ({labels}); "
-                "write tenant/name@digest"
-            )
-        return chosen[0]
 
     def _pin(self, pin: Pin) -> pb.Pin:
         return pb.Pin(

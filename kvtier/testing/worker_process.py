@@ -68,11 +68,6 @@ class WorkerProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    @property
-    def exit_status(self) -> int | None:
-        """None while it lives; the negative of the signal that killed it."""
-        return self._process.poll()
-
     def say(self, value: Any = None) -> None:
         """Tells the script; nothing happens if it has ended."""
         assert self._process.stdin is not None
