@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 from kvtier.agent.device_speed import DeviceSpeed
 from kvtier.agent.shrinking import Shrinking
@@ -65,7 +65,6 @@ class Placement:
         #: Extents that are empty, and that count until their space is given back.
         self.leaving: set[Extent] = set()
         self._growing: set[SizeClass] = set()
-        self._ahead: WeakSet[SizeClass] = WeakSet()
         self._populating = DeviceSpeed()
         self._trading: set[SizeClass] = set()
         self._trade_after: WeakKeyDictionary[SizeClass, int] = WeakKeyDictionary()
@@ -132,7 +131,6 @@ class Placement:
     def grow_ahead(self, size_class: SizeClass) -> None:
         """Populates ahead of need, from memory that no class has yet: until a quarter of what the
         class has is free."""
-        self._ahead.add(size_class)
         if size_class.free_slots * size_class.slot_bytes < size_class.extent_bytes // 4:
             self._grow(size_class)
 
@@ -221,8 +219,6 @@ class Placement:
         finally:
             extent.populating = False
             self._growing.discard(size_class)
-        if size_class in self._ahead:
-            self.grow_ahead(size_class)
 
     def _spare_slots(self, slot_bytes: int) -> int:
         """How many slots may be populated now."""

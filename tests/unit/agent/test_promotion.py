@@ -87,6 +87,16 @@ async def test_two_loads_that_wait_for_room_read_a_block_once(tmp_path: Path) ->
 
 
 @on_loop
+async def test_the_next_promotion_finds_memory_there(tmp_path: Path) -> None:
+    async with DiskAgent(tmp_path) as agent:
+        await agent.store_on_disk(KEYS)
+    async with DiskAgent(tmp_path) as agent:
+        assert await agent.load_and_release(KEYS) == [OK] * 8
+        host = agent.session().namespace.groups[0]
+        await until(lambda: host.free_slots * 4 >= host.extent_bytes // host.slot_bytes)
+
+
+@on_loop
 async def test_blocks_are_read_in_runs_in_the_order_of_position(tmp_path: Path) -> None:
     io = GatedIO()
     async with DiskAgent(tmp_path, io=io) as agent:
