@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _POPULATE_BYTES = 8 << 20
+#: Ahead of need, so much longer than a step is the pause after it.
+_AHEAD_PAUSE = 4
 _MOVE_BYTES = 16 << 20
 _PAUSE_SECONDS = 1.0
 _FRUITLESS_TRADES = 16
@@ -65,6 +67,8 @@ class Placement:
         #: Extents that are empty, and that count until their space is given back.
         self.leaving: set[Extent] = set()
         self._growing: set[SizeClass] = set()
+        self._waiting = 0
+        self._wanted = asyncio.Event()
         self._populating = DeviceSpeed()
         self._trading: set[SizeClass] = set()
         self._trade_after: WeakKeyDictionary[SizeClass, int] = WeakKeyDictionary()
@@ -119,8 +123,17 @@ class Placement:
                         return
                     if not self._trade(size_class) and not self._trading:
                         return
-            if not changed.is_set():
-                await changed.wait()
+            await self._wait_for(changed)
+
+    async def _wait_for(self, changed: asyncio.Event) -> None:
+        self._waiting += 1
+        self._wanted.set()
+        try:
+            await changed.wait()
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self._wanted.clear()
 
     def _why_full(self, size_class: SizeClass) -> Cause:
         """What a block has to blame that makes way for others of its class."""
@@ -195,16 +208,19 @@ class Placement:
         return True
 
     async def _populate(self, size_class: SizeClass, extent: Extent) -> None:
+        now, seconds = asyncio.get_running_loop().time, 0.0
         try:
             while extent.populated_slots < extent.slots:
+                await self._pause_unless_wanted(_AHEAD_PAUSE * seconds)
                 count = max(1, self._step_bytes // extent.slot_bytes)
                 count = min(count, extent.slots - extent.populated_slots)
                 count = min(count, self._spare_slots(extent.slot_bytes))
                 if count < 1:
                     break
-                began = time.monotonic()
+                began = now()
                 await self._run(extent, extent.populate, count)
-                self._populating.note(count * extent.slot_bytes, time.monotonic() - began)
+                seconds = now() - began
+                self._populating.note(count * extent.slot_bytes, seconds)
                 size_class.publish(extent, count)
                 self._growth_error = ""
                 self._notify()
@@ -219,6 +235,13 @@ class Placement:
         finally:
             extent.populating = False
             self._growing.discard(size_class)
+
+    async def _pause_unless_wanted(self, seconds: float) -> None:
+        """Zeroing pages is work for the processors that the engine computes on."""
+        if not self._wanted.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._wanted.wait()
 
     def _spare_slots(self, slot_bytes: int) -> int:
         """How many slots may be populated now."""

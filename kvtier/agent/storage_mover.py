@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 from kvtier.agent.job_queue import Job, JobQueue, Kind, Ticket
 from kvtier.agent.last_day import LastDay
 from kvtier.agent.read_forecast import ReadForecast
+from kvtier.agent.thread_priority import at_low_priority
 from kvtier.tiers.health import Health
 
 __all__ = ["Kind", "Storage", "StorageDownError", "StorageMover", "Ticket"]
@@ -26,7 +26,6 @@ T = TypeVar("T")
 _CHECK_SECONDS = 1.0
 _JOIN_SECONDS = 1.0
 _DROPPED = "nobody waits for it any more"
-_NICENESS = 10
 
 
 class Storage(Protocol):
@@ -188,8 +187,6 @@ class StorageMover(Generic[S]):
     # Threads.
 
     def _work(self, number: int) -> None:
-        # Checksums are long calls: the event loop, which serves hits, gets a processor before them.
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.nice(0) + _NICENESS)
         while True:
             job = self._queue.get()
             if job is None:
@@ -202,7 +199,10 @@ class StorageMover(Generic[S]):
                     raise StorageDownError("given up before it began")
                 if job.kind is Kind.WRITE:
                     self._check()
-                result = job.call()
+                    # The event loop, and whoever reads, get a processor before it.
+                    result = at_low_priority(job.call)
+                else:
+                    result = job.call()
             except BaseException as raised:  # handed to whoever waits
                 error = raised
             ended_at = time.monotonic()

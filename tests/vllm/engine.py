@@ -15,6 +15,8 @@ from typing import Any
 
 import psutil
 
+from tests.faults.waiting import wait_until
+
 _START_SECONDS = 180.0
 _ROOT = Path(__file__).parents[2]
 
@@ -119,6 +121,17 @@ class Engine:
         """Of all its processes, since their beginning."""
         self._say({"op": "cpu"})
         return float(self._hear(30.0))
+
+    def wait_idle(self) -> None:
+        """Until its processes rest: they spin for a second after a step."""
+        seen = self.cpu_seconds()
+
+        def is_idle() -> bool:
+            nonlocal seen
+            before, seen = seen, self.cpu_seconds()
+            return seen - before < 0.05
+
+        wait_until(is_idle, 10.0, 0.25)
 
     def metrics(self) -> dict[str, float]:
         """Values by name and labels, `engine` and `model_name` left out."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import pytest
 
@@ -17,8 +18,11 @@ from kvtier.core.block import BlockStatus, Tier
 from kvtier.tiers.arena import HostExtent, cell_of
 from kvtier.tiers.host import HostTier
 from kvtier.tiers.size_class import SizeClass
+from kvtier.tiers.slot_table import Extent
 from tests.model.node import Node
 from tests.unit.agent.worker import PAGE, Worker, sequence
+
+T = TypeVar("T")
 
 RESERVE = 1 << 30
 OK, REFUSED = BlockStatus.OK, BlockStatus.REFUSED
@@ -218,6 +222,39 @@ def test_a_new_extent_is_no_donation(node_of: NodeOf) -> None:
         size_class.release(slots)
 
     node.run(grow())
+
+
+def test_growth_ahead_pauses_until_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the shortest step, for ever."""
+    monkeypatch.setattr("kvtier.agent.placement._AHEAD_PAUSE", 1e12)
+
+    steps = 0
+
+    async def run(extent: Extent, call: Callable[..., T], *args: Any) -> T:
+        nonlocal steps
+        steps += 1
+        return call(*args)
+
+    async def scenario() -> None:
+        host = HostTier(64 << 20)
+        placement = Placement(host, run, spare_bytes=lambda: 1 << 40, step_bytes=PAGE)
+        size_class = host.size_class(1, PAGE)
+        try:
+            async with asyncio.timeout(5):
+                await placement.make_room(size_class, 2)
+                slots = size_class.take(size_class.free_slots)
+                before = steps
+                placement.grow_ahead(size_class)
+                for _ in range(100):
+                    await asyncio.sleep(0)
+                assert size_class.free_slots == steps - before == 1
+                await placement.make_room(size_class, 3)
+            size_class.release(slots)
+        finally:
+            await placement.close()
+            host.close()
+
+    asyncio.run(scenario())
 
 
 def placement_of(host: HostTier, mover: Mover, spare_bytes: Callable[[], int]) -> Placement:
