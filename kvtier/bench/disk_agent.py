@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from kvtier import memory
-from kvtier.agent.namespaces import FIRST_GENERATION
+from kvtier.agent.sessions.namespaces import FIRST_GENERATION
 from kvtier.bench.process import in_worker_process
 from kvtier.client.admin import AdminClient
 from kvtier.client.client import Client

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from kvtier.agent.sessions import Access, Session
+from kvtier.agent.sessions.sessions import Access, Session
 from kvtier.bench.process import in_worker_process
 from kvtier.config import AgentConfig
 from kvtier.core.block import BlockKeys, BlockStatus, Lane, Tier

@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class Cause(IntEnum):
-    """The last thing that happened to it there. Numbers are below 32, for `agent.history`."""
+    """The last thing that happened to it there. Below 32, for `agent.operating.history`."""
 
     #: The policy let it go, to make room in its own size class.
     EVICTED = 1

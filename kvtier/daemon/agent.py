@@ -13,34 +13,34 @@ from importlib.metadata import version
 from typing import Any
 
 from kvtier import memory
-from kvtier.agent.admission import Admission, AdmissionLimits, Work
-from kvtier.agent.attach import AttachServer
-from kvtier.agent.cluster import Cluster
-from kvtier.agent.disk import Disk
-from kvtier.agent.events import Events
-from kvtier.agent.expiry import Expiry
-from kvtier.agent.explaining import Explaining
-from kvtier.agent.gpu import Gpu, OpenAccelerator
-from kvtier.agent.grants import Grants
-from kvtier.agent.history import History
 from kvtier.agent.lifecycle import Lifecycle
-from kvtier.agent.loading import Loading
-from kvtier.agent.mover import Mover
-from kvtier.agent.namespaces import LayoutConflict, Namespaces
-from kvtier.agent.pins import Pins
-from kvtier.agent.placement import Placement
-from kvtier.agent.prefetching import Prefetching
-from kvtier.agent.promotion import Promotion
-from kvtier.agent.reading import Reading
-from kvtier.agent.recording import Recorder
-from kvtier.agent.resizing import Resizing
-from kvtier.agent.seen_requests import SeenRequests
-from kvtier.agent.sessions import Sessions
-from kvtier.agent.storing import Storing
-from kvtier.agent.stream_sessions import StreamSessions
-from kvtier.agent.upkeep import Upkeep
-from kvtier.agent.warming import Warming
-from kvtier.agent.writing import Writing
+from kvtier.agent.moving.mover import Mover
+from kvtier.agent.moving.promotion import Promotion
+from kvtier.agent.operating.explaining import Explaining
+from kvtier.agent.operating.history import History
+from kvtier.agent.operating.recording import Recorder
+from kvtier.agent.operating.resizing import Resizing
+from kvtier.agent.operating.seen_requests import SeenRequests
+from kvtier.agent.operating.upkeep import Upkeep
+from kvtier.agent.operating.warming import Warming
+from kvtier.agent.placing.expiry import Expiry
+from kvtier.agent.placing.placement import Placement
+from kvtier.agent.serving.admission import Admission, AdmissionLimits, Work
+from kvtier.agent.serving.events import Events
+from kvtier.agent.serving.loading import Loading
+from kvtier.agent.serving.pins import Pins
+from kvtier.agent.serving.prefetching import Prefetching
+from kvtier.agent.serving.reading import Reading
+from kvtier.agent.serving.storing import Storing
+from kvtier.agent.serving.writing import Writing
+from kvtier.agent.sessions.attach import AttachServer
+from kvtier.agent.sessions.grants import Grants
+from kvtier.agent.sessions.namespaces import LayoutConflict, Namespaces
+from kvtier.agent.sessions.sessions import Sessions
+from kvtier.agent.sessions.stream_sessions import StreamSessions
+from kvtier.agent.tiers.cluster import Cluster
+from kvtier.agent.tiers.disk import Disk
+from kvtier.agent.tiers.gpu import Gpu, OpenAccelerator
 from kvtier.config import AgentConfig
 from kvtier.core.block import Tier
 from kvtier.core.cause import Cause

@@ -6,8 +6,8 @@ import os
 import socket
 from pathlib import Path
 
-from kvtier.agent.cluster import ClusterOptions
-from kvtier.agent.demotion import WritePolicy
+from kvtier.agent.moving.demotion import WritePolicy
+from kvtier.agent.tiers.cluster import ClusterOptions
 from kvtier.config import AgentConfig, load_password, load_sealing_keys
 from kvtier.tiers.cluster.codec import Codec
 from kvtier.tiers.cluster.embedded import EmbeddedValkey

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from kvtier.agent.admission import Admission, AdmissionLimits
-from kvtier.agent.events import Events
-from kvtier.agent.namespaces import Namespaces
-from kvtier.agent.sessions import ANY_TENANT, Access
+from kvtier.agent.serving.admission import Admission, AdmissionLimits
+from kvtier.agent.serving.events import Events
+from kvtier.agent.sessions.namespaces import Namespaces
+from kvtier.agent.sessions.sessions import ANY_TENANT, Access
 from kvtier.config import AgentConfig
 from kvtier.daemon.settings import stream_access
 from kvtier.rpc.cache_events import CacheEventsService

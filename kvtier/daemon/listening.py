@@ -14,7 +14,7 @@ from kvtier.access.certificates import Certificates
 from kvtier.access.credential import Credential
 from kvtier.access.keyring import Keyring
 from kvtier.access.proof import Proof
-from kvtier.agent.admission import Admission
+from kvtier.agent.serving.admission import Admission
 from kvtier.config.certificate_files import load_certificates
 from kvtier.config.credentials_file import load_credentials
 from kvtier.config.listen import ListenConfig

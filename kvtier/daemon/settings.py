@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 
-from kvtier.agent.admission import AdmissionLimits
-from kvtier.agent.demotion import WritePolicy
-from kvtier.agent.device import DeviceOptions
-from kvtier.agent.disk import DiskSettings
-from kvtier.agent.grants import LeaseLimits
-from kvtier.agent.pins import PinLimits
-from kvtier.agent.prefetching import PrefetchOptions
-from kvtier.agent.sessions import ANY_TENANT, Access, AccessRule
-from kvtier.agent.warming import WarmingOptions
+from kvtier.agent.moving.demotion import WritePolicy
+from kvtier.agent.operating.warming import WarmingOptions
+from kvtier.agent.serving.admission import AdmissionLimits
+from kvtier.agent.serving.pins import PinLimits
+from kvtier.agent.serving.prefetching import PrefetchOptions
+from kvtier.agent.sessions.grants import LeaseLimits
+from kvtier.agent.sessions.sessions import ANY_TENANT, Access, AccessRule
+from kvtier.agent.tiers.device import DeviceOptions
+from kvtier.agent.tiers.disk import DiskSettings
 from kvtier.config import AgentConfig
 from kvtier.core.block import Tier
 from kvtier.core.rules import NamespaceRule, Quota

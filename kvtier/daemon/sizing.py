@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from kvtier.agent.auto_sizing import AutoSizing, SizingOptions, most_bytes
-from kvtier.agent.memory_pressure import KernelMemory
-from kvtier.agent.resizing import Resizing
+from kvtier.agent.operating.auto_sizing import AutoSizing, SizingOptions, most_bytes
+from kvtier.agent.operating.memory_pressure import KernelMemory
+from kvtier.agent.operating.resizing import Resizing
 from kvtier.config import AgentConfig
 from kvtier.core.block import Tier
 from kvtier.tiers.host import HostTier

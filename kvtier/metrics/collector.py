@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from itertools import islice
 
-from kvtier.agent.namespaces import Namespace
+from kvtier.agent.sessions.namespaces import Namespace
 from kvtier.core.block import Tier
 from kvtier.metrics.agent_samples import add_agent, add_leases
 from kvtier.metrics.namespace_labels import NamespaceLabels

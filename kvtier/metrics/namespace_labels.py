@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from kvtier.agent.namespaces import Namespace
+from kvtier.agent.sessions.namespaces import Namespace
 from kvtier.metrics.samples import Samples
 
 OTHER = "other"

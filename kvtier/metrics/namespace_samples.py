@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from kvtier.agent.cluster import Cluster
-from kvtier.agent.disk import Disk
-from kvtier.agent.namespaces import Namespace
-from kvtier.agent.writer import Writer
+from kvtier.agent.moving.writer import Writer
+from kvtier.agent.sessions.namespaces import Namespace
+from kvtier.agent.tiers.cluster import Cluster
+from kvtier.agent.tiers.disk import Disk
 from kvtier.core.block import Tier
 from kvtier.core.cause import Cause
 from kvtier.metrics.samples import Samples

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kvtier.agent.admission import Admission
-from kvtier.agent.cluster import Cluster
-from kvtier.agent.disk import Disk
-from kvtier.agent.gpu import Gpu
-from kvtier.agent.mover import Mover
-from kvtier.agent.namespaces import Namespaces
-from kvtier.agent.pins import Pins
-from kvtier.agent.promotion import Promotion
+from kvtier.agent.moving.mover import Mover
+from kvtier.agent.moving.promotion import Promotion
+from kvtier.agent.serving.admission import Admission
+from kvtier.agent.serving.pins import Pins
+from kvtier.agent.sessions.namespaces import Namespaces
+from kvtier.agent.tiers.cluster import Cluster
+from kvtier.agent.tiers.disk import Disk
+from kvtier.agent.tiers.gpu import Gpu
 from kvtier.core.lease import LeaseTable
 from kvtier.rpc.call_counts import CallCounts
 from kvtier.tiers.host import HostTier

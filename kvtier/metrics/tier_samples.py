@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from kvtier.agent.cluster import Cluster
-from kvtier.agent.demotion import Demotion
-from kvtier.agent.disk import Disk
-from kvtier.agent.gpu import Gpu
-from kvtier.agent.stats import (
+from kvtier.agent.moving.demotion import Demotion
+from kvtier.agent.moving.writer import Writer
+from kvtier.agent.operating.stats import (
     TierState,
     TierStats,
     cluster_stats,
@@ -14,7 +12,9 @@ from kvtier.agent.stats import (
     gpu_stats,
     host_stats,
 )
-from kvtier.agent.writer import Writer
+from kvtier.agent.tiers.cluster import Cluster
+from kvtier.agent.tiers.disk import Disk
+from kvtier.agent.tiers.gpu import Gpu
 from kvtier.core.block import Tier
 from kvtier.metrics.samples import Samples
 from kvtier.metrics.sources import Sources

@@ -10,16 +10,16 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 from kvtier.access.credential import LOCAL
-from kvtier.agent.admission import Admission, Work
-from kvtier.agent.device import Device
-from kvtier.agent.gpu import Gpu
-from kvtier.agent.grants import Granted, Grants
 from kvtier.agent.lifecycle import Lifecycle
-from kvtier.agent.loading import Found, Loading
-from kvtier.agent.seen_requests import SeenLookup, SeenRequests
-from kvtier.agent.sessions import Session, Sessions
-from kvtier.agent.storing import DIGEST_BYTES, Storing
-from kvtier.agent.stream_sessions import require_shared_memory
+from kvtier.agent.operating.seen_requests import SeenLookup, SeenRequests
+from kvtier.agent.serving.admission import Admission, Work
+from kvtier.agent.serving.loading import Found, Loading
+from kvtier.agent.serving.storing import DIGEST_BYTES, Storing
+from kvtier.agent.sessions.grants import Granted, Grants
+from kvtier.agent.sessions.sessions import Session, Sessions
+from kvtier.agent.sessions.stream_sessions import require_shared_memory
+from kvtier.agent.tiers.device import Device
+from kvtier.agent.tiers.gpu import Gpu
 from kvtier.agent.turns import data_line
 from kvtier.core.block import BlockKeys, Lane, Match, Tier, Wait
 from kvtier.core.block_stream import MAX_MESSAGE_BYTES
@@ -45,7 +45,7 @@ class Identity:
 
 
 class BlockCacheService:
-    """Translates; the verbs are in `agent.loading` and `agent.storing`."""
+    """Translates; the verbs are in `agent.serving.loading` and `agent.serving.storing`."""
 
     def __init__(
         self,

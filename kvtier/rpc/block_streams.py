@@ -1,4 +1,4 @@
-"""ReadBlocks and WriteBlocks: messages to and from what `agent.reading` and `writing` want."""
+"""ReadBlocks and WriteBlocks: messages to and from `agent.serving.reading` and `writing`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
 
-from kvtier.agent.reading import Reading, Wanted
-from kvtier.agent.sessions import Session
-from kvtier.agent.stream_sessions import StreamSessions
-from kvtier.agent.writing import Writing
+from kvtier.agent.serving.reading import Reading, Wanted
+from kvtier.agent.serving.writing import Writing
+from kvtier.agent.sessions.sessions import Session
+from kvtier.agent.sessions.stream_sessions import StreamSessions
 from kvtier.core.block import BlockKeys, Wait
 from kvtier.core.block_stream import MAX_MESSAGE_BYTES, Chunk, decode, ended_by
 from kvtier.core.lease import LeaseTable

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from kvtier.agent.admission import Work
+from kvtier.agent.serving.admission import Work
 from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.lease import LeaseKind, LeaseTable
 from kvtier.errors import InvalidRequestError, NotFoundError
@@ -23,14 +23,14 @@ from kvtier.v1 import cache_admin_pb2 as pb
 
 if TYPE_CHECKING:
     from kvtier.access.scope import Scope
-    from kvtier.agent.admission import Admission
-    from kvtier.agent.events import Events
-    from kvtier.agent.history import History
-    from kvtier.agent.namespaces import Namespace, Namespaces
-    from kvtier.agent.pins import Pins
-    from kvtier.agent.sessions import Session, Sessions
-    from kvtier.agent.upkeep import Upkeep
-    from kvtier.agent.warming import Warming
+    from kvtier.agent.operating.history import History
+    from kvtier.agent.operating.upkeep import Upkeep
+    from kvtier.agent.operating.warming import Warming
+    from kvtier.agent.serving.admission import Admission
+    from kvtier.agent.serving.events import Events
+    from kvtier.agent.serving.pins import Pins
+    from kvtier.agent.sessions.namespaces import Namespace, Namespaces
+    from kvtier.agent.sessions.sessions import Session, Sessions
     from kvtier.rpc.block_cache import Identity
     from kvtier.tiers.cluster.nodes import NodeRecord
 

@@ -6,10 +6,10 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
-from kvtier.agent.event_log import Batch, Change, Run
-from kvtier.agent.events import Events, position_of
-from kvtier.agent.namespaces import Namespace, Namespaces
-from kvtier.agent.sessions import Access
+from kvtier.agent.serving.event_log import Batch, Change, Run
+from kvtier.agent.serving.events import Events, position_of
+from kvtier.agent.sessions.namespaces import Namespace, Namespaces
+from kvtier.agent.sessions.sessions import Access
 from kvtier.errors import AccessDeniedError
 from kvtier.rpc import conversion as convert
 from kvtier.rpc.server import Call

@@ -11,10 +11,10 @@ from kvtier.rpc.server import Call
 from kvtier.v1 import cache_admin_pb2 as pb
 
 if TYPE_CHECKING:
-    from kvtier.agent.explaining import Explaining, Explanation
-    from kvtier.agent.history import History
-    from kvtier.agent.namespaces import Namespaces
-    from kvtier.agent.recording import Asked, Recorder
+    from kvtier.agent.operating.explaining import Explaining, Explanation
+    from kvtier.agent.operating.history import History
+    from kvtier.agent.operating.recording import Asked, Recorder
+    from kvtier.agent.sessions.namespaces import Namespaces
     from kvtier.rpc.block_cache import Identity
 
 

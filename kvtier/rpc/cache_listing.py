@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from kvtier.agent.listing import Listed, Order, Place, Wish, page_of_blocks
+from kvtier.agent.operating.listing import Listed, Order, Place, Wish, page_of_blocks
 from kvtier.agent.turns import WRITE_SLICE, slices
 from kvtier.core.block import Tier
 from kvtier.errors import InvalidRequestError, NotFoundError
@@ -17,8 +17,8 @@ from kvtier.v1 import block_pb2
 from kvtier.v1 import cache_admin_pb2 as pb
 
 if TYPE_CHECKING:
-    from kvtier.agent.namespaces import Namespace, Namespaces
-    from kvtier.agent.seen_requests import SeenLookup, SeenRequest, SeenRequests
+    from kvtier.agent.operating.seen_requests import SeenLookup, SeenRequest, SeenRequests
+    from kvtier.agent.sessions.namespaces import Namespace, Namespaces
     from kvtier.rpc.block_cache import Identity
 
 _LISTED = frozenset({Tier.HOST, Tier.DISK})

@@ -8,9 +8,9 @@ import numpy as np
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from kvtier.agent.grants import Granted
-from kvtier.agent.namespaces import Namespace
-from kvtier.agent.whereabouts import Run
+from kvtier.agent.serving.whereabouts import Run
+from kvtier.agent.sessions.grants import Granted
+from kvtier.agent.sessions.namespaces import Namespace
 from kvtier.core.block import MAX_HASH_BYTES, MIN_HASH_BYTES, BlockKeys, Lane, Tier
 from kvtier.core.namespace import NamespaceSpec
 from kvtier.errors import InvalidRequestError

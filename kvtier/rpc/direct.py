@@ -8,7 +8,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from kvtier.agent.admission import Admission
+from kvtier.agent.serving.admission import Admission
 from kvtier.core.attach import DirectCall
 from kvtier.core.retry_info import overloaded_status
 from kvtier.errors import InvalidRequestError, OverloadedError

@@ -14,8 +14,8 @@ from kvtier.v1 import cache_admin_pb2 as pb
 
 if TYPE_CHECKING:
     from kvtier.access.scope import Scope
-    from kvtier.agent.namespaces import Namespaces
-    from kvtier.agent.pins import Pin, Pins
+    from kvtier.agent.serving.pins import Pin, Pins
+    from kvtier.agent.sessions.namespaces import Namespaces
     from kvtier.rpc.block_cache import Identity
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 
 from kvtier.access.credential import LOCAL, Caller
-from kvtier.agent.admission import Admission, Work
+from kvtier.agent.serving.admission import Admission, Work
 from kvtier.core.retry_info import STATUS_METADATA, overloaded_status
 from kvtier.core.status import CODES, Code
 from kvtier.errors import (

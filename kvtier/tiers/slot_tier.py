@@ -84,8 +84,8 @@ class SlotTier:
     """Blocks in slots, never more than its space allows.
 
     It decides and keeps the books, at once and without waiting; populating, moving and discarding,
-    which take time, are left to its caller (`agent.placement`) between two calls. The event loop
-    owns it. `ages` counts the lives of blocks, the same in all tiers. `on_idle` is told of an
+    which take time, are left to its caller (`agent.placing.placement`) between two calls. The event
+    loop owns it. `ages` counts the lives of blocks, the same in all tiers. `on_idle` is told of an
     extent that is being retired and is empty now.
     """
 
@@ -165,7 +165,7 @@ class SlotTier:
         return list(self._classes.values())
 
     def resize(self, capacity_bytes: int) -> bool:
-        """Changes the capacity; whether extents must go (see `agent.shrinking`)."""
+        """Changes the capacity; whether extents must go (see `agent.placing.shrinking`)."""
         self._ceiling_bytes = max(self.space.allocated_bytes, capacity_bytes)
         self.space.resize(capacity_bytes)
         self.is_shrinking = bool(self.space.excess_bytes())

@@ -12,7 +12,7 @@ from random import Random
 import xxhash
 
 from kvtier import NamespaceSpec
-from kvtier.agent.namespaces import FIRST_GENERATION
+from kvtier.agent.sessions.namespaces import FIRST_GENERATION
 from kvtier.core.block import BlockKey, Lane
 from kvtier.core.namespace import identity_digest
 from kvtier.memory import ByteArray

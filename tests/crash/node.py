@@ -13,20 +13,20 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from kvtier import BlockStatus, NamespaceSpec
-from kvtier.agent.demotion import WritePolicy
-from kvtier.agent.disk import Disk, DiskSettings
-from kvtier.agent.grants import Grants, LeaseLimits
 from kvtier.agent.lifecycle import Lifecycle
-from kvtier.agent.loading import Loading
-from kvtier.agent.mover import Mover
-from kvtier.agent.namespaces import Namespaces
-from kvtier.agent.placement import Placement
-from kvtier.agent.promotion import Promotion
-from kvtier.agent.resizing import Resizing
-from kvtier.agent.sessions import Access, Session, Sessions
-from kvtier.agent.stats import TierStats
-from kvtier.agent.storing import Storing
-from kvtier.agent.upkeep import Upkeep
+from kvtier.agent.moving.demotion import WritePolicy
+from kvtier.agent.moving.mover import Mover
+from kvtier.agent.moving.promotion import Promotion
+from kvtier.agent.operating.resizing import Resizing
+from kvtier.agent.operating.stats import TierStats
+from kvtier.agent.operating.upkeep import Upkeep
+from kvtier.agent.placing.placement import Placement
+from kvtier.agent.serving.loading import Loading
+from kvtier.agent.serving.storing import Storing
+from kvtier.agent.sessions.grants import Grants, LeaseLimits
+from kvtier.agent.sessions.namespaces import Namespaces
+from kvtier.agent.sessions.sessions import Access, Session, Sessions
+from kvtier.agent.tiers.disk import Disk, DiskSettings
 from kvtier.core.block import BlockKeys, Lane
 from kvtier.core.lease import LeaseTable
 from kvtier.testing import FaultyIO, ManualClock, is_payload_for, payload_for

@@ -13,7 +13,7 @@ from random import Random
 
 import pytest
 
-from kvtier.agent.stats import TierState
+from kvtier.agent.operating.stats import TierState
 from kvtier.core.block import BlockKeys, Lane, Tier
 from kvtier.errors import KvtierError
 from kvtier.testing import Fault, FaultyIO

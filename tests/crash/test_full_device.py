@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kvtier.agent.stats import TierState
+from kvtier.agent.operating.stats import TierState
 from kvtier.core.block import Tier
 from kvtier.errors import KvtierError
 from tests.crash.node import KIB, MIB, Node, Sizes, run

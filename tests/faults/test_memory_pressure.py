@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from kvtier.agent.auto_sizing import AutoSizing, SizingOptions
-from kvtier.agent.memory_pressure import KernelMemory
+from kvtier.agent.operating.auto_sizing import AutoSizing, SizingOptions
+from kvtier.agent.operating.memory_pressure import KernelMemory
 from kvtier.tiers.host import HostTier
 from tests.faults.waiting import wait_until
 

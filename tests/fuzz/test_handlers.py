@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from kvtier.agent.sessions import Access
+from kvtier.agent.sessions.sessions import Access
 from kvtier.core.status import Code
 from tests.faults.agents import descriptor_count, resident_bytes
 from tests.faults.blocks import MIB

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 from kvtier import Client, Namespace
-from kvtier.agent.device import Device
+from kvtier.agent.tiers.device import Device
 from kvtier.client.admin import AdminClient
 from kvtier.config import load_config
 from kvtier.core.block import Tier

@@ -9,14 +9,14 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from kvtier import memory
-from kvtier.agent.grants import Grants, LeaseLimits
-from kvtier.agent.loading import Loading
-from kvtier.agent.namespaces import Namespaces
-from kvtier.agent.pins import PinLimits, Pins
-from kvtier.agent.placement import Placement
-from kvtier.agent.promotion import Promotion
-from kvtier.agent.sessions import Access, Attachment, Sessions
-from kvtier.agent.storing import Storing
+from kvtier.agent.moving.promotion import Promotion
+from kvtier.agent.placing.placement import Placement
+from kvtier.agent.serving.loading import Loading
+from kvtier.agent.serving.pins import PinLimits, Pins
+from kvtier.agent.serving.storing import Storing
+from kvtier.agent.sessions.grants import Grants, LeaseLimits
+from kvtier.agent.sessions.namespaces import Namespaces
+from kvtier.agent.sessions.sessions import Access, Attachment, Sessions
 from kvtier.core.block import Tier
 from kvtier.core.lease import LeaseTable
 from kvtier.core.rules import NamespaceRule

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from kvtier.agent.sessions import Attachment, Session
+from kvtier.agent.sessions.sessions import Attachment, Session
 from kvtier.core import slots as layout
 from kvtier.core.block import BlockKeys, Lane
 from kvtier.core.namespace import NamespaceSpec

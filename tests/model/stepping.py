@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
-from kvtier.agent.mover import Mover
+from kvtier.agent.moving.mover import Mover
 
 P = ParamSpec("P")
 T = TypeVar("T")

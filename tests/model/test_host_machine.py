@@ -19,10 +19,10 @@ import xxhash
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from kvtier.agent.evicting import evict
-from kvtier.agent.grants import Granted
-from kvtier.agent.namespaces import Namespace
-from kvtier.agent.sessions import Attachment, Session
+from kvtier.agent.placing.evicting import evict
+from kvtier.agent.sessions.grants import Granted
+from kvtier.agent.sessions.namespaces import Namespace
+from kvtier.agent.sessions.sessions import Attachment, Session
 from kvtier.core.block import BlockStatus, Lane, Match, Tier
 from kvtier.core.lease import LeaseKind
 from kvtier.errors import SessionLostError

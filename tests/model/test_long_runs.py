@@ -14,7 +14,7 @@ from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 
 import pytest
 
-from kvtier.agent.history import History
+from kvtier.agent.operating.history import History
 from kvtier.core.block import BlockKeys, Lane, Tier
 from kvtier.core.cause import Cause
 from kvtier.core.policies.named import ADMISSIONS, POLICIES, find_policy

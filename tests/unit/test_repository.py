@@ -65,7 +65,7 @@ def test_an_agent_without_a_gpu_tier_imports_no_torch() -> None:
         lines = agent.log.splitlines()
         assert "libtorch" not in Path(f"/proc/{agent.pid}/maps").read_text()
     imported = {line.rpartition("|")[2].strip() for line in lines}
-    assert "kvtier.agent.gpu" in imported
+    assert "kvtier.agent.tiers.gpu" in imported
     assert not [each for each in imported if each.partition(".")[0] == "torch"]
     assert "kvtier.tiers.gpu" not in imported
 

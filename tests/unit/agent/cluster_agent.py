@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from kvtier.agent.cluster import Cluster, ClusterOptions
-from kvtier.agent.grants import Granted, Grants, LeaseLimits
 from kvtier.agent.lifecycle import Lifecycle
-from kvtier.agent.loading import Loading
-from kvtier.agent.mover import Mover
-from kvtier.agent.namespaces import Namespace, Namespaces
-from kvtier.agent.placement import Placement
-from kvtier.agent.promotion import Promotion
-from kvtier.agent.resizing import Resizing
-from kvtier.agent.sessions import Access, Session, Sessions
-from kvtier.agent.storing import Storing
-from kvtier.agent.upkeep import Upkeep
+from kvtier.agent.moving.mover import Mover
+from kvtier.agent.moving.promotion import Promotion
+from kvtier.agent.operating.resizing import Resizing
+from kvtier.agent.operating.upkeep import Upkeep
+from kvtier.agent.placing.placement import Placement
+from kvtier.agent.serving.loading import Loading
+from kvtier.agent.serving.storing import Storing
+from kvtier.agent.sessions.grants import Granted, Grants, LeaseLimits
+from kvtier.agent.sessions.namespaces import Namespace, Namespaces
+from kvtier.agent.sessions.sessions import Access, Session, Sessions
+from kvtier.agent.tiers.cluster import Cluster, ClusterOptions
 from kvtier.core.ages import Ages
 from kvtier.core.block import BlockKeys, Match, Tier
 from kvtier.core.lease import LeaseTable

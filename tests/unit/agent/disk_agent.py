@@ -19,21 +19,21 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from kvtier.agent.disk import Disk, DiskSettings
-from kvtier.agent.expiry import Expiry
-from kvtier.agent.grants import Granted, Grants, LeaseLimits
 from kvtier.agent.lifecycle import Lifecycle
-from kvtier.agent.loading import Loading
-from kvtier.agent.mover import Mover
-from kvtier.agent.namespaces import Namespaces
-from kvtier.agent.pins import PinLimits, Pins
-from kvtier.agent.placement import Placement
-from kvtier.agent.promotion import Promotion
-from kvtier.agent.resizing import Resizing
-from kvtier.agent.sessions import Access, Session, Sessions
-from kvtier.agent.storage_mover import StorageMover
-from kvtier.agent.storing import Storing
-from kvtier.agent.upkeep import Upkeep
+from kvtier.agent.moving.mover import Mover
+from kvtier.agent.moving.promotion import Promotion
+from kvtier.agent.moving.storage_mover import StorageMover
+from kvtier.agent.operating.resizing import Resizing
+from kvtier.agent.operating.upkeep import Upkeep
+from kvtier.agent.placing.expiry import Expiry
+from kvtier.agent.placing.placement import Placement
+from kvtier.agent.serving.loading import Loading
+from kvtier.agent.serving.pins import PinLimits, Pins
+from kvtier.agent.serving.storing import Storing
+from kvtier.agent.sessions.grants import Granted, Grants, LeaseLimits
+from kvtier.agent.sessions.namespaces import Namespaces
+from kvtier.agent.sessions.sessions import Access, Session, Sessions
+from kvtier.agent.tiers.disk import Disk, DiskSettings
 from kvtier.core.ages import Ages
 from kvtier.core.block import BlockKeys, BlockStatus, Lane, Tier
 from kvtier.core.lease import LeaseTable

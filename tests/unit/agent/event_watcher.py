@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Self
 
-from kvtier.agent.events import Events
-from kvtier.agent.namespaces import Namespaces
-from kvtier.agent.sessions import ANY_TENANT, Access
+from kvtier.agent.serving.events import Events
+from kvtier.agent.sessions.namespaces import Namespaces
+from kvtier.agent.sessions.sessions import ANY_TENANT, Access
 from kvtier.client.residents import Residents
 from kvtier.core.block import Lane, Tier
 from kvtier.core.residency import NONE

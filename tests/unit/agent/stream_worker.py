@@ -10,10 +10,10 @@ import numpy as np
 import xxhash
 
 from kvtier.agent.lifecycle import Lifecycle
-from kvtier.agent.reading import Reading, Wanted
-from kvtier.agent.sessions import Session
-from kvtier.agent.stream_sessions import StreamSessions
-from kvtier.agent.writing import Writing
+from kvtier.agent.serving.reading import Reading, Wanted
+from kvtier.agent.serving.writing import Writing
+from kvtier.agent.sessions.sessions import Session
+from kvtier.agent.sessions.stream_sessions import StreamSessions
 from kvtier.core.block import BlockKeys
 from kvtier.core.block_stream import Chunk, arrivals, cuts, decode, encode, ended_by
 from kvtier.core.namespace import NamespaceSpec

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from kvtier.agent.admission import Admission, AdmissionLimits, Work
+from kvtier.agent.serving.admission import Admission, AdmissionLimits, Work
 from kvtier.errors import OverloadedError
 from kvtier.testing import ManualClock
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from kvtier import memory
-from kvtier.agent.auto_sizing import AutoSizing, SizingOptions, most_bytes
-from kvtier.agent.memory_pressure import KernelMemory, MemoryState
+from kvtier.agent.operating.auto_sizing import AutoSizing, SizingOptions, most_bytes
+from kvtier.agent.operating.memory_pressure import KernelMemory, MemoryState
 from kvtier.core.block import Tier
 from kvtier.testing import ManualClock
 from tests.unit.agent.disk_agent import MIB, PAGE, DiskAgent, on_loop, sequence, until

@@ -1,4 +1,4 @@
-"""Behaviour of `kvtier.agent.cluster` when its server goes and comes back."""
+"""`agent.tiers.cluster` when its server goes and comes back."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from kvtier.agent.sessions import Access
+from kvtier.agent.sessions.sessions import Access
 from kvtier.testing.redis_servers import RedisServer
 from kvtier.tiers.cluster.url import Transport
 from tests.unit.agent.cluster_agent import ClusterAgent

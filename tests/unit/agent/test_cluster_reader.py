@@ -1,4 +1,4 @@
-"""Behaviour of `kvtier.agent.cluster_reader`: one question, one fetch, and nothing unwanted."""
+"""`agent.tiers.cluster_reader`: one question, one fetch, and nothing unwanted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kvtier.agent.namespaces import FIRST_GENERATION, next_generation
+from kvtier.agent.sessions.namespaces import FIRST_GENERATION, next_generation
 from kvtier.core.block import BlockKeys, Lane, Match, Tier
 from kvtier.core.namespace import identity_digest
 from kvtier.testing.redis_servers import RedisServer

@@ -1,4 +1,4 @@
-"""Behaviour of `kvtier.agent.cluster_writer`: each block is written once, and not what is gone."""
+"""`agent.tiers.cluster_writer`: each block is written once, and not what is gone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kvtier.agent.namespaces import FIRST_GENERATION
+from kvtier.agent.sessions.namespaces import FIRST_GENERATION
 from kvtier.core.block import Tier
 from kvtier.errors import AgentUnavailableError
 from kvtier.testing.redis_servers import RedisServer

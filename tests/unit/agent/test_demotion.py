@@ -1,4 +1,4 @@
-"""Behaviour of `kvtier.agent.demotion` and `disk_writer`: what is written when, and what lasts."""
+"""`agent.moving.demotion` and `disk_writer`: what is written when, and what lasts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kvtier.agent.demotion import WritePolicy
-from kvtier.agent.evicting import evict
+from kvtier.agent.moving.demotion import WritePolicy
+from kvtier.agent.placing.evicting import evict
 from kvtier.core.block import BlockKeys, Lane, Tier
 from kvtier.core.namespace import NamespaceSpec
 from kvtier.errors import AgentUnavailableError

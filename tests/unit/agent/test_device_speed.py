@@ -1,4 +1,4 @@
-"""Behaviour of `kvtier.agent.device_speed`: latency and bandwidth are told apart, and change."""
+"""`agent.placing.device_speed`: latency and bandwidth are told apart, and change."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from kvtier.agent.device_speed import DeviceSpeed
+from kvtier.agent.placing.device_speed import DeviceSpeed
 
 MIB = 1 << 20
 

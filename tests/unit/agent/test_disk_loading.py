@@ -1,4 +1,4 @@
-"""Behaviour of `kvtier.agent.loading` where blocks are in HOST, on DISK, and on their way."""
+"""`agent.serving.loading` where blocks are in HOST, on DISK, and on their way."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kvtier.agent.loading import Found
+from kvtier.agent.serving.loading import Found
 from kvtier.core.block import BlockKeys, Lane, Match, Tier, Wait
 from kvtier.core.namespace import NamespaceSpec
 from tests.unit.agent.disk_agent import (

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kvtier.agent.grants import LeaseLimits
+from kvtier.agent.sessions.grants import LeaseLimits
 from kvtier.core.block import BlockStatus
 from kvtier.errors import SessionLostError
 from tests.model.node import Node

@@ -16,7 +16,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from kvtier.agent.event_log import Batch, Change, EventLog, Run, Snapshot
+from kvtier.agent.serving.event_log import Batch, Change, EventLog, Run, Snapshot
 from kvtier.core.block import BlockStatus, Lane, Tier
 from kvtier.core.residency import NONE
 from kvtier.errors import EventsLostError

@@ -10,8 +10,8 @@ from random import Random
 
 import pytest
 
-from kvtier.agent.evicting import evict
-from kvtier.agent.sessions import Access
+from kvtier.agent.placing.evicting import evict
+from kvtier.agent.sessions.sessions import Access
 from kvtier.client.residents import Residents
 from kvtier.core.ages import Ages
 from kvtier.core.block import Tier

@@ -1,4 +1,4 @@
-"""Behaviour of `kvtier.agent.existence`: answers are believed for their time, and bounded."""
+"""`agent.tiers.existence`: answers are believed for their time, and bounded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvtier.agent.existence import Existence
+from kvtier.agent.tiers.existence import Existence
 from kvtier.core.block import Lane
 from kvtier.testing import ManualClock
 

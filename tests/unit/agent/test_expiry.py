@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from kvtier.agent.demotion import WritePolicy
-from kvtier.agent.expiry import Expiry
+from kvtier.agent.moving.demotion import WritePolicy
+from kvtier.agent.placing.expiry import Expiry
 from kvtier.core.ages import UNKNOWN, Ages
 from kvtier.core.block import Tier
 from kvtier.core.namespace import NamespaceSpec

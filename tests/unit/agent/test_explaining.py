@@ -1,4 +1,4 @@
-"""Behaviour of `kvtier.agent.explaining`: every fate, of blocks that really met it."""
+"""`agent.operating.explaining`: every fate, of blocks that really met it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from kvtier.agent.demotion import WritePolicy
-from kvtier.agent.evicting import evict
-from kvtier.agent.explaining import Explaining, Explanation, Fate
-from kvtier.agent.history import History
-from kvtier.agent.namespaces import FIRST_GENERATION
+from kvtier.agent.moving.demotion import WritePolicy
+from kvtier.agent.operating.explaining import Explaining, Explanation, Fate
+from kvtier.agent.operating.history import History
+from kvtier.agent.placing.evicting import evict
+from kvtier.agent.sessions.namespaces import FIRST_GENERATION
 from kvtier.core.block import BlockKeys, Lane, Tier, Wait
 from kvtier.core.cause import Cause
 from kvtier.core.namespace import NamespaceSpec, identity_digest

@@ -1,4 +1,4 @@
-"""Behaviour of `kvtier.agent.history`: the last facts, in a memory that never grows."""
+"""`agent.operating.history`: the last facts, in a memory that never grows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from kvtier.agent.history import Fact, History
+from kvtier.agent.operating.history import Fact, History
 from kvtier.core.block import Lane, Tier
 from kvtier.core.cause import Cause
 from kvtier.testing import ManualClock

@@ -1,4 +1,4 @@
-"""Behaviour of `kvtier.agent.job_queue`: the order of calls, and that none waits for ever."""
+"""`agent.moving.job_queue`: the order of calls, and that none waits for ever."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from kvtier.agent.job_queue import Job, JobQueue, Kind
+from kvtier.agent.moving.job_queue import Job, JobQueue, Kind
 from tests.unit.agent.disk_agent import on_loop
 
 READ, OTHER, PREFETCH, WRITE = Kind

@@ -1,8 +1,8 @@
-"""Behaviour of `kvtier.agent.last_day`."""
+"""`agent.moving.last_day`."""
 
 from __future__ import annotations
 
-from kvtier.agent.last_day import LastDay
+from kvtier.agent.moving.last_day import LastDay
 
 HOUR = 3600.0
 

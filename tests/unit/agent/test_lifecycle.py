@@ -1,4 +1,4 @@
-"""Behaviour of `kvtier.agent.lifecycle`, and of the order in which DISK starts and stops."""
+"""`agent.lifecycle`, and of the order in which DISK starts and stops."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kvtier.agent.disk import Disk, DiskSettings
 from kvtier.agent.lifecycle import Lifecycle
+from kvtier.agent.tiers.disk import Disk, DiskSettings
 from kvtier.errors import AgentUnavailableError, ConfigError
 from kvtier.tiers.host import HostTier
 from tests.unit.agent.disk_agent import (

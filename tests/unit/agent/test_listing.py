@@ -1,4 +1,4 @@
-"""Behaviour of `kvtier.agent.listing`: what is there all the time is listed once."""
+"""`agent.operating.listing`: what is there all the time is listed once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from kvtier.agent.listing import Listed, Order, Place, Wish, page_of_blocks
+from kvtier.agent.operating.listing import Listed, Order, Place, Wish, page_of_blocks
 from kvtier.core.ages import Ages
 from kvtier.core.block import Lane, Tier
 from kvtier.core.namespace import NamespaceSpec

@@ -1,4 +1,4 @@
-"""Behaviour of `kvtier.agent.pins`: what is pinned stays, for as long as it is."""
+"""`agent.serving.pins`: what is pinned stays, for as long as it is."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from random import Random
 
 import pytest
 
-from kvtier.agent.evicting import Evicted
-from kvtier.agent.pins import Pin, PinLimits
+from kvtier.agent.placing.evicting import Evicted
+from kvtier.agent.serving.pins import Pin, PinLimits
 from kvtier.core.block import BlockKeys, Tier
 from kvtier.errors import InvalidRequestError, NotFoundError, OverloadedError
 from tests.model.node import Node

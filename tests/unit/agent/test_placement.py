@@ -1,4 +1,4 @@
-"""Behaviour of `kvtier.agent.placement`: what fits is stored, and nothing waits for ever."""
+"""`agent.placing.placement`: what fits is stored, and nothing waits for ever."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 import pytest
 
 from kvtier import memory
-from kvtier.agent.evicting import evict
-from kvtier.agent.grants import LeaseLimits
-from kvtier.agent.mover import Mover
-from kvtier.agent.placement import Placement
+from kvtier.agent.moving.mover import Mover
+from kvtier.agent.placing.evicting import evict
+from kvtier.agent.placing.placement import Placement
+from kvtier.agent.sessions.grants import LeaseLimits
 from kvtier.core.block import BlockStatus, Tier
 from kvtier.tiers.arena import HostExtent, cell_of
 from kvtier.tiers.host import HostTier
@@ -226,7 +226,7 @@ def test_a_new_extent_is_no_donation(node_of: NodeOf) -> None:
 
 def test_growth_ahead_pauses_until_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     """After the shortest step, for ever."""
-    monkeypatch.setattr("kvtier.agent.placement._AHEAD_PAUSE", 1e12)
+    monkeypatch.setattr("kvtier.agent.placing.placement._AHEAD_PAUSE", 1e12)
 
     steps = 0
 

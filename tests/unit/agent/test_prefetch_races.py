@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from kvtier.agent.prefetching import PrefetchOptions, Purpose
+from kvtier.agent.serving.prefetching import PrefetchOptions, Purpose
 from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.lease import LeaseKind
 from kvtier.testing import FaultyIO

@@ -1,4 +1,4 @@
-"""Behaviour of `kvtier.agent.prefetching`: loads first, within a budget, and only while wanted."""
+"""`agent.serving.prefetching`: loads first, within a budget, and only while wanted."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from random import Random
 
 import pytest
 
-from kvtier.agent.flight import Flight
-from kvtier.agent.job_queue import Kind
-from kvtier.agent.prefetching import PrefetchOptions, Purpose
+from kvtier.agent.moving.flight import Flight
+from kvtier.agent.moving.job_queue import Kind
+from kvtier.agent.serving.prefetching import PrefetchOptions, Purpose
 from kvtier.core.block import BlockKeys, Lane, Tier, Wait
 from kvtier.core.policies.base import ALWAYS
 from kvtier.core.policies.lru import Lru

@@ -1,4 +1,4 @@
-"""Behaviour of `kvtier.agent.promotion`: a block is read once, and comes whole or not at all."""
+"""`agent.moving.promotion`: a block is read once, and comes whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kvtier.agent.flight import Flight
+from kvtier.agent.moving.flight import Flight
 from kvtier.core.block import BlockKeys, Tier, Wait
 from tests.unit.agent.disk_agent import (
     ABSENT,

@@ -1,4 +1,4 @@
-"""Behaviour of `kvtier.agent.read_ahead`: along one chain, as far as it was written together."""
+"""`agent.serving.read_ahead`: along one chain, as far as it was written together."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kvtier.agent.prefetching import PrefetchOptions
-from kvtier.agent.read_ahead import continuation
+from kvtier.agent.serving.prefetching import PrefetchOptions
+from kvtier.agent.serving.read_ahead import continuation
 from kvtier.core.block import BlockKeys
 from tests.unit.agent.disk_agent import OK, DiskAgent, names, on_loop, sequence, until
 

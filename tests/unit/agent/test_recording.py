@@ -1,4 +1,4 @@
-"""Behaviour of `kvtier.agent.recording`: who is slow loses requests, and slows nobody."""
+"""`agent.operating.recording`: who is slow loses requests, and slows nobody."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, Iterator
 
 import pytest
 
-from kvtier.agent.namespaces import Namespace, Namespaces
-from kvtier.agent.recording import Asked, Recorder, Recording
+from kvtier.agent.operating.recording import Asked, Recorder, Recording
+from kvtier.agent.sessions.namespaces import Namespace, Namespaces
 from kvtier.core.namespace import NamespaceSpec
 from kvtier.errors import NotFoundError, OverloadedError
 from kvtier.testing import ManualClock

@@ -1,4 +1,4 @@
-"""Behaviour of `kvtier.agent.recovery`: what an earlier run left is found, and nothing else."""
+"""`agent.tiers.recovery`: what an earlier run left is found, and nothing else."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvtier.agent.stats import TierState
-from kvtier.agent.storage_mover import Kind
+from kvtier.agent.moving.storage_mover import Kind
+from kvtier.agent.operating.stats import TierState
 from kvtier.core.block import BlockKey, BlockKeys, Tier, Wait
 from kvtier.core.namespace import NamespaceSpec
 from kvtier.memory import ByteArray

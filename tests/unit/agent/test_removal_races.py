@@ -1,4 +1,4 @@
-"""Behaviour of `kvtier.agent.evicting` and `kvtier.agent.renewals` without CLUSTER: what was
+"""`agent.placing.evicting` and `kvtier.agent.operating.renewals` without CLUSTER: what was
 removed does not come back by what was under way meanwhile, nor by a restart."""
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import xxhash
 
-from kvtier.agent.grants import Granted
-from kvtier.agent.job_queue import Job, Kind
-from kvtier.agent.namespaces import FIRST_GENERATION
+from kvtier.agent.moving.job_queue import Job, Kind
+from kvtier.agent.sessions.grants import Granted
+from kvtier.agent.sessions.namespaces import FIRST_GENERATION
 from kvtier.core.block import BlockKeys, BlockStatus, Tier
 from kvtier.errors import AgentUnavailableError
 from kvtier.tiers.arena import cell_of

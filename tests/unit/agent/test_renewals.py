@@ -1,4 +1,4 @@
-"""Behaviour of `kvtier.agent.renewals`, of evictions and of lookups with CLUSTER: what was removed
+"""`agent.operating.renewals`, of evictions and of lookups with CLUSTER: what was removed
 is found nowhere, and who asks has an answer."""
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from kvtier.agent.namespaces import Namespace
+from kvtier.agent.sessions.namespaces import Namespace
 from kvtier.core.block import BlockKeys, BlockStatus, Lane, Tier, Wait
 from kvtier.errors import AgentUnavailableError
 from kvtier.testing.redis_servers import RedisServer

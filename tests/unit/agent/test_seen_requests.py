@@ -1,11 +1,11 @@
-"""Behaviour of `kvtier.agent.seen_requests`: the last ones are known, within a bound."""
+"""`agent.operating.seen_requests`: the last ones are known, within a bound."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
 
-from kvtier.agent.seen_requests import SeenLookup, SeenRequests
+from kvtier.agent.operating.seen_requests import SeenLookup, SeenRequests
 from kvtier.core.block import Lane, Tier
 from kvtier.testing import ManualClock
 

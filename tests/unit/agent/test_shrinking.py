@@ -1,4 +1,4 @@
-"""Behaviour of `kvtier.agent.shrinking` and `resizing`: another capacity, while work goes on."""
+"""`agent.placing.shrinking` and `resizing`: another capacity, while work goes on."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from random import Random
 
 import pytest
 
-from kvtier.agent.demotion import WritePolicy
-from kvtier.agent.stats import TierState
+from kvtier.agent.moving.demotion import WritePolicy
+from kvtier.agent.operating.stats import TierState
 from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.lease import LeaseKind
 from kvtier.core.namespace import NamespaceSpec

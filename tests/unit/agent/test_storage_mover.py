@@ -1,4 +1,4 @@
-"""Behaviour of `kvtier.agent.storage_mover`: every call ends once, and a bad device is seen."""
+"""`agent.moving.storage_mover`: every call ends once, and a bad device is seen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kvtier.agent.storage_mover import Kind, StorageDownError, StorageMover
+from kvtier.agent.moving.storage_mover import Kind, StorageDownError, StorageMover
 from kvtier.tiers.disk.slab import NoRoomError
 from kvtier.tiers.disk.volume import Volume
 from kvtier.tiers.health import Health

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import xxhash
 
-from kvtier.agent.grants import LeaseLimits
+from kvtier.agent.sessions.grants import LeaseLimits
 from kvtier.core.block import BlockStatus
 from kvtier.core.block_stream import Chunk, decode
 from kvtier.core.lease import LeaseKind

@@ -1,9 +1,9 @@
-"""Behaviour of `kvtier.agent.tenures`: work of an earlier tenure is not wanted any more."""
+"""`agent.tiers.tenures`: work of an earlier tenure is not wanted any more."""
 
 from __future__ import annotations
 
-from kvtier.agent.namespaces import FIRST_GENERATION, Namespace, next_generation
-from kvtier.agent.tenures import Tenures
+from kvtier.agent.sessions.namespaces import FIRST_GENERATION, Namespace, next_generation
+from kvtier.agent.tiers.tenures import Tenures
 from kvtier.core.namespace import NamespaceSpec, identity_digest
 
 _SPEC = NamespaceSpec(name="model", block_bytes=(4096, 8192))

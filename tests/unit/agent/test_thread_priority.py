@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from kvtier.agent import thread_priority
-from kvtier.agent.thread_priority import at_low_priority
+from kvtier.agent.moving import thread_priority
+from kvtier.agent.moving.thread_priority import at_low_priority
 
 
 def _niceness() -> int:

@@ -1,4 +1,4 @@
-"""Behaviour of `kvtier.agent.upkeep`: what an operator asks for is done in all tiers, or said."""
+"""`agent.operating.upkeep`: what an operator asks for is done in all tiers, or said."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from shutil import copytree
 
 import pytest
 
-from kvtier.agent.disk import ScrubProgress
-from kvtier.agent.evicting import Evicted
-from kvtier.agent.stats import TierState
-from kvtier.agent.upkeep import DrainProgress
+from kvtier.agent.operating.stats import TierState
+from kvtier.agent.operating.upkeep import DrainProgress
+from kvtier.agent.placing.evicting import Evicted
+from kvtier.agent.tiers.disk import ScrubProgress
 from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.namespace import NamespaceSpec
 from kvtier.errors import AgentUnavailableError, NotFoundError

@@ -1,4 +1,4 @@
-"""Behaviour of `kvtier.agent.warming`, and of what policies say that they expect."""
+"""`agent.operating.warming`, and of what policies say that they expect."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvtier.agent.prefetching import PrefetchOptions
-from kvtier.agent.warming import Warming, WarmingOptions
+from kvtier.agent.operating.warming import Warming, WarmingOptions
+from kvtier.agent.serving.prefetching import PrefetchOptions
 from kvtier.core.block import BlockKeys
 from kvtier.core.namespace import NamespaceSpec
 from kvtier.core.policies.expecting import chance_of_return, expected

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import xxhash
 
-from kvtier.agent.grants import Granted
-from kvtier.agent.loading import Found
+from kvtier.agent.serving.loading import Found
+from kvtier.agent.sessions.grants import Granted
 from kvtier.core.block import BlockKeys, BlockStatus, Lane
 from kvtier.core.namespace import NamespaceSpec
 from kvtier.tiers.arena import cell_of

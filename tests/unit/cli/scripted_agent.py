@@ -11,7 +11,7 @@ from types import SimpleNamespace, TracebackType
 from typing import Any
 
 from kvtier.access.scope import ALL, Scope
-from kvtier.agent.admission import Admission, AdmissionLimits
+from kvtier.agent.serving.admission import Admission, AdmissionLimits
 from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.lease import LeaseTable
 from kvtier.core.namespace import NamespaceSpec

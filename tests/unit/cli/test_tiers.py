@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kvtier.agent.stats import TierState, TierStats
+from kvtier.agent.operating.stats import TierState, TierStats
 from kvtier.cli.exit import ExitCode
 from kvtier.cli.tier import parsed
 from kvtier.core.block import Tier

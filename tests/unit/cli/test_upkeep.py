@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from kvtier.agent import stats
+from kvtier.agent.operating import stats
 from kvtier.cli.exit import ExitCode
 from kvtier.client.admin import AdminClient
 from kvtier.core.block import Tier

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from kvtier.agent.sessions import Access, Session
+from kvtier.agent.sessions.sessions import Access, Session
 from kvtier.config import AgentConfig
 from kvtier.core.block import BlockKeys, Lane
 from kvtier.core.namespace import NamespaceSpec

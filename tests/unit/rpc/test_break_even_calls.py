@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from kvtier.agent.admission import Admission, AdmissionLimits
 from kvtier.agent.lifecycle import Lifecycle
+from kvtier.agent.serving.admission import Admission, AdmissionLimits
 from kvtier.core.block import BlockStatus, Tier
 from kvtier.errors import InvalidRequestError
 from kvtier.rpc.block_cache import BlockCacheService, Identity

@@ -8,7 +8,7 @@ import logging
 import pytest
 from google.protobuf.descriptor import MethodDescriptor
 
-from kvtier.agent.admission import Admission, AdmissionLimits, Work
+from kvtier.agent.serving.admission import Admission, AdmissionLimits, Work
 from kvtier.core.attach import DirectCall
 from kvtier.core.retry_info import overloaded_error
 from kvtier.core.status import CODES, Code

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from kvtier.agent.grants import Granted
-from kvtier.agent.namespaces import FIRST_GENERATION, Namespace
+from kvtier.agent.sessions.grants import Granted
+from kvtier.agent.sessions.namespaces import FIRST_GENERATION, Namespace
 from kvtier.core.block import BlockKeys, BlockStatus, Lane, Tier
 from kvtier.core.lease import Lease, LeaseKind
 from kvtier.core.namespace import NamespaceSpec

@@ -1,0 +1,1 @@
+"""Blocks on their way between tiers, and the threads that carry them."""

@@ -1,0 +1,1 @@
+"""What operators see of an agent, and do to it."""

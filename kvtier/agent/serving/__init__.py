@@ -1,0 +1,1 @@
+"""What workers ask for: lookups, loads, stores, events."""

@@ -1,0 +1,1 @@
+"""Who is connected, with which namespaces, and what they hold."""

@@ -1,0 +1,1 @@
+"""DISK, CLUSTER and the GPU tier at work."""
