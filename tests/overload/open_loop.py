@@ -27,7 +27,8 @@ from tests.faults.blocks import MIB, hashes_of, spec_of
 from tests.faults.raw_streamer import RawStreamer
 from tests.faults.raw_worker import RawWorker, keys_message
 
-BLOCKS: Final = 8
+#: Of a stream: 64 MiB, so that answering is what takes time, for the agent and for the caller.
+BLOCKS: Final = 32
 SPEC: Final[NamespaceSpec] = spec_of("overload", 2 * MIB)
 _STREAM_BYTES: Final = BLOCKS * 2 * MIB
 _SEQUENCES: Final = 4
@@ -36,7 +37,7 @@ _CALL_SECONDS: Final = 2.0
 _METADATA: Final = "kvtier-session-bin"
 _TICK_SECONDS: Final = 0.005
 _NICENESS: Final = 10
-#: Of a hundred calls: 16 MiB of blocks without shared memory, slots for new blocks, a prefetch.
+#: Of a hundred calls: a stream of blocks without shared memory, slots for new blocks, a prefetch.
 _MIX: Final = {"ReadBlocks": 70, "ReserveBlocks": 15, "PrefetchPrefix": 15}
 
 
