@@ -17,7 +17,6 @@ from kvtier.agent.lifecycle import Lifecycle
 from kvtier.agent.moving.mover import Mover
 from kvtier.agent.moving.promotion import Promotion
 from kvtier.agent.operating.explaining import Explaining
-from kvtier.agent.operating.history import History
 from kvtier.agent.operating.recording import Recorder
 from kvtier.agent.operating.resizing import Resizing
 from kvtier.agent.operating.seen_requests import SeenRequests
@@ -43,12 +42,8 @@ from kvtier.agent.tiers.disk import Disk
 from kvtier.agent.tiers.gpu import Gpu, OpenAccelerator
 from kvtier.config import AgentConfig
 from kvtier.core.block import Tier
-from kvtier.core.cause import Cause
 from kvtier.core.lease import LeaseTable
 from kvtier.daemon.cluster import (
-    cluster_options,
-    cluster_storage,
-    codec_of,
     embedded_directory,
     is_embedded,
     node_name,
@@ -60,7 +55,6 @@ from kvtier.daemon.settings import (
     access_rules,
     admission_limits,
     device_options,
-    disk_settings,
     lease_limits,
     namespace_rules,
     pin_limits,
@@ -68,8 +62,9 @@ from kvtier.daemon.settings import (
     stream_access,
     warming_options,
 )
-from kvtier.daemon.sizing import auto_sizing, host_capacity_bytes
+from kvtier.daemon.sizing import auto_sizing
 from kvtier.daemon.socket_directory import SocketDirectory
+from kvtier.daemon.tiers import new_cluster, new_disk, new_history, new_host
 from kvtier.rpc.block_cache import BlockCacheService, Identity
 from kvtier.rpc.block_streams import BlockStreams
 from kvtier.rpc.cache_admin import CacheAdminService
@@ -82,7 +77,6 @@ from kvtier.sockets import ADMIN_SOCKET, ATTACH_SOCKET, WORKER_SOCKET
 from kvtier.tiers.cluster.embedded import EmbeddedValkey
 from kvtier.tiers.cluster.nodes import NodeNamespace, NodeRecord, NodeTier
 from kvtier.tiers.disk.io import BlockIO
-from kvtier.tiers.host import HostTier
 from kvtier.v1 import block_cache_pb2, cache_admin_pb2
 
 log = logging.getLogger(__name__)
@@ -111,40 +105,18 @@ class Agent:
             attach_socket=ATTACH_SOCKET,
         )
         self.mover = Mover(config.movers)
-        host = config.tiers.host
-        capacity = host_capacity_bytes(config)
-        self.host = HostTier(capacity, policy=host.policy, admission=host.admission)
+        self.host = new_host(config)
         self.placement = Placement(
             self.host,
             lambda extent, call, *args: self.mover.run(call, *args),
-            spare_bytes=lambda: memory.available_bytes() - host.memory_reserve,
+            spare_bytes=lambda: memory.available_bytes() - config.tiers.host.memory_reserve,
         )
-        self.disk: Disk | None = None
-        if config.tiers.disk.paths:
-            self.disk = Disk(disk_settings(config), self.host, disk_io)
-        self.cluster: Cluster | None = None
-        if config.tiers.cluster.url:
-            self.cluster = Cluster(
-                cluster_storage(config),
-                cluster_options(config),
-                self.host,
-                codec_of=lambda label: codec_of(config, label),
-                describe=self._describe,
-            )
+        self.disk = new_disk(config, self.host, disk_io)
+        self.cluster = new_cluster(config, self.host, self._describe)
         self._valkey: EmbeddedValkey | None = None
-        slower = [each for each in (self.disk, self.cluster) if each is not None]
+        slower = self._slower
         tiers = [self.host, *([self.disk.tier] if self.disk else [])]
-        self.history: History | None = None
-        if config.history.blocks:
-            self.history = History(config.history.blocks, time.time)
-            for tier in tiers:
-                self.history.listen(tier)
-            if self.disk:
-                self.disk.writer.on_refused = partial(
-                    self.history.note_refusals, cause=Cause.ADMISSION, tier=Tier.DISK
-                )
-            if self.cluster:
-                self.cluster.reader.on_damaged = self.history.note_damaged_value
+        self.history = new_history(config, tiers, self.disk, self.cluster)
         self.gpu = Gpu(device_options(config), self.host, open_accelerator)
         devices = self.gpu.tiers
         self.leases = LeaseTable(time.monotonic)
@@ -251,13 +223,17 @@ class Agent:
         self._servers: list[Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def _slower(self) -> list[Disk | Cluster]:
+        """The tiers behind HOST, the nearest first."""
+        return [each for each in (self.disk, self.cluster) if each is not None]
+
     def _let_workers_go_first(self) -> None:
         """What the agent does of itself makes way for calls."""
         self.prefetching.may_go_on = partial(self.admission.allows, Work.PREFETCH)
-        for tier in (self.disk, self.cluster):
-            if tier is not None:
-                tier.demotion.may_go_on = partial(self.admission.allows, Work.DEMOTION)
-                self.admission.on_relief.append(tier.demotion.go_on)
+        for tier in self._slower:
+            tier.demotion.may_go_on = partial(self.admission.allows, Work.DEMOTION)
+            self.admission.on_relief.append(tier.demotion.go_on)
 
     def _streams(self) -> BlockStreams:
         sessions = StreamSessions(
@@ -273,6 +249,19 @@ class Agent:
 
     async def start(self, directory: SocketDirectory) -> None:
         """Listens on all sockets and serves."""
+        if is_embedded(self.config):
+            self._valkey = await asyncio.to_thread(
+                EmbeddedValkey,
+                embedded_directory(self.config),
+                self.config.tiers.cluster.embedded_capacity,
+            )
+        if self.disk:
+            await self.disk.restore_namespaces(self.namespaces)
+        await self._serve(directory)
+        self._log_start(directory)
+        self._begin_work()
+
+    async def _serve(self, directory: SocketDirectory) -> None:
         admin = CacheAdminService(
             self.identity,
             self.admission,
@@ -289,14 +278,6 @@ class Agent:
             self.identity, self.namespaces, self.explaining, self.recorder
         )
         listing = CacheListingService(self.identity, self.namespaces, self.seen)
-        if is_embedded(self.config):
-            self._valkey = await asyncio.to_thread(
-                EmbeddedValkey,
-                embedded_directory(self.config),
-                self.config.tiers.cluster.embedded_capacity,
-            )
-        if self.disk:
-            await self.disk.restore_namespaces(self.namespaces)
         stall_seconds = self.config.streams.stall_seconds
         operators = Admission(AdmissionLimits(calls=self.config.limits.max_calls))
         worker_server = Server(self.admission, stall_seconds, calls=self.calls)
@@ -322,6 +303,8 @@ class Agent:
                 also=events.to_operators,
             ),
         )
+
+    def _log_start(self, directory: SocketDirectory) -> None:
         capacity, available = self.host.space.capacity_bytes, memory.available_bytes()
         if capacity > available:
             log.warning(
@@ -338,6 +321,8 @@ class Agent:
             self.identity.epoch,
         )
 
+    def _begin_work(self) -> None:
+        """Begins what runs until the end."""
         if self.cluster:
             self.cluster.start()
         self._spawn(self._recover())
@@ -409,8 +394,9 @@ class Agent:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.upkeep.close()
         await self.promotion.close()
-        slower = [each for each in (self.disk, self.cluster) if each]
-        results = await asyncio.gather(*(each.stop() for each in slower), return_exceptions=True)
+        results = await asyncio.gather(
+            *(each.stop() for each in self._slower), return_exceptions=True
+        )
         for result in results:
             if isinstance(result, BaseException):
                 log.error("a tier did not stop as it should", exc_info=result)
