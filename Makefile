@@ -7,7 +7,7 @@ STAMP := $(VENV)/.stamp
 PROTOC = $(BIN)/python -m grpc_tools.protoc -I proto proto/kvtier/v1/*.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-crash test-cluster test-cuda test-model test-traces test-vllm soak check proto docs bench fmt
+.PHONY: help demo test test-faults test-crash test-cluster test-demo test-cuda test-model test-traces test-vllm soak check proto docs bench fmt
 
 help:
 	@echo 'make demo          two agents and four workers on this machine, with a small model'
@@ -15,6 +15,7 @@ help:
 	@echo 'make test-faults   workers and agents killed and stopped, many times (QUICK=1: a tenth)'
 	@echo 'make test-crash    DISK killed, torn, flipped, failing, full (QUICK=1: a tenth)'
 	@echo 'make test-cluster  agents share Redis, which is killed, stopped, full (QUICK=1: a tenth)'
+	@echo 'make test-demo     the demo in all its forms, interrupted, its server gone (QUICK=1: less)'
 	@echo 'make test-cuda     the GPU tier on the accelerator of this machine'
 	@echo 'make test-vllm     the connector on real engines, in its own environment (QUICK=1: less)'
 	@echo 'make test-traces   hit rates on the traces in KVTIER_TRACES, all of them'
@@ -43,6 +44,9 @@ test-crash: $(STAMP)
 
 test-cluster: $(STAMP)
 	$(BIN)/pytest -q -m cluster
+
+test-demo: $(STAMP)
+	$(BIN)/pytest -q tests/e2e/test_demo.py tests/e2e/test_demo_nodes.py
 
 test-cuda: $(STAMP)
 	$(BIN)/pytest -q -rs -m cuda tests/gpu

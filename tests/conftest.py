@@ -6,6 +6,7 @@ import gc
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,15 +65,10 @@ def _descriptors() -> frozenset[str]:
 
 def _children() -> frozenset[int]:
     """Zombies too: a test waits for what it starts."""
-    mine, children = os.getpid(), set()
-    for each in Path("/proc").iterdir():
-        if each.name.isdecimal():
-            try:
-                parent = int((each / "stat").read_text().rpartition(")")[2].split()[1])
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if parent == mine:
-                children.add(int(each.name))
+    children: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            children.update(map(int, (task / "children").read_text().split()))
     return frozenset(children)
 
 

@@ -15,8 +15,6 @@ import pytest
 from kvtier.testing.redis_servers import RedisServer
 from tests.faults.waiting import wait_until
 
-pytestmark = pytest.mark.alone
-
 SLACK = 0.8
 
 
@@ -38,6 +36,7 @@ def reach(figures: dict[str, float], *arguments: str) -> None:
     raise AssertionError(measured)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("block_bytes", "batch", "load_ratio", "store_ratio"),
     [("2MiB", 16, 0.70, 0.62), ("2MiB", 256, 0.85, 0.80), ("64KiB", 256, 0.45, 0.0)],
@@ -49,10 +48,12 @@ def test_copying_through_the_agent_is_near_a_plain_copy(
     reach({"load_ratio": load_ratio, "store_ratio": store_ratio}, "host", *options)
 
 
+@pytest.mark.alone
 def test_streams_read_a_good_part_of_a_bare_socket() -> None:
     reach({"read_ratio": 0.20, "write_ratio": 0.12}, "stream", "--seconds", "1.5")
 
 
+@pytest.mark.alone
 def test_lookups_cost_little_more_than_a_call_that_does_nothing() -> None:
     measured = bench("host", "--seconds", "0.5")
     null_call = measured["null_call_p50_us"]
@@ -60,6 +61,7 @@ def test_lookups_cost_little_more_than_a_call_that_does_nothing() -> None:
     assert measured["lookup_8192_p50_us"] <= 10 / SLACK * null_call, measured
 
 
+@pytest.mark.alone
 def test_a_million_blocks_are_small_and_do_not_stop_the_loop() -> None:
     for _ in range(3):
         measured = bench("metadata", "--seconds", "2")
@@ -73,6 +75,7 @@ def test_a_million_blocks_are_small_and_do_not_stop_the_loop() -> None:
     raise AssertionError(measured)
 
 
+@pytest.mark.alone
 def test_disk_is_near_plain_direct_io_and_leaves_host_alone(tmp_path: Path) -> None:
     for _ in range(3):
         measured = bench("disk", "--path", str(tmp_path), "--seconds", "1.5")
@@ -123,6 +126,7 @@ def test_a_directory_that_cannot_be_measured_in_is_an_error(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.alone
 def test_blocks_to_and_from_a_server_are_near_a_bare_socket() -> None:
     for _ in range(3):
         measured = bench("cluster", "--seconds", "1.5")

@@ -53,6 +53,7 @@ def test_nodes_share_a_prefix_and_go_on_when_their_server_is_gone(demo: Demo) ->
 
 @pytest.mark.cluster
 @in_full
+@in_full
 def test_a_server_that_is_there_already_is_left_as_it_was(demo: Demo, server: RedisServer) -> None:
     done = demo.run(*_NODES, "--tokens", "300", "--url", _url(server))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -74,6 +75,7 @@ def test_an_interrupt_leaves_nothing_behind(demo: Demo) -> None:
     assert not demo.remains()
 
 
+@in_full
 def test_an_interrupt_leaves_nothing_on_the_server(demo: Demo, server: RedisServer) -> None:
     options = (*_NODES, "--tokens", "64", "--url", _url(server))
     status, output = demo.disturb("worker 2", interrupt, *options)
@@ -84,6 +86,7 @@ def test_an_interrupt_leaves_nothing_on_the_server(demo: Demo, server: RedisServ
     assert not demo.remains()
 
 
+@in_full
 def test_a_server_that_dies_too_early_is_a_failure(demo: Demo, server: RedisServer) -> None:
     options = (*_NODES, "--tokens", "64", "--url", _url(server))
     status, output = demo.disturb("worker 1", lambda _: server.kill(), *options)
