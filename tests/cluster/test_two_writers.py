@@ -15,10 +15,11 @@ from random import Random
 import pytest
 
 from kvtier import NamespaceSpec
-from kvtier.core.block import Tier
+from kvtier.client.namespace import Namespace
+from kvtier.core.block import BlockStatus, Tier
 from kvtier.testing.redis_servers import RedisServer
 from kvtier.tiers.cluster.url import Transport
-from tests.cluster.agents import Outcome, Peer, load, peers, present, store
+from tests.cluster.agents import Outcome, Peer, blocks_of, load, peers, present, store
 from tests.faults.blocks import KIB, MIB, hashes_of
 from tests.faults.repetitions import times
 from tests.faults.waiting import wait_until
@@ -78,12 +79,17 @@ class _Round:
         first = random.randrange(len(_SHARED) - _BATCH)
         return _SHARED[first : first + _BATCH]
 
+    def _store(self, namespace: Namespace, hashes: Sequence[bytes]) -> None:
+        """A node that hears only now of the new generation ends what is reserved in the old one."""
+        statuses = namespace.store(hashes, blocks_of(_SPEC, hashes, edition=self._edition))
+        assert set(statuses) <= {BlockStatus.OK, BlockStatus.PRESENT, BlockStatus.EXPIRED}
+
     def _write(self, peer: Peer, seed: int, stop: threading.Event) -> None:
         """Stores and loads what the other node does, too."""
         random = Random(f"{self._number} {seed}")
         namespace = peer.client.namespace(_SPEC)
         while not stop.is_set():
-            store(namespace, self._batch(random), edition=self._edition)
+            self._store(namespace, self._batch(random))
             self._judge(peer, self._batch(random))
             if random.random() < 0.1:  # so that the cluster is asked
                 peer.admin.evict_blocks(_SPEC.label, tiers=[Tier.HOST])
@@ -101,7 +107,7 @@ class _Round:
         namespace, admin = peer.client.namespace(_SPEC), peer.admin
         while not stop.is_set() or len(self.evicted) < _EVICTIONS * _BATCH:
             own = hashes_of(f"own {self._number} {len(self.evicted)}", _BATCH)
-            store(namespace, own, edition=self._edition)
+            self._store(namespace, own)
             if random.random() < 0.7:  # else on their way to the cluster
                 peer.flush()
                 admin.evict_blocks(_SPEC.label, own, tiers=[Tier.HOST])
