@@ -49,8 +49,8 @@ class Exchange(Protocol):
 
 
 @dataclass
-class LineExchange:
-    """Commands that are answered with a line; they are all sent before a reply is read."""
+class _CommandExchange:
+    """Commands that are all sent before a reply is read."""
 
     commands: Sequence[Sequence[Buffer]]
     replies: list[Any] = field(init=False)
@@ -58,8 +58,15 @@ class LineExchange:
     def __post_init__(self) -> None:
         self.replies = [UNANSWERED] * len(self.commands)
 
-    def run(self, connection: BlockConnection, positions: Sequence[int], *, asking: bool) -> None:
+    def _send(self, connection: BlockConnection, positions: Sequence[int], *, asking: bool) -> None:
         connection.send(_parts([self.commands[each] for each in positions], asking))
+
+
+class LineExchange(_CommandExchange):
+    """Commands that are answered with a line."""
+
+    def run(self, connection: BlockConnection, positions: Sequence[int], *, asking: bool) -> None:
+        self._send(connection, positions, asking=asking)
         step = 2 if asking else 1
         lines = connection.read_lines(step * len(positions))[step - 1 :: step]
         for position, line in zip(positions, lines, strict=True):
@@ -67,18 +74,11 @@ class LineExchange:
             self.replies[position] = connection.parse_error(line) if is_error else line
 
 
-@dataclass
-class ReplyExchange:
+class ReplyExchange(_CommandExchange):
     """Commands with replies of any kind, kept as they are; they must be small."""
 
-    commands: Sequence[Sequence[Buffer]]
-    replies: list[Any] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.replies = [UNANSWERED] * len(self.commands)
-
     def run(self, connection: BlockConnection, positions: Sequence[int], *, asking: bool) -> None:
-        connection.send(_parts([self.commands[each] for each in positions], asking))
+        self._send(connection, positions, asking=asking)
         for position in positions:
             if asking:
                 connection.read_lines(1)
