@@ -35,13 +35,13 @@ class Tls:
         import ssl
 
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        paths = [Path(each).expanduser() for each in (self.ca, self.cert, self.key)]
+        ca, cert, key = (Path(each).expanduser() for each in (self.ca, self.cert, self.key))
         try:
-            context.load_verify_locations(paths[0])
+            context.load_verify_locations(ca)
         except (ssl.SSLError, OSError) as error:
             raise ConfigError(f"the CA {self.ca} has no certificate in PEM") from error
         try:
-            context.load_cert_chain(*paths[1:], password=lambda: "")  # it does not ask for one
+            context.load_cert_chain(cert, key, password=lambda: "")  # nobody is asked for one
         except (ssl.SSLError, OSError) as error:
             raise ConfigError(
                 f"{self.cert} and {self.key} are no certificate and its key, in PEM and without a "
