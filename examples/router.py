@@ -112,6 +112,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--requests", type=int, default=400)
     count = parser.parse_args().requests
+    if count < 1:
+        parser.error("--requests: give at least 1")
     for make_route in (in_turns, by_prefix):
         play(make_route, count)
 

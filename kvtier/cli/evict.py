@@ -68,8 +68,8 @@ def evict(
 
     All of them, or those of a prefix with whatever continues them. Blocks that are leased are no
     longer found; their space is free when their leases end. Blocks that are pinned stay, unless
-    --force is given. A block counts in each tier that held it. Asks first; scripts pass --yes or
-    --dry-run.
+    --force is given. A block counts in each tier that held it. What goes from CLUSTER is gone for
+    all nodes. Asks first; scripts pass --yes or --dry-run.
 
     With --older-than, what is younger stays, also behind a block that goes; CLUSTER keeps what it
     has until its own time to live. With --down-to, the tier's policy says what goes first; what is
@@ -78,11 +78,11 @@ def evict(
 
     Example: kvtier evict default/my-model --tier disk --older-than 2h --dry-run
     """
-    consent = Consent(namespace, is_given=dry_run or yes, as_json=as_json)
     chosen = [Tier[each.name] for each in tiers or ()]
     min_age = 0.0 if older_than is None else seconds_of(older_than, "--older-than")
     most_bytes = _size(down_to)
     _check(chosen, prefix, min_age, most_bytes, force=force)
+    consent = Consent(namespace, is_given=dry_run or yes, as_json=as_json)
     with admin(address, timeout_seconds) as client:
         named = prefix.find(client, namespace) if prefix.is_given else NamedBlocks(namespace, [])
         evict_blocks = partial(

@@ -21,10 +21,14 @@ from kvtier.cli.options import (
     YesOption,
 )
 from kvtier.cli.text import plural
+from kvtier.core.block import Tier
 
 if TYPE_CHECKING:
     from kvtier.client.admin import AdminClient
     from kvtier.v1.cache_admin_pb2 import InvalidateNamespaceResponse
+
+# As the agent counts: what CLUSTER has is deleted, or left to its time to live, behind it.
+_COUNTED = [Tier.GPU, Tier.HOST, Tier.DISK]
 
 
 def invalidate(
@@ -41,7 +45,8 @@ def invalidate(
     new generation id. For weights that changed without a new name or revision, or bytes that are
     not trusted any more. Workers go on, and what they store from now on is found.
 
-    A block counts in each tier that held it. Asks first; scripts pass --yes or --dry-run.
+    A block counts in each tier that held it, but CLUSTER. Asks first; scripts pass --yes or
+    --dry-run.
 
     Example: kvtier invalidate default/my-model --dry-run
     """
@@ -64,7 +69,8 @@ def _expected(client: AdminClient, namespace: str) -> InvalidateNamespaceRespons
     """What the agent would answer now."""
     from kvtier.v1.cache_admin_pb2 import InvalidateNamespaceResponse
 
-    blocks = block_count(client.evict_blocks(namespace, validate_only=True, force=True))
+    answer = client.evict_blocks(namespace, tiers=_COUNTED, validate_only=True, force=True)
+    blocks = block_count(answer)
     selected = [info for info in client.list_namespaces() if is_selected(info, namespace)]
     return InvalidateNamespaceResponse(namespace_count=len(selected), block_count=blocks)
 

@@ -69,7 +69,12 @@ def simulate(
     ] = "lru",
     block_tokens: Annotated[
         int | None,
-        typer.Option(min=1, metavar="COUNT", help="Regroup blocks to larger ones of so many."),
+        typer.Option(
+            min=1,
+            metavar="COUNT",
+            help="Regroup blocks to larger ones of so many; those of a recording that does not "
+            "say how many tokens they have, have so many.",
+        ),
     ] = None,
     block_bytes: Annotated[
         str | None,

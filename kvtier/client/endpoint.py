@@ -25,9 +25,28 @@ class Tls:
     key: Path | str
 
     def read(self) -> tuple[bytes, bytes, bytes]:
-        """CA, certificate, key. Raises ConfigError for what cannot be read."""
+        """CA, certificate, key. Raises ConfigError for what cannot be read or used."""
         ca, cert, key = (_read(Path(path)) for path in (self.ca, self.cert, self.key))
+        self._check()
         return ca, cert, key
+
+    def _check(self) -> None:
+        """gRPC would log much, and say only that a handshake failed."""
+        import ssl
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        ca, cert, key = (Path(each).expanduser() for each in (self.ca, self.cert, self.key))
+        try:
+            context.load_verify_locations(ca)
+        except (ssl.SSLError, OSError) as error:
+            raise ConfigError(f"the CA {self.ca} has no certificate in PEM") from error
+        try:
+            context.load_cert_chain(cert, key, password=lambda: "")  # nobody is asked for one
+        except (ssl.SSLError, OSError) as error:
+            raise ConfigError(
+                f"{self.cert} and {self.key} are no certificate and its key, in PEM and without a "
+                "password"
+            ) from error
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ class Reader(Protocol):
 def read_trace(
     path: Path, block_tokens: int | None = None, progress: Progress = lambda done, whole: None
 ) -> Trace:
-    """The trace in a file, its blocks regrouped to `block_tokens` if that is given.
+    """The trace in a file, its blocks regrouped to `block_tokens` if that is given; those of a
+    recording that says nothing of their tokens have so many.
 
     Raises ConfigError, with the file and the line, for what it cannot use.
     """
@@ -39,7 +40,7 @@ def read_trace(
     file = LineFile(path)
     for line in file:
         try:
-            reader = reader or _reader(line, builder)
+            reader = reader or _reader(line, builder, block_tokens)
             reader.add(line)
         except ValueError as error:
             raise file.error(str(error)) from error
@@ -57,10 +58,10 @@ def read_trace(
     return trace
 
 
-def _reader(first: Line, builder: TraceBuilder) -> Reader:
+def _reader(first: Line, builder: TraceBuilder, block_tokens: int | None) -> Reader:
     """For the format that the first line has."""
     if HEADER in first.document:
-        return RecordingReader(builder)
+        return RecordingReader(builder, block_tokens)
     if "hash_ranges" in first.document:
         return SessionReader(builder)
     if "hash_ids" in first.document:

@@ -33,8 +33,10 @@ class RecordingReader:
     of windows, are left out, and counted.
     """
 
-    def __init__(self, builder: TraceBuilder) -> None:
+    def __init__(self, builder: TraceBuilder, block_tokens: int | None = None) -> None:
+        """`block_tokens` is what blocks have that do not say it: a namespace need not know."""
         self._builder = builder
+        self._block_tokens = block_tokens
         self._open: dict[_Scope, _Open] = {}
 
     def add(self, line: Line) -> None:
@@ -43,7 +45,13 @@ class RecordingReader:
             return
         scope = (line.text("namespace"), line.count("group", 0), line.count("shard", 0))
         seconds, ids = line.seconds("timestamp"), line.ids("hash_ids")
-        block = (line.positive("block_tokens"), line.count("block_bytes", 0))
+        tokens = line.count("block_tokens") or self._block_tokens
+        if not tokens:
+            raise ValueError(
+                "block_tokens is 0: the namespace does not say how many tokens a block has; "
+                "give --block-tokens"
+            )
+        block = (tokens, line.count("block_bytes", 0))
         self._close(seconds - _PARTS_SECONDS)
         before = self._open.get(scope)
         if position := line.count("position", 0):

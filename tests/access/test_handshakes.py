@@ -228,3 +228,14 @@ def test_an_attach_token_is_of_no_use_over_the_network(
 def test_files_of_a_client_that_cannot_be_read_are_named(agent: RemoteAgent) -> None:
     with pytest.raises(ConfigError, match=r"cannot read /nonexistent/ca\.pem: No such file"):
         stats(agent, Tls("/nonexistent/ca.pem", "/nonexistent/cert", "/nonexistent/key"))
+
+
+def test_files_of_a_client_that_do_not_go_together_are_named(
+    agent: RemoteAgent, certificates: Path, tmp_path: Path
+) -> None:
+    own = tls_of(certificates, "operator")
+    with pytest.raises(ConfigError, match=r"operator\.pem and .*agent\.key are no certificate and"):
+        stats(agent, Tls(own.ca, own.cert, certificates / "agent.key"))
+    (tmp_path / "ca.pem").write_text("")
+    with pytest.raises(ConfigError, match=r"the CA .*/ca\.pem has no certificate in PEM"):
+        stats(agent, Tls(tmp_path / "ca.pem", own.cert, own.key))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import islice
 from typing import Final
 
 from kvtier.access.scope import ALL, Scope
@@ -188,21 +189,28 @@ class Explaining:
             return Explanation(Fate.PENDING, [Tier.HOST], reason=reason)
         if block_hash in question.being_stored:
             return Explanation(Fate.PENDING, [Tier.HOST], reason="being stored by a worker")
-        fact = None
+        facts: list[Fact] = []
         if self.history is not None:
-            fact = self.history.find(namespace.namespace_id, lane, block_hash)
-        if fact is not None:
-            return self._told(fact, question.labels)
+            facts = list(islice(self.history.facts(namespace.namespace_id, lane, block_hash), 2))
+        if facts:
+            return self._told(facts, question.labels)
         return _of_sibling(question, block_hash) or Explanation(
             Fate.UNKNOWN, reason=self._why_unknown()
         )
 
-    def _told(self, fact: Fact, labels: Mapping[int, str]) -> Explanation:
+    def _told(self, facts: Sequence[Fact], labels: Mapping[int, str]) -> Explanation:
+        """Of the last thing that is known; and if it left a tier, which other one had not taken it
+        by then."""
+        fact, *before = facts
         fate, reason = _FATES[fact.cause]
         taker = "others of its namespace"
         if fact.taker:
             taker = labels.get(fact.taker, "a namespace that is gone")
         reason = reason.format(policy=self._policies.get(fact.tier, ""), taker=taker)
+        for each in before:
+            if fate is Fate.EVICTED and each.cause.is_refusal and each.tier is not fact.tier:
+                why = _FATES[each.cause][1].format(policy=self._policies.get(each.tier, ""))
+                reason += f"; {each.tier.name} had not let it in: {why}"
         return Explanation(fate, left_tier=fact.tier, time=fact.time, reason=reason)
 
     def _why_unknown(self) -> str:

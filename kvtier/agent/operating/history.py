@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from kvtier.core.block import Lane, Tier
@@ -134,30 +134,34 @@ class History:
 
     def find(self, namespace_id: int, lane: Lane, block_hash: bytes) -> Fact | None:
         """The last thing that is known of a block."""
-        place = self._find(hash((namespace_id, lane, block_hash)))
-        if place < 0:
-            return None
-        fact = self._facts[place]
-        return Fact(
-            _cause(fact),
-            Tier(fact >> _TIER_SHIFT & 7),
-            fact >> _TAKER_SHIFT & _MOST_TAKERS - 1,
-            (fact >> _TIME_SHIFT) / _TIME_STEPS,
-        )
+        return next(self.facts(namespace_id, lane, block_hash), None)
+
+    def facts(self, namespace_id: int, lane: Lane, block_hash: bytes) -> Iterator[Fact]:
+        """All that is known of a block, the last thing first."""
+        for place in self._places(hash((namespace_id, lane, block_hash))):
+            fact = self._facts[place]
+            yield Fact(
+                _cause(fact),
+                Tier(fact >> _TIER_SHIFT & 7),
+                fact >> _TAKER_SHIFT & _MOST_TAKERS - 1,
+                (fact >> _TIME_SHIFT) / _TIME_STEPS,
+            )
 
     def _find(self, fingerprint: int) -> int:
         """The place of the youngest entry, or -1."""
+        return next(self._places(fingerprint), -1)
+
+    def _places(self, fingerprint: int) -> Iterator[int]:
+        """Of entries, the youngest first."""
         number = fingerprint % self._sets
         first, way = number * _WAYS, self._next[number]
         ways = self._fingerprints[first : first + _WAYS]
         if fingerprint not in ways:
-            return -1
-        place = next(
-            first + each % _WAYS
-            for each in range(way + _WAYS - 1, way - 1, -1)
-            if ways[each % _WAYS] == fingerprint
-        )
-        return place if self._facts[place] else -1
+            return
+        for each in range(way + _WAYS - 1, way - 1, -1):
+            place = first + each % _WAYS
+            if ways[each % _WAYS] == fingerprint and self._facts[place]:
+                yield place
 
 
 def _cause(fact: int) -> Cause:

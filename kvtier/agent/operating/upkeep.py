@@ -214,18 +214,18 @@ class Upkeep:
     ) -> Evicted:
         """Removes blocks, and what continues them; a restart does not bring them back.
 
-        What is pinned stays in HOST and on DISK, but with `force`. With `min_age_seconds`, what is
+        What is pinned stays in HOST and on DISK, but with `force`. A dry run counts nothing in a
+        CLUSTER that does not answer. With `min_age_seconds`, what is
         younger stays too; CLUSTER is not among `tiers` then.
         """
         total = Evicted()
         for namespace in self._namespaces.select(selector):
             if dry_run:
-                evicted = await evict(
+                evicted = await self._evictable(
                     namespace,
                     keys(namespace),
                     tiers,
-                    dry_run=True,
-                    spare_pinned=not force,
+                    force=force,
                     min_age_seconds=min_age_seconds,
                 )
             elif min_age_seconds:
@@ -240,6 +240,30 @@ class Upkeep:
                 evicted = await self._evict(namespace, keys(namespace), tiers, force=force)
             total.add(evicted)
         return total
+
+    async def _evictable(
+        self,
+        namespace: Namespace,
+        keys: BlockKeys | None,
+        tiers: frozenset[Tier],
+        *,
+        force: bool,
+        min_age_seconds: float,
+    ) -> Evicted:
+        """What would go."""
+        evicted = await evict(
+            namespace,
+            keys,
+            tiers,
+            dry_run=True,
+            spare_pinned=not force,
+            min_age_seconds=min_age_seconds,
+        )
+        if self._cluster is not None and Tier.CLUSTER in tiers:
+            blocks = None if keys is None else [each async for each in below(namespace, keys)]
+            with suppress(OSError):
+                evicted.gone += await self._cluster.count(namespace, blocks)
+        return evicted
 
     async def trim(
         self, selector: str, tier: Tier, used_bytes: int, *, dry_run: bool

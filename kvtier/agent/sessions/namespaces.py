@@ -6,6 +6,7 @@ import itertools
 import logging
 import secrets
 import time
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -126,6 +127,9 @@ class Namespaces:
         self.on_asked: list[OnAsked] = []
         self._ids = itertools.count(1)
         self._by_identity: dict[Identity, Namespace] = {}
+        self._by_name: defaultdict[tuple[str, str], list[Namespace]] = defaultdict(list)
+        # Of names whose layouts were compared, until there is another one or one less.
+        self._differences: dict[tuple[str, str], list[str]] = {}
 
     def __iter__(self) -> Iterator[Namespace]:
         return iter(self._by_identity.values())
@@ -179,27 +183,30 @@ class Namespaces:
             devices=devices,
         )
         self._by_identity[spec.identity] = namespace
+        self._by_name[spec.tenant, spec.name].append(namespace)
+        self._differences.pop((spec.tenant, spec.name), None)
         for on_added in self.on_added:
             on_added(namespace)
         return namespace
 
     def sibling_differences(self, spec: NamespaceSpec) -> list[str]:
         """Layout fields in which namespaces of the same tenant and name differ from `spec`."""
-        names: dict[str, None] = {}
-        for each in self._by_identity.values():
-            if (each.spec.tenant, each.spec.name) == (spec.tenant, spec.name):
-                names.update(dict.fromkeys(spec.differences(each.spec)))
-        return list(names)
+        name = (spec.tenant, spec.name)
+        is_known = spec.identity in self._by_identity
+        if is_known and name in self._differences:
+            return self._differences[name]
+        # What differs from one differs among all: it is the same whichever of them asks.
+        found: dict[str, None] = {}
+        for each in self._by_name.get(name, ()):
+            found.update(dict.fromkeys(spec.differences(each.spec)))
+        if is_known:
+            self._differences[name] = list(found)
+        return list(found)
 
     def siblings(self, namespace: Namespace) -> list[Namespace]:
         """Those of the same tenant and name with another layout."""
-        spec = namespace.spec
-        return [
-            each
-            for each in self
-            if each is not namespace
-            and (each.spec.tenant, each.spec.name) == (spec.tenant, spec.name)
-        ]
+        named = self._by_name.get((namespace.spec.tenant, namespace.spec.name), ())
+        return [each for each in named if each is not namespace]
 
     def select(self, selector: str, scope: Scope = ALL) -> list[Namespace]:
         """Those that `tenant/name` or `tenant/name@digest` names; all for an empty selector.
@@ -238,6 +245,7 @@ class Namespaces:
         for identity, each in self._by_identity.items():
             if each.session_count == 0 and each.is_empty:
                 del self._by_identity[identity]
+                self._forget_name(each)
                 for tier in (*self._tiers, *self._devices):
                     tier.drop_namespace(each.namespace_id)
                 for on_dropped in self.on_dropped:
@@ -246,6 +254,13 @@ class Namespaces:
         raise OverloadedError(
             f"{len(self)} namespaces are in use, as many as limits.max_namespaces allows"
         )
+
+    def _forget_name(self, namespace: Namespace) -> None:
+        name = (namespace.spec.tenant, namespace.spec.name)
+        self._differences.pop(name, None)
+        self._by_name[name].remove(namespace)
+        if not self._by_name[name]:
+            del self._by_name[name]
 
 
 def _classes_of(tier: SlotTier, namespace_id: int, spec: NamespaceSpec) -> tuple[SizeClass, ...]:

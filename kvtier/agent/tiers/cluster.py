@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 _ASKING_THREADS = 2
 _PROBE_SECONDS = 1.0
 _STOP_SECONDS = 2.0
-_DELETE_SECONDS = 60.0
+_SCAN_SECONDS = 60.0
 _BATCH = 4096
 #: Another node may write an older one at the same moment.
 _PUBLISH_ATTEMPTS = 5
@@ -314,26 +314,50 @@ class Cluster:
         """Deletes what nobody finds any more, when it is evicted here. Raises OSError."""
         return await self._delete(identity_digest(namespace.spec, generation_id), None)
 
+    async def count(self, namespace: Namespace, blocks: Iterable[tuple[Lane, bytes]] | None) -> int:
+        """About how many `remove` would delete. Raises OSError."""
+        storage = self.storage
+
+        def found(identity: bytes, lane: Lane, hashes: list[bytes]) -> int:
+            return sum(map(bool, storage.blocks.exist(identity, lane, hashes, storage.deadline())))
+
+        identity = self.tenures.of(namespace).identity
+        return await self._sum(identity, blocks, storage.blocks.count_all, found)
+
     async def _delete(self, identity: bytes, blocks: Iterable[tuple[Lane, bytes]] | None) -> int:
-        """Raises OSError, at the latest when the cluster is known to be down."""
+        storage = self.storage
+
+        def delete(identity: bytes, lane: Lane, hashes: list[bytes]) -> int:
+            return storage.blocks.delete(identity, lane, hashes, storage.deadline())
+
+        return await self._sum(identity, blocks, storage.blocks.delete_all, delete)
+
+    async def _sum(
+        self,
+        identity: bytes,
+        blocks: Iterable[tuple[Lane, bytes]] | None,
+        of_all: Callable[[bytes, float], int],
+        of_some: Callable[[bytes, Lane, list[bytes]], int],
+    ) -> int:
+        """What is done in a thread, to all blocks or to batches of some. Raises OSError, at the
+        latest when the cluster is known to be down."""
         if not self.is_up:
             raise OSError(self.moving.reason or self.asking.reason)
         by_lane: defaultdict[Lane, list[bytes]] = defaultdict(list)
         for lane, block_hash in blocks or ():
             by_lane[lane].append(block_hash)
-        storage = self.storage
 
-        def delete() -> int:
+        def run() -> int:
             if blocks is None:
-                return storage.blocks.delete_all(identity, time.monotonic() + _DELETE_SECONDS)
+                return of_all(identity, time.monotonic() + _SCAN_SECONDS)
             return sum(
-                storage.blocks.delete(identity, lane, hashes[i : i + _BATCH], storage.deadline())
+                of_some(identity, lane, hashes[i : i + _BATCH])
                 for lane, hashes in by_lane.items()
                 for i in range(0, len(hashes), _BATCH)
             )
 
         # Not a mover's: it may take longer than a call that is not to be given up.
-        work = asyncio.ensure_future(asyncio.to_thread(delete))
+        work = asyncio.ensure_future(asyncio.to_thread(run))
         work.add_done_callback(lambda work: work.cancelled() or work.exception())
         while not work.done():
             await asyncio.wait([work], timeout=self.options.timeout_seconds)

@@ -165,6 +165,12 @@ class ClusterBlocks:
             self._store.delete([each for each in batch if not each.endswith(b"}")], deadline)
         return deleted
 
+    def count_all(self, identity: bytes, deadline: float) -> int:
+        """How many blocks of a generation there are, about: what comes, goes or moves between
+        servers meanwhile is missed or counted twice. Raises ClusterDownError."""
+        prefix = name_pattern(self._key_prefix, identity).removesuffix(b"*")
+        return sum(name.endswith(b"}") for name in self._store.scan(prefix, deadline))
+
     def _name(self, identity: bytes, lane: Lane, block_hash: bytes) -> bytes:
         return key_name(self._key_prefix, identity, lane, block_hash)
 

@@ -158,6 +158,38 @@ def test_nothing_of_an_earlier_generation_is_written_as_one_of_the_next(
     test()
 
 
+@pytest.mark.parametrize("is_all", [True, False])
+def test_a_dry_run_counts_what_only_the_cluster_has(server: RedisServer, is_all: bool) -> None:
+    @on_loop
+    async def test() -> None:
+        async with ClusterAgent(server.url) as agent:
+            await agent.store_in_cluster(_KEYS)
+            keys, everywhere = None if is_all else _KEYS, frozenset(Tier)
+            for dry_run in (True, False):
+                evicted = await agent.upkeep.evict(
+                    SPEC.label, lambda _: keys, everywhere, dry_run=dry_run
+                )
+                assert evicted.gone == 12
+                assert _blocks(server) == (12 if dry_run else 0)
+
+    test()
+
+
+def test_a_dry_run_does_without_a_cluster_that_is_gone() -> None:
+    @on_loop
+    async def test() -> None:
+        with RedisServer() as own, TcpProxy(own.port) as proxy:
+            async with ClusterAgent(proxy.url, timeout_seconds=0.5) as agent:
+                await agent.store(_KEYS)
+                await agent.cluster.demotion.flush()
+                proxy.swallow()
+                evicting = agent.upkeep.evict("", lambda _: None, frozenset(Tier), dry_run=True)
+                assert (await in_time(evicting)).gone == 12
+                proxy.pass_on()
+
+    test()
+
+
 def test_what_is_evicted_from_the_cluster_alone_stays_here(server: RedisServer) -> None:
     @on_loop
     async def test() -> None:

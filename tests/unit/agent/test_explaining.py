@@ -7,6 +7,7 @@ import errno
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,10 @@ def explaining(agent: DiskAgent | ClusterAgent, blocks: int = 1024) -> Explainin
         for tier in tiers:
             history.listen(tier)
         agent.storing.on_refused = history.note_refusals
+        if disk is not None:
+            disk.writer.on_refused = partial(
+                history.note_refusals, cause=Cause.ADMISSION, tier=Tier.DISK
+            )
         if cluster is not None:
             cluster.reader.on_damaged = history.note_damaged_value
     return Explaining(
@@ -307,6 +312,22 @@ async def test_not_admitted_by_the_policy(tmp_path: Path) -> None:
         [refused] = await explained(why, agent, BlockKeys(Lane(), (names[1],)))
         assert (there.fate, refused.fate) == (Fate.CACHED, Fate.NOT_ADMITTED)
         assert refused.reason.endswith("admission")
+
+
+@on_loop
+async def test_what_left_host_says_that_disk_had_not_let_it_in(tmp_path: Path) -> None:
+    async with DiskAgent(tmp_path, admission="second_hit") as agent:
+        why = explaining(agent)
+        await agent.store(KEYS)
+        await until(lambda: agent.disk_class().counters.unadmitted == 4)
+        assert fates(await explained(why, agent)) == [Fate.CACHED] * 4
+        agent.leave_host(KEYS)
+        found = await explained(why, agent)
+        assert fates(found) == [Fate.EVICTED] * 4
+        assert {each.left_tier for each in found} == {Tier.HOST}
+        assert all(
+            each.reason.endswith("; DISK had not let it in: the tier's admission") for each in found
+        )
 
 
 # What nobody knows.

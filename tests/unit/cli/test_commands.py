@@ -199,6 +199,7 @@ def test_hashes_may_begin_with_0x() -> None:
         (["a/b@", "--yes"], "'a/b@' names no namespace"),
         (["a/b"], "not a terminal: pass --yes"),
         (["a/b", "--json"], "--json does not ask: pass --yes"),
+        (["a/b", "--older-than", "x"], "--older-than: 'x' is no duration"),
     ],
 )
 def test_evict_refuses_what_may_be_a_mistake(options: list[str], complaint: str) -> None:

@@ -83,6 +83,13 @@ def test_a_recording_says_how_large_blocks_are(tmp_path: Path) -> None:
     assert [each.tokens for each in trace] == [32, 32, 16]
 
 
+def test_blocks_whose_tokens_nobody_recorded_have_those_that_are_given(tmp_path: Path) -> None:
+    lines = [RECORDING, recorded(5, [1, 2], block_tokens=0), recorded(2000, [1, 3, 4])]
+    trace = read_trace(write(tmp_path / "a", lines), 32)
+    assert chains_of(trace) == [[0, 1], [2]]
+    assert [each.tokens for each in trace] == [64, 48]
+
+
 @pytest.mark.parametrize("other", [{"namespace": "t/m@00"}, {"group": 1}, {"shard": 1}])
 def test_lanes_of_a_recording_have_blocks_of_their_own(
     tmp_path: Path, other: dict[str, object]
@@ -156,7 +163,7 @@ def test_bad_ranges_are_named(tmp_path: Path, ranges: object) -> None:
         (["{}"], "a:1: not a trace: its first line has neither hash_ids"),
         ([{"kvtier_recording": 2}], "a:1: kvtier_recording is 2: this kvtier reads 1"),
         ([RECORDING, recorded(0, [1], namespace=3)], "a:2: namespace is not a text"),
-        ([RECORDING, recorded(0, [1], block_tokens=0)], "a:2: block_tokens is 0"),
+        ([RECORDING, recorded(0, [1], block_tokens=0)], "block has; give --block-tokens"),
         ([], "a: no request for a full block"),
         ([mooncake(0, 0, [])], "a: no request for a full block"),
     ],
