@@ -28,7 +28,8 @@ def open_accelerator(name: str) -> Accelerator:
     """A device by torch's name for it. Raises OSError if it is not there or cannot be shared."""
     torch.set_num_threads(1)  # movers are threads enough
     device = torch.device(name)
-    present = torch.accelerator.current_accelerator()
+    # A build for a kind of device names it also where there is none.
+    present = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if present is None or device.type != present.type:
         raise OSError(f"torch has no {device.type} here; it has {present or 'no accelerator'}")
     if device.type not in _SHAREABLE:
