@@ -111,6 +111,11 @@ def parsed(assignments: Sequence[str]) -> dict[Tier, int]:
     for assignment in assignments:
         key, _, size = assignment.partition("=")
         tier = _KEYS.get(key.strip().removeprefix("tiers."))
+        if key.strip().removeprefix("tiers.").startswith("gpu."):
+            raise InvalidRequestError(
+                f"{assignment!r}: what a device has is set when the agent starts, in "
+                "tiers.gpu.devices; sizes that can be changed are those of HOST and DISK"
+            )
         if tier is None:
             raise InvalidRequestError(
                 f"{assignment!r}: write {' or '.join(f'{each}=SIZE' for each in _KEYS)}"

@@ -234,7 +234,8 @@ class Attachment:
             try:
                 following = iter(descriptors[1:])
                 for described in answer["extents"]:
-                    fd = None if described["handle"] else next(following)
+                    by_handle = described["handle"] or "failure" in described
+                    fd = None if by_handle else next(following)
                     try:
                         self._open(described, descriptors[0], fd)
                     except UnreadableDeviceError as error:  # the connection is as good as before
@@ -248,6 +249,8 @@ class Attachment:
         extent_id, unmapped = described["extent"], self._unmapped
         shape = (described["slots"], described["slot_bytes"])
         try:
+            if failure := described.get("failure"):
+                raise UnreadableDeviceError(f"the agent cannot share it: {failure}")
             cells = self._device.open(
                 fd, described["handle"], shape, lambda: unmapped.append(extent_id)
             )

@@ -12,7 +12,7 @@ from kvtier.config.section import Section, Text
 from kvtier.config.size import Size, at_least
 from kvtier.core.capacity import LEAST_DEVICE_BYTES
 
-#: As extents are numbered (see `kvtier.core.devices`).
+#: As extents are numbered (see `kvtier.devices`).
 _MOST_DEVICES: Final = 15
 _DEVICE: Final = re.compile(r"cpu|[a-z]{2,16}:\d{1,3}")
 

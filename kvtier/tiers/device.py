@@ -37,7 +37,10 @@ class DeviceMemory(Protocol):
     def cells(self) -> Cells: ...
 
     def handle(self) -> tuple[list[int], list[str | int]]:
-        """How one more process opens it: descriptors, which stay ours, and what JSON can say."""
+        """How one more process opens it: descriptors, which stay ours, and what JSON can say.
+
+        May wait for the device: for movers. Raises OSError if its memory cannot be shared.
+        """
         ...
 
     def close(self) -> None:
@@ -85,7 +88,7 @@ class DeviceExtent(SharedExtent):
     ) -> None:
         super().__init__(extent_id, base, slots, slot_bytes)
         self.memory: DeviceMemory | None = None
-        self._accelerator = accelerator
+        self.accelerator = accelerator
 
     @property
     def cells(self) -> Cells:
@@ -95,7 +98,7 @@ class DeviceExtent(SharedExtent):
     def populate(self, slots: int) -> None:
         """All at once: a device allocates nothing in parts."""
         assert slots == self.slots, slots
-        self.memory = self._accelerator.allocate(slots, self.slot_bytes)
+        self.memory = self.accelerator.allocate(slots, self.slot_bytes)
 
     def discard(self) -> None:
         """Workers may still map it, and no hole can be punched into it: see `DeviceArena.free`."""

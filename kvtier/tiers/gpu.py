@@ -28,7 +28,8 @@ def open_accelerator(name: str) -> Accelerator:
     """A device by torch's name for it. Raises OSError if it is not there or cannot be shared."""
     torch.set_num_threads(1)  # movers are threads enough
     device = torch.device(name)
-    present = torch.accelerator.current_accelerator()
+    # A build for a kind of device names it also where there is none.
+    present = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if present is None or device.type != present.type:
         raise OSError(f"torch has no {device.type} here; it has {present or 'no accelerator'}")
     if device.type not in _SHAREABLE:
@@ -58,18 +59,17 @@ class TorchAccelerator:
         return free_bytes
 
     def allocate(self, slots: int, slot_bytes: int) -> DeviceMemory:
-        self._enter()
         try:
+            self.enter()
             return _TorchMemory(
-                torch.empty((slots, slot_bytes), dtype=torch.uint8, device=self._device),
-                self._module,
+                torch.empty((slots, slot_bytes), dtype=torch.uint8, device=self._device), self
             )
-        except torch.OutOfMemoryError as error:
-            self._module.empty_cache()
+        except RuntimeError as error:  # out of memory, or the device has failed
+            self.empty_cache()
             raise OSError(errno.ENOMEM, _first_line(error)) from error
 
     def copy(self, pairs: Sequence[tuple[Cells, Cells]]) -> Completion:
-        stream = self._enter()
+        stream = self.enter()
         event = torch.Event(self._device, blocking=True)
         try:
             for source, target in pairs:
@@ -80,7 +80,7 @@ class TorchAccelerator:
             raise OSError(_first_line(error)) from error
         return _Recorded(event)
 
-    def _enter(self) -> torch.Stream:
+    def enter(self) -> torch.Stream:
         """Makes this thread use the device, on a stream of the thread's own."""
         if not hasattr(self._streams, "own"):
             torch.accelerator.set_device_index(self._device.index)
@@ -92,8 +92,12 @@ class TorchAccelerator:
     def pin(self, cells: ByteArray) -> Callable[[], None]:
         return devices.register(torch, self._device, cells)
 
-    def close(self) -> None:
+    def empty_cache(self) -> None:
+        """Gives the driver what torch keeps of closed extents."""
         self._module.empty_cache()
+
+    def close(self) -> None:
+        self.empty_cache()
 
 
 class _Recorded:
@@ -110,17 +114,21 @@ class _Recorded:
 class _TorchMemory:
     """A tensor that has an allocation of the driver for itself."""
 
-    def __init__(self, cells: torch.Tensor, module: Any) -> None:
+    def __init__(self, cells: torch.Tensor, accelerator: TorchAccelerator) -> None:
         self.cells: Cells = cells
-        self._module = module
+        self._accelerator = accelerator
 
     def handle(self) -> tuple[list[int], list[str | int]]:
-        return [], devices.share(self.cells)
+        try:
+            self._accelerator.enter()  # torch records an event, or waits, on the current stream
+            return [], devices.share(self.cells)
+        except RuntimeError as error:
+            raise OSError(_first_line(error)) from error
 
     def close(self) -> None:
         """Torch keeps nothing of it, or the next extent, of another namespace, could be there."""
         self.cells = None
-        self._module.empty_cache()
+        self._accelerator.empty_cache()
 
 
 def _first_line(error: Exception) -> str:

@@ -14,6 +14,7 @@ from kvtier import Client
 from kvtier.client.admin import AdminClient
 from kvtier.client.device import WorkerDevice
 from kvtier.core.block import Tier
+from kvtier.errors import InvalidRequestError
 from kvtier.memory import ByteArray
 from kvtier.testing import LateAccelerator
 from kvtier.tiers.arena import HostExtent
@@ -356,6 +357,12 @@ def test_what_workers_still_map_counts(late: LateAccelerator) -> None:
             load(busy, hashes_of("c", 60))
             node.settle()
         assert late.allocated_bytes <= 4 << 20
+
+
+def test_what_a_device_may_have_is_set_at_the_start(node: GpuNode, admin: AdminClient) -> None:
+    with pytest.raises(InvalidRequestError, match=r"agent starts, in tiers\.gpu\.devices"):
+        admin.resize_tier(Tier.GPU, 8 << 20)
+    assert node.stats().capacity_bytes == 16 << 20
 
 
 # Pinned memory.

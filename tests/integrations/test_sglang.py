@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -321,6 +324,31 @@ def test_workers_that_differ_share_nothing(
     for other in others:
         with Engine(sglang, agent.address, name, **other) as engine:
             assert engine.backend.batch_exists(KEYS) == 0, other
+
+
+def test_only_engines_of_one_version_share_pages(
+    sglang: SimpleNamespace, agent: AgentProcess, name: str
+) -> None:
+    """Versions of 0.5 differ in what the hash of a page is made of: adapters, salts."""
+    with (
+        Engine(sglang, agent.address, name) as engine,
+        AdminClient(agent.admin_address) as admin,
+    ):
+        assert engine.backend.batch_exists(KEYS) == 0
+        [info] = [each for each in admin.list_namespaces() if name in each.spec.name]
+        assert info.spec.engine == f"sglang {version('sglang')}"
+
+
+def test_another_sglang_is_refused_with_what_is_needed() -> None:
+    script = (
+        "import sys; sys.modules['sglang'] = None\n"
+        "try: import kvtier.integrations.sglang\n"
+        "except ImportError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert "made for SGLang 0.5.23" in done.stdout
 
 
 def test_an_agent_that_is_away_is_a_miss(

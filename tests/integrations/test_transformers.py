@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -545,3 +547,25 @@ def test_what_is_computed_sooner_is_not_restored(tmp_path: Path) -> None:
         assert slow.restore(ids).restored_tokens == 96  # they are in HOST now
         with pytest.raises(ValueError, match="tokens_per_second is -1"):
             PrefixCache(client, model, name="x", tokens_per_second=-1.0)
+
+
+@pytest.mark.parametrize(
+    ("stand_in", "said"),
+    [
+        ("None", "pip install 'kvtier[transformers]'"),
+        (
+            "types.SimpleNamespace(__version__='4.57.1', DynamicCache=object)",
+            "needs Transformers 5.14 or newer, and this is 4.57.1",
+        ),
+    ],
+)
+def test_another_transformers_is_refused_with_what_is_needed(stand_in: str, said: str) -> None:
+    script = (
+        f"import sys, types; sys.modules['transformers'] = {stand_in}\n"
+        "try: import kvtier.integrations.transformers\n"
+        "except ImportError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert said in done.stdout

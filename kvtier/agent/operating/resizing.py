@@ -68,6 +68,11 @@ class Resizing:
             tables = self._host.tier.space.least_bytes
             _check_least(tier, capacity_bytes, tables, "; tables of its namespaces take half of it")
             return self._host
+        if tier is Tier.GPU:
+            raise InvalidRequestError(
+                "tier: what a device has is set when the agent starts, in tiers.gpu.devices; HOST "
+                "and DISK have a capacity to set"
+            )
         if tier is not Tier.DISK:
             raise InvalidRequestError(f"tier: {tier.name} has no capacity to set; HOST or DISK has")
         if self._disk is None:

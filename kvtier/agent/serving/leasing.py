@@ -75,7 +75,7 @@ class Leasing:
             self._prefetching.used(session.namespace, keys.lane, hashes, rows)
             size_class.touch(present)
             leased = present[: self._grants.room(session, size_class)]
-            suppliers = arrived
+            found: Collection[int] = ()
             if device is None:
                 self._grants.refer(size_class, granted.lease, keys.lane, leased)
                 self._describe(session.namespace, keys.lane, hashes, granted, rows, len(leased))
@@ -84,10 +84,9 @@ class Leasing:
                 found = self._lease_on_device(
                     session.namespace, piece, granted, rows, len(leased), device
                 )
-                suppliers = arrived | {(keys.lane, hashes[index]): device for index in found}
             for on_used in self.on_used:
                 on_used(size_class, leased)
-            self._count(session, keys.lane, hashes, granted, suppliers)
+            self._count(session, keys.lane, hashes, granted, arrived, device, found)
 
     def _lease_on_device(
         self,
@@ -171,21 +170,24 @@ class Leasing:
         hashes: Sequence[bytes],
         granted: Granted,
         arrived: Arrived,
+        device: Device | None,
+        found: Collection[int],
     ) -> None:
-        """Hits and misses; a block counts for the tier that supplied it."""
+        """Hits and misses; a block counts for the tier that supplied it: of those with an index in
+        `found`, that is the device."""
         namespace, speed = session.namespace, session.compute_seconds_per_block
         statuses = granted.statuses[-len(hashes) :]
         host = namespace.groups[lane.group].counters
         hits, absent = statuses.count(BlockStatus.OK), statuses.count(BlockStatus.ABSENT)
-        if not arrived:
+        if not arrived and not found:
             granted.sources += [Tier.HOST if each == BlockStatus.OK else 0 for each in statuses]
             host.hits += hits
             host.misses += absent
             namespace.usage.loaded(Tier.HOST, lane, hits, speed)
             return
         host.misses += absent
-        for status, block_hash in zip(statuses, hashes, strict=True):
-            source = arrived.get((lane, block_hash))
+        for index, (status, block_hash) in enumerate(zip(statuses, hashes, strict=True)):
+            source = device if index in found else arrived.get((lane, block_hash))
             tier = Tier.HOST if source is None else source.tier
             granted.sources.append(tier if status == BlockStatus.OK else 0)
             if status == BlockStatus.OK:

@@ -28,8 +28,10 @@ _MAX_SILENT = 64
 _ATTACH_SECONDS = 5.0
 _PAUSE_SECONDS = 1.0
 
-#: A further operation: its answer, and the descriptors that go with it.
-Operation = Callable[[protocol.Message, Attachment], tuple[protocol.Message, list[int]]]
+#: Answers an operation, at once or later; the descriptors are the caller's still.
+Reply = Callable[[protocol.Message, Sequence[int]], None]
+#: A further operation, which ends with its reply.
+Operation = Callable[[protocol.Message, Attachment, Reply], None]
 #: Answers a direct call: a gRPC status code (0: OK) and the response or a message.
 Answer = Callable[[protocol.DirectCall], Awaitable[tuple[int, bytes]]]
 
@@ -129,6 +131,7 @@ class _Connection:
         self._loop = asyncio.get_running_loop()
         self._pidfd = -1
         self._call: asyncio.Task[None] | None = None
+        self._is_operating = False
         self._outgoing: deque[tuple[bytes, list[int]]] = deque()
         self._retired: list[int] = []
         credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
@@ -218,9 +221,22 @@ class _Connection:
         elif operation == "unmapped":
             self._note_unmapped(message, self.attachment)
         elif operation in self._server.operations:
-            self.send(*self._server.operations[operation](message, self.attachment))
+            self._start(self._server.operations[operation], message, self.attachment)
         else:
             raise InvalidRequestError(f"attach message: unknown op {operation[:40]!r}")
+
+    def _start(
+        self, operation: Operation, message: protocol.Message, attachment: Attachment
+    ) -> None:
+        if self._is_operating:
+            raise InvalidRequestError("an attach message was sent before the last one was answered")
+        self._is_operating = True
+
+        def reply(answer: protocol.Message, descriptors: Sequence[int]) -> None:
+            self._is_operating = False
+            self.send(answer, descriptors)
+
+        operation(message, attachment, reply)
 
     def _receive(self) -> tuple[bytes, list[int], int]:
         """A packet. Only the first one may carry a descriptor; the kernel drops those of others."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from kvtier.agent.moving.mover import Mover
@@ -19,7 +19,7 @@ from kvtier.core.cause import Cause
 from kvtier.core.lease import Lease
 from kvtier.core.residency import NONE
 from kvtier.tiers.arena import HostExtent, SharedExtent
-from kvtier.tiers.device import Accelerator, DeviceTier, cell_pairs
+from kvtier.tiers.device import Accelerator, DeviceExtent, DeviceTier, cell_pairs
 from kvtier.tiers.host import HostTier
 from kvtier.tiers.size_class import Counters, SizeClass
 
@@ -40,6 +40,15 @@ class DeviceOptions:
     capacity_bytes: int
     policy: str = "lru"
     admission: str = "always"
+
+
+@dataclass(frozen=True)
+class Handle:
+    """How one more process opens an extent, or why it cannot."""
+
+    descriptors: list[int] = field(default_factory=list)
+    fields: list[str | int] = field(default_factory=list)
+    failure: str = ""
 
 
 class Device:
@@ -71,6 +80,8 @@ class Device:
             ages=host.ages,
         )
         self.mover = Mover(_MOVERS)
+        #: Makes handles: who waits for one does not wait for copies.
+        self._opener = Mover(1)
         self.placement = Placement(
             self.slots,
             lambda extent, call, *args: self.mover.run(call, *args),
@@ -226,6 +237,31 @@ class Device:
             size_class.counters.stored += 1
             host.counters.promoted += 1
 
+    # Hand-over.
+
+    def hand_over(
+        self,
+        extents: Sequence[DeviceExtent],
+        holder: Hashable,
+        give: Callable[[list[tuple[DeviceExtent, Handle]]], None],
+    ) -> None:
+        """Calls `give` with a handle of each extent, later: to make one may wait for the device.
+
+        The holder has them from now on; their descriptors are valid during that call.
+        """
+        guard = object()  # the holder may go meanwhile, and the extents with it
+        for extent in extents:
+            extent.holders |= {holder, guard}
+
+        async def make() -> None:
+            try:
+                handles = await self._opener.run(lambda: [_handle_of(each) for each in extents])
+                give(list(zip(extents, handles, strict=True)))
+            finally:
+                self.slots.arena.forget_holder(guard)
+
+        self._spawn(make())
+
     # The end.
 
     def forget(self, namespace: Namespace, lane: Lane, block_hash: bytes, cause: Cause) -> None:
@@ -258,5 +294,16 @@ class Device:
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         self.mover.close()
+        self._opener.close()
         self.slots.close()
         self.accelerator.close()
+
+
+def _handle_of(extent: DeviceExtent) -> Handle:
+    """By a mover, while somebody holds the extent."""
+    assert extent.memory is not None
+    try:
+        return Handle(*extent.memory.handle())
+    except OSError as error:
+        log.error("%s: its memory cannot be shared: %s", extent.accelerator.name, error)
+        return Handle(failure=str(error))

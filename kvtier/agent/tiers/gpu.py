@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 
-from kvtier.agent.sessions.attach import Operation
+from kvtier.agent.sessions.attach import Operation, Reply
 from kvtier.agent.sessions.namespaces import Namespace, Namespaces
 from kvtier.agent.sessions.sessions import Attachment, Session, Sessions
-from kvtier.agent.tiers.device import Device, DeviceOptions
+from kvtier.agent.tiers.device import Device, DeviceOptions, Handle
 from kvtier.agent.tiers.pinning import Pinning
 from kvtier.core import attach as protocol
 from kvtier.core.capacity import LEAST_DEVICE_BYTES
@@ -121,29 +122,28 @@ class Gpu:
             return {}
         return {
             "device": self._place,
-            "device_extents": lambda message, attachment: self._give(sessions, message, attachment),
+            "device_extents": partial(self._give, sessions),
         }
 
-    def _place(
-        self, message: protocol.Message, attachment: Attachment
-    ) -> tuple[protocol.Message, list[int]]:
+    def _place(self, message: protocol.Message, attachment: Attachment, reply: Reply) -> None:
         """A worker is on a device: which of ours that is, 0 if none."""
         identity = protocol.text(message, "device")
         attachment.device = next(
             (each.number for each in self.devices if each.accelerator.identity == identity), 0
         )
-        return {"op": "device", "device": attachment.device}, []
+        reply({"op": "device", "device": attachment.device}, [])
 
     def _give(
-        self, sessions: Sessions, message: protocol.Message, attachment: Attachment
-    ) -> tuple[protocol.Message, list[int]]:
+        self, sessions: Sessions, message: protocol.Message, attachment: Attachment, reply: Reply
+    ) -> None:
         session = sessions.find(protocol.token(message, "session"))
         if session.attachment is not attachment:
             raise AccessDeniedError("attach message: the session belongs to another connection")
         wanted = protocol.numbers(message, "extents", protocol.MAX_DEVICE_EXTENTS_PER_REQUEST)
         device = self.device_of(session)
         if device is None:
-            return {"op": "device_extents", "extents": []}, []
+            reply({"op": "device_extents", "extents": []}, [])
+            return
         size_classes = session.namespace.devices[device.number - 1]
         extents = [
             extent
@@ -151,7 +151,11 @@ class Gpu:
             for extent in size_class.extents
             if extent.extent_id in wanted and isinstance(extent, DeviceExtent)
         ]
-        return _described(size_classes, extents, attachment)
+        device.hand_over(
+            extents,
+            attachment,
+            lambda handles: reply(*_described(size_classes, handles)),
+        )
 
     async def close(self) -> None:
         for device in self.devices:
@@ -159,24 +163,25 @@ class Gpu:
 
 
 def _described(
-    size_classes: Sequence[SizeClass], extents: Collection[DeviceExtent], attachment: Attachment
+    size_classes: Sequence[SizeClass], handles: Sequence[tuple[DeviceExtent, Handle]]
 ) -> tuple[protocol.Message, list[int]]:
-    """The extents, each with its handle; they are the worker's to close from now on."""
+    """The extents, each with its handle, without those that were given up meanwhile."""
     table = size_classes[0].table
     assert isinstance(table, SharedSlotTable)
     described, descriptors = [], [table.fd]
-    for extent in extents:
-        assert extent.memory is not None
-        fds, handle = extent.memory.handle()
-        descriptors += fds
-        extent.holders.add(attachment)
+    for extent, handle in handles:
+        # Its worker has been told that it is gone, or is about to be.
+        if not any(extent in size_class.extents for size_class in size_classes):
+            continue
+        descriptors += handle.descriptors
         described.append(
             {
                 "extent": extent.extent_id,
                 "base": extent.base,
                 "slots": extent.slots,
                 "slot_bytes": extent.slot_bytes,
-                "handle": handle,
+                "handle": handle.fields,
+                **({"failure": handle.failure} if handle.failure else {}),
             }
         )
     return {"op": "device_extents", "extents": described}, descriptors

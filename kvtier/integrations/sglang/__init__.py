@@ -9,6 +9,11 @@
 `docs/integrations.md` has every setting.
 """
 
-from kvtier.integrations.sglang.hicache import KvtierHiCache
+try:
+    from kvtier.integrations.sglang.hicache import KvtierHiCache
+except ImportError as error:
+    raise ImportError(
+        f"kvtier.integrations.sglang is made for SGLang 0.5.23, whose modules it needs: {error}"
+    ) from error
 
 __all__ = ["KvtierHiCache"]

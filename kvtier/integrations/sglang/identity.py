@@ -63,7 +63,8 @@ def namespace_spec(
         layout=f"{type(pool).__name__} {pool.layout}, {order}",
         shards=shard_of(config)[1],
         hash_algorithm="sglang-sha256",
-        engine=f"sglang {'.'.join(version('sglang').split('.')[:2])}",
+        # All of it: pools, and what a page's hash is made of, have changed between versions of 0.5.
+        engine=f"sglang {version('sglang')}",
         extra={
             "format": str(pool.storage_format_tag or ""),
             "parallel": ",".join(f"{name}{size}" for name, size in parallel.items()),

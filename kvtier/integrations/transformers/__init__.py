@@ -9,6 +9,7 @@ A batch of prompts, padded on the left, goes the same way; give its `attention_m
 and to `generate`.
 """
 
+from kvtier.integrations.transformers import requirement as requirement  # before the others
 from kvtier.integrations.transformers.kvtier_cache import KvtierCache, Saved
 from kvtier.integrations.transformers.prefix_cache import PrefixCache
 

@@ -174,6 +174,8 @@ def test_what_the_agent_says_against_it_is_passed_on(agent: ScriptedAgent) -> No
         (["host.capacity=1023KiB"], "host.capacity: must be at least 1MiB"),
         (["disk.capacity=15MiB"], "disk.capacity: must be at least 16MiB"),
         (["cluster.capacity=1GiB"], "write host.capacity=SIZE or disk.capacity=SIZE"),
+        (["gpu.capacity=1GiB"], "set when the agent starts, in tiers.gpu.devices"),
+        (["tiers.gpu.devices=1GiB"], "set when the agent starts, in tiers.gpu.devices"),
         (["host.capacity=1GiB", "host.capacity=2GiB"], "host.capacity: it is given twice"),
     ],
 )
