@@ -219,6 +219,40 @@ def test_many_exchanges_in_a_row_are_no_outage() -> None:
     test()
 
 
+@pytest.mark.parametrize("is_heard_of_late", [True, False])
+def test_a_batch_that_is_given_up_and_ends_early_all_the_same_leaves_nothing_in_use(
+    server: RedisServer, is_heard_of_late: bool
+) -> None:
+    """After its first block it has no time for further ones, and nobody waits for it any more; or
+    it ends while it is given up, before its writer has heard of either."""
+
+    @on_loop
+    async def test() -> None:
+        async with ClusterAgent(server.url, timeout_seconds=0.5) as agent:
+            agent.session()
+            await agent.agreed()
+            mover, turned = agent.cluster.moving, agent.cluster.moving.on_turn
+
+            def end_it() -> None:
+                turned()
+                agent.gate.open()
+                while any(mover.forecast.running):
+                    pass
+
+            if not is_heard_of_late:
+                mover.on_turn = end_it
+            agent.gate.shut("stored")
+            await agent.store(_KEYS)
+            await until(lambda: mover.health is Health.UNAVAILABLE)
+            agent.gate.open()
+            await until(lambda: _blocks(server) == 12)
+            await agent.quiet()
+            assert not agent.cluster.writer.has_overdue
+            agent.audit()
+
+    test()
+
+
 def test_a_full_server_is_read_and_written_to_when_it_has_room_again(server: RedisServer) -> None:
     @on_loop
     async def test() -> None:
