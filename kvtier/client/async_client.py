@@ -122,10 +122,12 @@ class AsyncClient:
         if self._restorer is not None:
             raise AgentUnavailableError(f"no agent at {self.address}: {self._reason}")
         if self._service is None:  # here, because a channel belongs to the loop it is made on
-            self._service = AsyncService(
-                self._endpoint, pb.DESCRIPTOR.services_by_name["BlockCache"]
-            )
+            self._service = self._connect()
         return self._service
+
+    def _connect(self) -> AsyncService:
+        """A new channel, with the certificates that are there now."""
+        return AsyncService(self._endpoint, pb.DESCRIPTOR.services_by_name["BlockCache"])
 
     def _suspend(self, error: KvtierError) -> None:
         if self._restorer is None and not self._closed:
@@ -134,12 +136,15 @@ class AsyncClient:
             log.warning("kvtier: no agent at %s: %s", self.address, self._reason)
 
     async def _restore(self) -> None:
-        """Asks until the agent answers, then ends."""
+        """Asks until the agent answers, each time over a new channel, then ends."""
         delay = 0.0
         while True:
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             try:
-                assert self._service is not None
+                if self._service is not None:  # other calls over it end within the timeout
+                    await self._service.close(self.timeout_seconds)
+                    self._service = None
+                self._service = self._connect()
                 request = pb.GetCapabilitiesRequest()
                 await self._service.call("GetCapabilities", request, self.timeout_seconds)
             except KvtierError as error:

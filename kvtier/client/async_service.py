@@ -85,5 +85,6 @@ class AsyncService:
         except grpc.RpcError as error:
             raise translated(error) from error
 
-    async def close(self) -> None:
-        await self._channel.close()
+    async def close(self, grace_seconds: float | None = None) -> None:
+        """Takes no new calls, and ends those that are under way: at once, or after that time."""
+        await self._channel.close(grace_seconds)

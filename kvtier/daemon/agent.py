@@ -72,7 +72,7 @@ from kvtier.rpc.cache_inspection import CacheInspectionService
 from kvtier.rpc.cache_listing import CacheListingService
 from kvtier.rpc.call_counts import CallCounts
 from kvtier.rpc.direct import DirectCalls
-from kvtier.rpc.server import Server
+from kvtier.rpc.server import MAX_CONNECTIONS, Server
 from kvtier.sockets import ADMIN_SOCKET, ATTACH_SOCKET, WORKER_SOCKET
 from kvtier.tiers.cluster.embedded import EmbeddedValkey
 from kvtier.tiers.cluster.nodes import NodeNamespace, NodeRecord, NodeTier
@@ -280,7 +280,11 @@ class Agent:
         listing = CacheListingService(self.identity, self.namespaces, self.seen)
         stall_seconds = self.config.streams.stall_seconds
         operators = Admission(AdmissionLimits(calls=self.config.limits.max_calls))
-        worker_server = Server(self.admission, stall_seconds, calls=self.calls)
+        # A worker has one, with a session at least; others ask for health or events.
+        most = self.config.limits.max_sessions + MAX_CONNECTIONS
+        worker_server = Server(
+            self.admission, stall_seconds, calls=self.calls, max_connections=most
+        )
         worker_server.add(_BLOCK_CACHE, self.block_cache)
         admin_server = Server(operators, calls=self.calls)
         admin_server.add(_CACHE_ADMIN, admin, inspection, listing)
@@ -294,7 +298,9 @@ class Agent:
         await worker_server.listen(directory.path / WORKER_SOCKET, mode, group_id)
         await admin_server.listen(directory.path / ADMIN_SOCKET, 0o600, -1)
         self._servers += await self.listening.open(
-            Offer(_BLOCK_CACHE, [self.block_cache], self.admission, self.calls, stall_seconds),
+            Offer(
+                _BLOCK_CACHE, [self.block_cache], self.admission, self.calls, stall_seconds, most
+            ),
             Offer(
                 _CACHE_ADMIN,
                 [admin, inspection, listing],

@@ -22,7 +22,7 @@ from kvtier.daemon.watched_files import WatchedFiles
 from kvtier.errors import ConfigError
 from kvtier.rpc.call_counts import CallCounts
 from kvtier.rpc.guard import Guard
-from kvtier.rpc.server import Server
+from kvtier.rpc.server import MAX_CONNECTIONS, Server
 from kvtier.rpc.tls import ServerTls
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ class Offer:
     admission: Admission
     calls: CallCounts
     stall_seconds: float | None = None
+    max_connections: int = MAX_CONNECTIONS
     #: Adds further services.
     also: Callable[[Server], None] = lambda server: None
 
@@ -63,7 +64,13 @@ class Listening:
         for field, address, offer in places:
             if address is None:
                 continue
-            server = Server(offer.admission, offer.stall_seconds, Guard(self._keyring), offer.calls)
+            server = Server(
+                offer.admission,
+                offer.stall_seconds,
+                Guard(self._keyring),
+                offer.calls,
+                offer.max_connections,
+            )
             server.add(offer.service, *offer.servicers)
             offer.also(server)
             port = await server.listen_remotely(address, self._tls)

@@ -52,16 +52,18 @@ _WORK = {
 _SESSION_METADATA = "kvtier-session-bin"
 _READY = "ready"
 _GONE_SECONDS = 1.0
+#: Of one listener, unless told.
+MAX_CONNECTIONS = 256
 _OPTIONS = [
     ("grpc.max_receive_message_length", 16 << 20),
     ("grpc.so_reuseport", 0),
     # Of one connection; what is beyond it waits at the client, and takes no memory here.
     ("grpc.max_concurrent_streams", 512),
-]
-_REMOTE_OPTIONS = [
-    # Then a client connects again, and shows its certificate again: what has expired ends.
-    ("grpc.max_connection_age_ms", 600_000),
+    # Until a connection speaks HTTP/2.
     ("grpc.server_handshake_timeout_ms", 10_000),
+    # Then a client connects again when it has something to say: what was forgotten makes room, and
+    # a certificate that has expired ends. Calls under way go on.
+    ("grpc.max_connection_age_ms", 600_000),
 ]
 
 
@@ -110,7 +112,7 @@ class Server:
 
     The health service says that "" is SERVING while it listens, and "ready" as `set_ready` says.
     Streams whose client does nothing for `stall_seconds` are ended; with None they count as calls
-    and last as long as they like.
+    and last as long as they like. Beyond `max_connections` new ones are closed at once.
     """
 
     def __init__(
@@ -119,11 +121,12 @@ class Server:
         stall_seconds: float | None = None,
         guard: Guard | None = None,
         calls: CallCounts | None = None,
+        max_connections: int = MAX_CONNECTIONS,
     ) -> None:
         self._limits = Limits(admission, stall_seconds)
         self._calls = CallCounts() if calls is None else calls
         self._guard = guard
-        options = _OPTIONS if guard is None else [*_OPTIONS, *_REMOTE_OPTIONS]
+        options = [*_OPTIONS, ("grpc.max_allowed_incoming_connections", max_connections)]
         self._server = grpc.aio.server(options=options)
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import ssl
+import stat
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import grpc
 import pytest
 
 from kvtier import Tls
@@ -18,12 +21,15 @@ from kvtier.client.endpoint import Endpoint
 from kvtier.client.service import Service
 from kvtier.core.status import Code
 from kvtier.errors import AgentUnavailableError, ConfigError, UnauthenticatedError
+from kvtier.sockets import WORKER_SOCKET
 from kvtier.v1 import block_cache_pb2 as pb
 from tests.access.agents import Callers, RemoteAgent, make_certificates, remote_agent, tls_of
 from tests.access.calls import BLOCK_CACHE, Person, code_of, spec_message
+from tests.faults.blocks import spec_of
 from tests.faults.raw_worker import RawWorker
 from tests.faults.waiting import wait_until
 
+SPEC = spec_of("m", 4096, tenant="a")
 LOOKUP = "kvtier.v1.BlockCache.LookupPrefix"
 
 
@@ -220,6 +226,42 @@ def test_an_attach_token_is_of_no_use_over_the_network(
                 service.call("OpenSession", request, 10)
     finally:
         service.close()
+
+
+def test_on_the_unix_socket_a_session_token_is_a_secret_that_ends_with_its_connection(
+    agent: RemoteAgent,
+) -> None:
+    """gRPC does not say who calls there; memory is given to the connection that attached alone."""
+    directory = agent.process.directory
+    assert stat.S_IMODE((directory / WORKER_SOCKET).stat().st_mode) == 0o600
+    with RawWorker(directory) as owner, RawWorker(directory) as other:
+        tokens = [owner.open(SPEC) for _ in range(64)]
+        assert {len(token) for token in (*tokens, owner.token, other.token)} == {16}
+        # Of 64 random bytes some 57 differ; of counters and clocks hardly any.
+        assert all(len(set(column)) > 32 for column in zip(*tokens, strict=True))
+        session = tokens[0]
+        nothing = pb.ReleaseLeasesRequest()
+        other.call("ReleaseLeases", nothing, session)
+        for bit in range(0, 128, 8):
+            wrong = (int.from_bytes(session) ^ 1 << bit).to_bytes(16)
+            with pytest.raises(grpc.RpcError, match="ABORTED"):
+                other.call("ReleaseLeases", nothing, wrong)
+        other.socket.send(
+            json.dumps({"op": "extents", "session": session.hex(), "extents": [1]}).encode()
+        )
+        data, descriptors, _, _ = socket.recv_fds(other.socket, 1 << 16, 8)
+        assert "belongs to another connection" in json.loads(data)["message"]
+        assert not descriptors
+        owner.detach()
+
+        def is_over() -> bool:
+            try:
+                other.call("ReleaseLeases", nothing, session)
+            except grpc.RpcError as error:
+                return bool(error.code() is grpc.StatusCode.ABORTED)
+            return False
+
+        wait_until(is_over, 10, 0.01)
 
 
 # What a client is told before it asks anybody.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -155,7 +155,24 @@ def test_new_certificates_hold_for_new_connections(
         admin.get_stats()  # a connection that was there goes on
 
 
-def test_clients_go_on_when_their_connection_breaks(agent: RemoteAgent, callers: Callers) -> None:
+def test_clients_go_on_when_their_connection_breaks(agent: RemoteAgent) -> None:
+    go_on_after_a_break(agent, lambda: None)
+
+
+def test_clients_show_the_certificates_of_now_when_they_connect_again(
+    agent: RemoteAgent, tmp_path: Path
+) -> None:
+    def replace_all() -> None:
+        make_certificates(tmp_path / "new", "worker=DNS:worker.example")
+        for file in (tmp_path / "new").iterdir():
+            file.rename(tmp_path / "certificates" / file.name)
+        agent.wait_for_log(AGAIN)
+
+    go_on_after_a_break(agent, replace_all)
+
+
+def go_on_after_a_break(agent: RemoteAgent, meanwhile: Callable[[], None]) -> None:
+    """Both clients, whose connection breaks while `meanwhile` is done."""
     port = int(agent.address().rpartition(":")[2])
     with TcpProxy(port) as proxy:
         address = f"127.0.0.1:{proxy.port}"
@@ -179,6 +196,7 @@ def test_clients_go_on_when_their_connection_breaks(agent: RemoteAgent, callers:
                 return False
 
             wait_until(is_cut, 20)
+            meanwhile()
             proxy.pass_on()
             wait_until(lambda: client.is_connected, 20)
             assert namespace.lookup(HASHES).matched == 2

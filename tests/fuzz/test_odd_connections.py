@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -14,8 +14,10 @@ import grpc
 import pytest
 
 from kvtier import Client
+from kvtier.access.role import Role
 from kvtier.client.admin import AdminClient
 from kvtier.testing import AgentProcess
+from tests.access.agents import Callers, remote_agent
 from tests.faults.agents import (
     descriptor_count,
     resident_bytes,
@@ -103,6 +105,42 @@ def test_garbage_and_half_open_connections(
         _newcomer_works(agent)
         assert resident_bytes(agent.pid) < memory + 64 * MIB
     wait_until(lambda: descriptor_count(agent.pid) <= descriptors + 16, 20)
+
+
+@pytest.mark.parametrize("greeting", [b"", _PREFACE + _SETTINGS], ids=["silent", "idle"])
+@pytest.mark.parametrize("listener", ["worker.sock", "admin.sock", "TCP"])
+def test_connections_are_bounded_and_those_that_are_there_go_on(
+    tmp_path: Path, listener: str, greeting: bytes
+) -> None:
+    """Two thousand, where workers may have 8 + 256 and operators 256."""
+    callers = Callers()
+    callers.add("worker", Role.WORKER, "*")
+    with (
+        remote_agent(tmp_path, callers, None, {"limits.max_sessions": 8}) as remote,
+        GoodTraffic(remote.process.address, "good", "stream") as good,
+        AdminClient(remote.process.admin_address, timeout_seconds=10) as admin,
+    ):
+        good.goes_on()
+        admin.get_stats()
+        process = remote.process
+        descriptors = descriptor_count(process.pid)
+        with ExitStack() as stack:
+            for _ in range(2000):
+                if listener == "TCP":
+                    host, _, port = remote.address().rpartition(":")
+                    peer = socket.create_connection((host, int(port)), timeout=5)
+                else:
+                    peer = _unix(process.directory / listener)
+                stack.enter_context(closing(peer))
+                with suppress(BrokenPipeError, ConnectionResetError):
+                    peer.sendall(greeting)
+            wait_until(lambda: descriptor_count(process.pid) <= descriptors + 270, 20)
+            good.goes_on()
+            admin.get_stats()
+            assert descriptor_count(process.pid) >= descriptors + 200
+        wait_until(lambda: descriptor_count(process.pid) <= descriptors + 8, 20)
+        _newcomer_works(process)
+        assert not good.errors
 
 
 def test_who_connects_and_says_nothing_keeps_no_worker_out(

@@ -23,8 +23,9 @@ from tests.unit.core.policy_tier import PolicyTier
 
 #: A block asked for, used, stored or evicted is one.
 OPERATIONS = int(os.environ.get("KVTIER_OPERATIONS", "150000"))
-#: After so many of them everything has been forgotten once.
-WARM = 75_000
+#: After so many of them everything has been forgotten once: of long runs also the beginnings of
+#: requests, of which few are new.
+WARM = min(max(75_000, OPERATIONS // 2), 1_000_000)
 BLOCKS = 256
 RULES = [(name, "always") for name in POLICIES] + [
     ("lru", rule) for rule in ADMISSIONS if rule != "always"

@@ -21,7 +21,8 @@ from tests.soak.worker import work
 HOST_BYTES = 48 * MIB
 _REPORT_SECONDS = 30.0
 _GOOD_SECONDS = 60.0
-#: Longer than any lease, hold or session without shared memory lives.
+#: Longer than any hold or session without shared memory lives, and what workers lease in passing.
+#: What they lease for longer ends with them.
 _FREE_SECONDS = 30.0
 #: For each agent.
 _WORKERS = (("red", "auto"), ("blue", "auto"), ("blue", "stream"))
@@ -65,11 +66,10 @@ class Crew:
         except (RuntimeError, TimeoutError):
             self.seen["died"] += 1
 
-    def dismiss(self) -> None:
-        """They end, and what they saw is in `seen`."""
+    def disconnect(self) -> None:
+        """They close their connections and live on; what they saw is in `seen`."""
         for worker in self._workers:
-            self._ask(worker, "stop")
-        self.close()
+            self._ask(worker, "leave")
 
     def close(self) -> None:
         for worker in self._workers:
@@ -105,7 +105,7 @@ class Deployment:
             "tiers.disk.io_timeout": 2.0,
             "tiers.cluster.url": self.redis.url,
             "leases.default_seconds": 2.0,
-            "leases.max_seconds": 5.0,
+            "leases.max_seconds": 600.0,
             "streams.session_seconds": 5.0,
             "prefetch.read_ahead": 4,
         }
@@ -124,9 +124,16 @@ class Deployment:
             with AdminClient(agent.admin_address, timeout_seconds=10) as admin:
                 wait_until(lambda admin=admin: _is_good(admin), _GOOD_SECONDS, 0.1)  # type: ignore[misc]
 
+    def until_unleased(self) -> None:
+        """Until nothing is leased to those who have gone, while their processes live: only their
+        disconnecting ends what they keep. AssertionError if that takes long."""
+        for agent in self.agents:
+            with AdminClient(agent.admin_address, timeout_seconds=10) as admin:
+                wait_until(lambda admin=admin: _is_unleased(admin), _FREE_SECONDS, 0.1)  # type: ignore[misc]
+
     def until_free(self) -> None:
-        """Until nothing is promised to anybody; no worker is there. AssertionError if that takes
-        longer than any lease lives, which says what is left."""
+        """Until nothing is promised to anybody; no worker is there. AssertionError if something
+        stays promised to those who are gone, which says what is left."""
         for agent in self.agents:
             with AdminClient(agent.admin_address, timeout_seconds=10) as admin:
                 try:
@@ -162,6 +169,10 @@ class Deployment:
 
 def _is_good(admin: AdminClient) -> bool:
     return all(each.state == pb.TierStats.ACTIVE for each in admin.get_stats().tiers)
+
+
+def _is_unleased(admin: AdminClient) -> bool:
+    return not admin.get_stats().lease_count
 
 
 def _left(admin: AdminClient) -> dict[str, int]:

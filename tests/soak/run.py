@@ -1,7 +1,7 @@
 """Workers, agents and a Redis under troubles of all kinds, for hours: `make soak HOURS=n SEED=s`.
 
 One line of JSON a minute on stdout says what was seen; the last one says whether all was well, as
-does the exit status. A round of some minutes ends with all workers dismissed, all troubles over,
+does the exit status. A round of some minutes ends with all workers gone, all troubles over,
 every tier good again and nothing leased any more. The same seed brings the same troubles in the
 same order; how they meet with what workers do is another each time.
 """
@@ -13,7 +13,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
@@ -65,20 +65,24 @@ class Soak:
             self._judge()
 
     def _come_to_rest(self) -> None:
-        """Workers go, tiers are good, leases have ended; then workers come again."""
+        """Workers disconnect, and then go; tiers are good, leases have ended; then workers come
+        again."""
         for crew in self._deployment.crews:
-            crew.dismiss()
-        for wanted, wait in (
-            ("every tier is good", self._deployment.until_good),
-            ("nothing is leased, held, reserved or on its way", self._deployment.until_free),
-        ):
-            try:
-                wait()
-            except AssertionError as error:
-                self.failures.append(f"at rest, {wanted}: {error}")
+            crew.disconnect()
+        self._expect("nothing is leased to those who left", self._deployment.until_unleased)
+        for crew in self._deployment.crews:
+            crew.close()
+        self._expect("every tier is good", self._deployment.until_good)
+        self._expect("nothing is leased, held, reserved or on its way", self._deployment.until_free)
         self._judge()
         for crew in self._deployment.crews:
             crew.hire()
+
+    def _expect(self, wanted: str, wait: Callable[[], None]) -> None:
+        try:
+            wait()
+        except AssertionError as error:
+            self.failures.append(f"at rest, {wanted}: {error}")
 
     def _judge(self) -> None:
         seen = self._deployment.seen()

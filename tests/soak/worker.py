@@ -21,12 +21,16 @@ _SEQUENCES = 60
 _LONGEST = 24
 _PAUSE_SECONDS = 0.02
 _CALL_SECONDS = 3.0
+_KEPT_SHARE = 0.02
+#: More than a round and its rest last.
+_KEPT_SECONDS = 600.0
 _NAMESPACES = (("small", 16 * KIB), ("large", 256 * KIB))
 _NOTHING = np.empty(0, np.uint8)
 
 
 def work(pipe: Pipe, address: str, tenant: str, transport: Transport, seed: str) -> None:
-    """Tells what it saw since the last time whenever it hears something; ends at "stop".
+    """Tells what it saw since the last time whenever it hears something; at "leave" it
+    closes its client, and lives on.
 
     Two tenants ask for the same keys: each has bytes of its own for them.
     """
@@ -37,10 +41,12 @@ def work(pipe: Pipe, address: str, tenant: str, transport: Transport, seed: str)
             worker.step(client)
             time.sleep(_PAUSE_SECONDS)
             if not pipe.is_quiet():
-                order = pipe.hear()
+                if pipe.hear() == "leave":
+                    break
                 pipe.say(worker.report())
-                if order == "stop":
-                    return
+    pipe.say(worker.report())
+    with suppress(EOFError):
+        pipe.hear()
 
 
 class _Worker:
@@ -53,7 +59,7 @@ class _Worker:
         self._counts: Counter[str] = Counter()
         self._steps = [
             *(self._load, self._load, self._load, self._store),
-            *(self._view, self._abandon, self._forget, self._touch),
+            *(self._view, self._abandon, self._forget, self._keep, self._touch),
         ]
 
     def report(self) -> dict[str, int]:
@@ -110,6 +116,12 @@ class _Worker:
         """Neither the hold nor the lease is given back: they end by themselves."""
         namespace.lookup(hashes, hold_seconds=0.5)
         namespace.load(hashes[:4], ttl_seconds=0.5)
+
+    def _keep(self, namespace: Namespace, hashes: list[bytes]) -> None:
+        """Now and then, a lease that nothing but the end of its session ends."""
+        if self._random.random() < _KEPT_SHARE:
+            namespace.load(hashes[:1], ttl_seconds=_KEPT_SECONDS)
+            self._counts["kept"] += 1
 
     def _touch(self, namespace: Namespace, hashes: list[bytes]) -> None:
         with suppress(KvtierError):

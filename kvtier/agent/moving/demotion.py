@@ -145,8 +145,11 @@ class Demotion:
         if not self.is_writable or len(self._waiting) >= _MOST_WAITING:
             self._is_behind = True
             return False
-        describe = host.residency.describe
-        chosen = [Candidate(host, row, describe(row)[1]) for row in rows if row >= 0]
+        describe, slot = host.residency.describe, host.residency.slot
+        # A block may have left its row while its turn was waited for.
+        chosen = [
+            Candidate(host, row, describe(row)[1]) for row in rows if row >= 0 and slot[row] != NONE
+        ]
         self._waiting.extend(chosen)
         self._waiting_bytes += len(chosen) * host.slot_bytes
         self._pump()

@@ -73,7 +73,7 @@ class AttachServer:
         finally:
             os.umask(old_mask)
         os.chown(path, -1, group_id)
-        listener.listen(128)
+        listener.listen(1024)
         self._listener = listener
         asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 

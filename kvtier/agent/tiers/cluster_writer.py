@@ -6,6 +6,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 from kvtier.agent.moving.storage_mover import Kind, StorageMover
 from kvtier.agent.moving.writer import Taken, Writer, spawn
@@ -81,33 +82,59 @@ class ClusterWriter(Writer):
             await self._agreed(tenure)
         except OSError as error:
             log.warning("CLUSTER: blocks are not written: %s", error)
-            self.failed_count += len(blocks)
-            self._end(blocks)
+            self._fail(blocks)
             return
         # Those of an earlier generation have been evicted, now that the nodes agree on this one.
         gone = [block for block in blocks if not block.is_current]
         blocks = [block for block in blocks if block.is_current]
         self._end(gone)
-        try:
+        with suppress(OSError):
             while blocks:
-                blocks = blocks[await self._write_some(tenure, host, blocks) :]
-        except OSError:
-            self._give_up(blocks)
+                blocks = await self._write_some(tenure, host, blocks)
 
-    async def _write_some(self, tenure: Tenure, host: SizeClass, blocks: list[Taken]) -> int:
-        """The leading ones, as many as a mover's call has time for: how many, at least one."""
+    async def _write_some(
+        self, tenure: Tenure, host: SizeClass, blocks: list[Taken]
+    ) -> list[Taken]:
+        """The leading ones, at least one, as many as a mover's call has time for: the others.
+
+        After an OSError nobody goes on with those: they have failed, or do when the call ends.
+        """
         cells = [cell_of(host.table, block.slot) for block in blocks]
-        stored = await self._mover.run(
-            self._push,
-            tenure,
-            blocks,
-            cells,
-            [host.lifetimes.remaining_seconds(block.stored_at) for block in blocks],
-            size_bytes=len(blocks) * host.slot_bytes,
-            kind=Kind.WRITE,
-            on_end=lambda stored: self._landed(tenure, blocks, stored),
-        )
-        return len(stored)
+        is_given_up = False
+        others: list[Taken] | None = None  # once the call has ended
+
+        def landed(stored: list[bool] | None) -> None:
+            nonlocal others
+            count = len(blocks) if stored is None else len(stored)
+            others = blocks[count:]
+            self._landed(tenure, blocks[:count], stored)
+            if is_given_up:
+                self._fail(others)
+
+        try:
+            await self._mover.run(
+                self._push,
+                tenure,
+                blocks,
+                cells,
+                [host.lifetimes.remaining_seconds(block.stored_at) for block in blocks],
+                size_bytes=len(blocks) * host.slot_bytes,
+                kind=Kind.WRITE,
+                on_end=landed,
+            )
+        except OSError:
+            is_given_up = True
+            if others is None:
+                self._give_up(blocks)
+            else:
+                self._fail(others)
+            raise
+        assert others is not None, "it has ended"
+        return others
+
+    def _fail(self, blocks: list[Taken]) -> None:
+        self.failed_count += len(blocks)
+        self._end(blocks)
 
     def _push(
         self,
@@ -151,8 +178,6 @@ class ClusterWriter(Writer):
         return there
 
     def _landed(self, tenure: Tenure, blocks: Sequence[Taken], stored: list[bool] | None) -> None:
-        if stored is not None:
-            blocks = blocks[: len(stored)]
         unwanted: defaultdict[Lane, list[bytes]] = defaultdict(list)
         for block, is_new in zip(blocks, stored or [False] * len(blocks), strict=True):
             lane, block_hash = block.key.lane, block.key.block_hash

@@ -251,6 +251,62 @@ def test_many_exchanges_in_a_row_are_no_outage() -> None:
     test()
 
 
+def test_what_has_left_host_before_its_turn_is_not_written(server: RedisServer) -> None:
+    """HOST shrinks, and DISK was written to first: rows that are told then may be empty."""
+
+    @on_loop
+    async def test() -> None:
+        async with ClusterAgent(server.url, is_started=False) as agent:
+            await agent.store(_KEYS)
+            host = agent.host_class()
+            rows = host.find_many(_KEYS.lane, _KEYS.hashes)
+            agent.cluster.start()
+            await agent.agreed()
+            agent.leave_host(_KEYS)
+            await agent.quiet()
+            ended = agent.cluster.writer.ended_count
+            await in_time(agent.cluster.demotion.write(host, rows))
+            await agent.quiet()
+            assert agent.cluster.writer.ended_count == ended
+            agent.audit()
+
+    test()
+
+
+@pytest.mark.parametrize("is_heard_of_late", [True, False])
+def test_a_batch_that_is_given_up_and_ends_early_all_the_same_leaves_nothing_in_use(
+    server: RedisServer, is_heard_of_late: bool
+) -> None:
+    """After its first block it has no time for further ones, and nobody waits for it any more; or
+    it ends while it is given up, before its writer has heard of either."""
+
+    @on_loop
+    async def test() -> None:
+        async with ClusterAgent(server.url, timeout_seconds=0.5) as agent:
+            agent.session()
+            await agent.agreed()
+            mover, turned = agent.cluster.moving, agent.cluster.moving.on_turn
+
+            def end_it() -> None:
+                turned()
+                agent.gate.open()
+                while any(mover.forecast.running):
+                    pass
+
+            if not is_heard_of_late:
+                mover.on_turn = end_it
+            agent.gate.shut("stored")
+            await agent.store(_KEYS)
+            await until(lambda: mover.health is Health.UNAVAILABLE)
+            agent.gate.open()
+            await until(lambda: _blocks(server) == 12)
+            await agent.quiet()
+            assert not agent.cluster.writer.has_overdue
+            agent.audit()
+
+    test()
+
+
 def test_a_full_server_is_read_and_written_to_when_it_has_room_again(server: RedisServer) -> None:
     @on_loop
     async def test() -> None:
