@@ -350,7 +350,7 @@ async def test_a_device_that_hangs_meanwhile_is_waited_for(tmp_path: Path) -> No
         (Tier.HOST, MIB - 1, "at least 1 MiB"),
         (Tier.DISK, 31 * MIB, "at least 32 MiB, 16 MiB for each path"),
         (Tier.CLUSTER, MIB, "CLUSTER has no capacity"),
-        (Tier.GPU, MIB, "GPU has no capacity"),
+        (Tier.GPU, MIB, "set when the agent starts, in tiers.gpu.devices"),
     ],
 )
 @on_loop
