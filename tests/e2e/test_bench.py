@@ -151,6 +151,7 @@ def test_a_measured_server_keeps_what_it_has_and_nothing_else() -> None:
         assert server.call("KEYS", "*") == [b"kvtier:1"]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_measurement_that_is_stopped_leaves_nothing_on_the_server(
     number: signal.Signals,

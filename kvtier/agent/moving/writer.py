@@ -171,9 +171,10 @@ class Writer(ABC):
         self.writes[block.host].observe(time.monotonic() - block.begun_at)
 
     async def settled(self) -> None:
-        """Returns when what is being written now has been."""
-        await asyncio.gather(*self._batches, return_exceptions=True)
-        await asyncio.gather(*self._erasing, return_exceptions=True)
+        """Returns when what is being written now has been; it goes on if the caller does not."""
+        for tasks in (self._batches, self._erasing):
+            if tasks:
+                await asyncio.wait(tasks)
 
     async def close(self) -> None:
         """Ends what is under way; what is in a thread's hands completes."""

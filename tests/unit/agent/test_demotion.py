@@ -244,6 +244,25 @@ async def test_what_is_evicted_on_request_while_it_is_written_is_erased(tmp_path
 
 
 @on_loop
+async def test_who_waits_for_writes_and_gives_up_ends_none_of_them(tmp_path: Path) -> None:
+    io = GatedIO()
+    async with DiskAgent(tmp_path, io=io) as agent:
+        await agent.store_on_disk(sequence("first", 8))
+        io.shut("write", calls=1)
+        await agent.store(sequence("second", 2))
+        await until(lambda: io.waiting("write"))
+        waiting = asyncio.create_task(agent.disk.writer.settled())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert agent.disk.writer.batches
+        io.let_pass()
+        await agent.quiet()
+        assert all(agent.on_disk(sequence("second", 2)))
+        agent.audit()
+
+
+@on_loop
 async def test_an_eviction_that_cannot_erase_what_was_being_written_says_so(
     tmp_path: Path,
 ) -> None:
