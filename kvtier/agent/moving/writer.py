@@ -184,8 +184,9 @@ class Writer(ABC):
         await asyncio.gather(*work, return_exceptions=True)
 
 
-def spawn(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+def spawn(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> asyncio.Task[None]:
     """Runs it as a task that is kept until its end."""
     task = asyncio.get_running_loop().create_task(work)
     tasks.add(task)
     task.add_done_callback(tasks.discard)
+    return task

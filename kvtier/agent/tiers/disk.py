@@ -16,6 +16,7 @@ import numpy as np
 
 from kvtier.agent.moving.demotion import Demotion, WritePolicy
 from kvtier.agent.moving.storage_mover import StorageMover
+from kvtier.agent.moving.writer import spawn
 from kvtier.agent.placing.evicting import Forget
 from kvtier.agent.placing.placement import Placement
 from kvtier.agent.sessions.namespaces import Namespace, Namespaces
@@ -281,7 +282,8 @@ class Disk:
             raise OSError("what was being written cannot be erased")
 
     async def _erase_all(self, slots: Mapping[SizeClass, Sequence[int]]) -> None:
-        """Empties the records of slots that are in use by the caller; releases them.
+        """Empties the records of slots that are in use by the caller; releases them, also if the
+        caller waits no longer.
 
         Raises OSError when all has been tried.
         """
@@ -289,13 +291,12 @@ class Disk:
         for size_class, each in slots.items():
             for slot in each:
                 by_slab[size_class, slab_of(size_class, slot)].append(slot)
-        results = await asyncio.gather(
-            *(self._erase(*place, each) for place, each in by_slab.items()),
-            return_exceptions=True,
-        )
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+        erasing = [spawn(self._erase(*place, each), self._tasks) for place, each in by_slab.items()]
+        if erasing:
+            await asyncio.wait(erasing)
+        for error in [each.exception() for each in erasing]:
+            if error is not None:
+                raise error
 
     async def _erase(self, size_class: SizeClass, slab: Slab, slots: list[int]) -> None:
         await self.movers[slab.stripe].run(
@@ -322,9 +323,7 @@ class Disk:
             len(slab.damaged),
             slab.volume.path,
         )
-        task = asyncio.get_running_loop().create_task(self._empty(size_class, slab))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        spawn(self._empty(size_class, slab), self._tasks)
 
     async def _empty(self, size_class: SizeClass, slab: Slab) -> None:
         if not slab.retiring:

@@ -263,6 +263,23 @@ async def test_who_waits_for_writes_and_gives_up_ends_none_of_them(tmp_path: Pat
 
 
 @on_loop
+async def test_an_eviction_that_is_given_up_at_any_time_leaves_no_slot_in_use(
+    tmp_path: Path,
+) -> None:
+    async with DiskAgent(tmp_path) as agent:
+        for turns in range(40):
+            await agent.store_on_disk(sequence(f"{turns}", 8))
+            evicting = asyncio.create_task(evict_everywhere(agent))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            evicting.cancel()
+            await asyncio.wait([evicting])
+            await agent.quiet()
+            await until(lambda: not agent.disk_class().referenced_slots)
+        agent.audit()
+
+
+@on_loop
 async def test_an_eviction_that_cannot_erase_what_was_being_written_says_so(
     tmp_path: Path,
 ) -> None:
