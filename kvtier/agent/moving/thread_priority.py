@@ -6,27 +6,26 @@ import os
 import threading
 from collections.abc import Callable
 from functools import cache
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 _NICENESS = 10
 
 
-def at_low_priority(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+def at_low_priority(call: Callable[[], T]) -> T:
     """Calls it in this thread, which has a low priority meanwhile.
 
     Not without CAP_SYS_NICE or a RLIMIT_NICE that allows to return: a thread that stayed low would
     starve beside one that spins, as those of inference engines do.
     """
     if not _is_reversible():
-        return call(*args, **kwargs)
+        return call()
     thread_id = threading.get_native_id()
     normal = os.getpriority(os.PRIO_PROCESS, thread_id)
     os.setpriority(os.PRIO_PROCESS, thread_id, normal + _NICENESS)
     try:
-        return call(*args, **kwargs)
+        return call()
     finally:
         os.setpriority(os.PRIO_PROCESS, thread_id, normal)
 

@@ -25,8 +25,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _POPULATE_BYTES = 8 << 20
-#: Ahead of need, so much longer than a step is the pause after it.
+#: Ahead of need, so much longer than a step is the pause after it, up to the longest.
 _AHEAD_PAUSE = 4
+_LONGEST_PAUSE_SECONDS = 0.5
 _MOVE_BYTES = 16 << 20
 _PAUSE_SECONDS = 1.0
 _FRUITLESS_TRADES = 16
@@ -240,7 +241,7 @@ class Placement:
         """Zeroing pages is work for the processors that the engine computes on."""
         if not self._wanted.is_set():
             with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
+                async with asyncio.timeout(min(seconds, _LONGEST_PAUSE_SECONDS)):
                     await self._wanted.wait()
 
     def _spare_slots(self, slot_bytes: int) -> int:

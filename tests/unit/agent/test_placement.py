@@ -227,6 +227,7 @@ def test_a_new_extent_is_no_donation(node_of: NodeOf) -> None:
 def test_growth_ahead_pauses_until_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     """After the shortest step, for ever."""
     monkeypatch.setattr("kvtier.agent.placing.placement._AHEAD_PAUSE", 1e12)
+    monkeypatch.setattr("kvtier.agent.placing.placement._LONGEST_PAUSE_SECONDS", 1e12)
 
     steps = 0
 
