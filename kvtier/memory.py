@@ -1,7 +1,7 @@
 """Shared memory as the kernel offers it: memfds, mappings, population, holes.
 
-The one place that calls libc. Mappings are made without Python's `mmap`, which would keep a
-duplicate of the descriptor open for as long as the mapping lives.
+The one place that calls libc about memory. Mappings are made without Python's `mmap`, which would
+keep a duplicate of the descriptor open for as long as the mapping lives.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import ctypes
 import fcntl
 import mmap
 import os
-import struct
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -24,6 +23,7 @@ ByteArray = npt.NDArray[np.uint8]
 PAGE_BYTES = 4096
 MAX_DESCRIPTORS_PER_MESSAGE = 64
 
+_POPULATE_STEP_BYTES = 512 << 10
 _MADV_DONTFORK = 10
 _MADV_POPULATE_WRITE = 23
 _MAP_NORESERVE = 0x4000
@@ -32,9 +32,6 @@ _FALLOC_FL_PUNCH_HOLE = 2
 _F_ADD_SEALS = 1033
 _SEAL_SEAL, _SEAL_SHRINK, _SEAL_GROW, _SEAL_FUTURE_WRITE = 1, 2, 4, 16
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-#: size, policy (SCHED_OTHER), flags, nice, priority, runtime (the slice), deadline, period.
-_SCHED_ATTR = struct.Struct("=IIQiIQQQ")
-_SYS_SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}.get(os.uname().machine, -1)
 _FAILED = ctypes.c_void_p(-1).value
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -114,12 +111,18 @@ def _unmap(
 
 
 def populate(fd: int, memory: ByteArray, offset: int, size_bytes: int) -> None:
-    """Allocates pages of a mapping, charged to this process. Releases the GIL."""
-    if _libc.madvise(memory.ctypes.data + offset, size_bytes, _MADV_POPULATE_WRITE) == 0:
-        return
-    # Kernels before 5.14 do not know it; this allocates too, without the page tables.
-    if _libc.fallocate(fd, 0, offset, size_bytes):
-        _raise_errno("fallocate")
+    """Allocates pages of a mapping, charged to this process. Releases the GIL.
+
+    In steps: a kernel that is not preemptible keeps the processor for as long as a call takes.
+    """
+    end = offset + size_bytes
+    for start in range(offset, end, _POPULATE_STEP_BYTES):
+        size = min(_POPULATE_STEP_BYTES, end - start)
+        if _libc.madvise(memory.ctypes.data + start, size, _MADV_POPULATE_WRITE) == 0:
+            continue
+        # Kernels before 5.14 do not know it; this allocates too, without the page tables.
+        if _libc.fallocate(fd, 0, start, size):
+            _raise_errno("fallocate")
 
 
 def can_populate() -> bool:
@@ -142,16 +145,6 @@ def keep_large_buffers() -> None:
     """Makes malloc reuse large buffers; each fresh one would be first touch, 3 times slower."""
     _libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
     _libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
-
-
-def set_time_slice(seconds: float) -> None:
-    """How long the calling thread runs, at a time, beside others on its processor; 0: the default.
-
-    A short slice gets the processor sooner after waking (Linux 6.12 and later; others ignore it).
-    """
-    nice = os.getpriority(os.PRIO_PROCESS, 0)
-    attributes = _SCHED_ATTR.pack(_SCHED_ATTR.size, 0, 0, nice, 0, int(seconds * 1e9), 0, 0)
-    _libc.syscall(_SYS_SCHED_SETATTR, 0, attributes, 0)
 
 
 def trim() -> None:

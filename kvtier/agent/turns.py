@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import AsyncIterator
 from weakref import WeakKeyDictionary
 
-#: Sizes of slices that take well under 1 ms.
+#: Sizes of slices that take a fraction of 1 ms.
 READ_SLICE = 512
-WRITE_SLICE = 64
+WRITE_SLICE = 16
 
 
 async def slices(count: int, size: int) -> AsyncIterator[slice]:
@@ -33,17 +33,18 @@ async def data_slices(count: int, size: int) -> AsyncIterator[slice]:
         yield slice(start, min(start + size, count))
 
 
-def data_line() -> DataLine:
-    """That of the running loop."""
-    loop = asyncio.get_running_loop()
-    line = _lines.get(loop)
-    if line is None:
-        line = _lines[loop] = DataLine()
-    return line
+def data_line() -> Line:
+    """Of those who move data for a worker, on the running loop."""
+    return _line_of(_data_lines)
 
 
-class DataLine:
-    """Those who move data and wait for their turn, the first one first."""
+def background_line() -> Line:
+    """Of what nobody waits for, on the running loop; data has its own turns beside it."""
+    return _line_of(_background_lines)
+
+
+class Line:
+    """Those who wait for a turn of the loop to themselves, the first one first."""
 
     def __init__(self) -> None:
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -83,4 +84,14 @@ class DataLine:
                 self._take()
 
 
-_lines: WeakKeyDictionary[asyncio.AbstractEventLoop, DataLine] = WeakKeyDictionary()
+_Lines = WeakKeyDictionary[asyncio.AbstractEventLoop, Line]
+_data_lines: _Lines = WeakKeyDictionary()
+_background_lines: _Lines = WeakKeyDictionary()
+
+
+def _line_of(lines: _Lines) -> Line:
+    loop = asyncio.get_running_loop()
+    line = lines.get(loop)
+    if line is None:
+        line = lines[loop] = Line()
+    return line

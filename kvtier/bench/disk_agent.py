@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from kvtier import memory
+from kvtier import scheduling
 from kvtier.agent.sessions.namespaces import FIRST_GENERATION
 from kvtier.bench.process import in_worker_process
 from kvtier.client.admin import AdminClient
@@ -202,7 +202,7 @@ def _hit(pipe: Pipe, address: str, processor: int) -> None:
     """Hears for how many seconds to load, says the p99 of its loads in seconds."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.sched_setaffinity(0, {processor})
-    memory.set_time_slice(_SLICE_SECONDS)  # the agent is measured, not the wait for a processor
+    scheduling.set_time_slice(_SLICE_SECONDS)  # the agent is measured, not the wait for a processor
     rng = np.random.default_rng(0)
     blocks = np.zeros((_HIT_BLOCKS, _HIT_BLOCK_BYTES), dtype=np.uint8)
     batches = [[rng.bytes(_HASH_BYTES) for _ in range(_HIT_BLOCKS)] for _ in range(_HIT_BATCHES)]

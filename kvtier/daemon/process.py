@@ -9,7 +9,7 @@ import resource
 import signal
 import sys
 
-from kvtier import memory
+from kvtier import memory, scheduling
 from kvtier.agent import logs
 from kvtier.config import AgentConfig
 from kvtier.daemon.agent import Agent
@@ -38,10 +38,10 @@ def tune_interpreter() -> None:
     """What an agent's process needs beside the defaults."""
     memory.keep_large_buffers()
     # Movers wait at most this long for the interpreter after each call.
-    sys.setswitchinterval(0.0005)
+    sys.setswitchinterval(0.0001)
     # Of all threads: the event loop may wait for the interpreter, whose holder may wait for a
     # processor that a third one has for its slice, 3 ms by default.
-    memory.set_time_slice(_SLICE_SECONDS)
+    scheduling.set_time_slice(_SLICE_SECONDS)
 
 
 async def _serve(config: AgentConfig, disk_io: BlockIO | None) -> None:
@@ -55,6 +55,9 @@ async def _serve(config: AgentConfig, disk_io: BlockIO | None) -> None:
         await agent.start(directory)
         gc.collect()
         gc.freeze()
+        # The event loop, before threads that move bytes. Those that gRPC needs are there by now.
+        if not scheduling.precede_other_threads(_SLICE_SECONDS):
+            log.info("the event loop has no priority over other threads: RLIMIT_NICE is too low")
         notify("READY=1")
         await stop.wait()
         notify("STOPPING=1")

@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 
 from kvtier import Client, NamespaceSpec
 from kvtier.core.retry_info import STATUS_METADATA, overloaded_error
-from kvtier.memory import set_time_slice
+from kvtier.scheduling import set_time_slice
 from kvtier.testing.worker_process import Pipe
 from kvtier.v1 import block_cache_pb2 as pb
 from kvtier.v1 import block_pb2

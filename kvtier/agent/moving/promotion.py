@@ -21,7 +21,7 @@ from kvtier.core.residency import NONE
 from kvtier.tiers.size_class import SizeClass
 from kvtier.tiers.slot_tier import SlotTier
 
-_LAUNCH_SLICE = 32
+_LAUNCH_SLICE = 8
 
 
 class Promotion:
@@ -46,6 +46,10 @@ class Promotion:
     @property
     def host(self) -> SlotTier:
         return self._placement.tier
+
+    @property
+    def has_remote_sources(self) -> bool:
+        return any(source.is_remote for source in self.sources)
 
     def arrivals(self, namespace: Namespace) -> Arrivals:
         """The estimate, of nothing yet."""

@@ -13,7 +13,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 from kvtier.agent.moving.job_queue import Job, JobQueue, Kind, Ticket
 from kvtier.agent.moving.last_day import LastDay
 from kvtier.agent.moving.read_forecast import ReadForecast
-from kvtier.agent.moving.thread_priority import at_low_priority
+from kvtier.scheduling import at_low_priority
 from kvtier.tiers.health import Health
 
 __all__ = ["Kind", "Storage", "StorageDownError", "StorageMover", "Ticket"]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from kvtier.agent.turns import background_line
 from kvtier.core.block import BlockKey, BlockKeys, Tier
 from kvtier.core.latency import Latency
 from kvtier.tiers.size_class import SizeClass
@@ -150,7 +151,12 @@ class Writer(ABC):
             )
             for block, slot in zip(blocks, slots, strict=True)
         ]
-        spawn(self._write(host, taken), self._batches)
+        spawn(self._write_in_turn(host, taken), self._batches)
+
+    async def _write_in_turn(self, host: SizeClass, blocks: list[Taken]) -> None:
+        """A store may begin dozens of batches; who looks something up is not behind all of them."""
+        await background_line().begin()
+        await self._write(host, blocks)
 
     def _give_up(self, blocks: Iterable[Taken]) -> None:
         """Those that have not ended are overdue."""

@@ -32,7 +32,7 @@ ASIDE = "aside"
 SLAB_OVERHEAD_BYTES = 64 << 10
 #: Growing stops so far above `min_free`, so that small files do not bring the device below it.
 DEVICE_MARGIN_BYTES = 256 << 10
-_MAX_RUN_BYTES = 8 << 20
+_MAX_RUN_BYTES = 2 << 20
 _MOST_DAMAGED_SHARE = 16
 _FEWEST_DAMAGED = 8
 _MOST_TORN_SHARE = 2
