@@ -21,6 +21,10 @@ from kvtier.core.residency import NONE
 from kvtier.tiers.size_class import SizeClass
 from kvtier.tiers.slot_tier import SlotTier
 
+#: What is asked of a source together.
+_LAUNCH_BLOCKS = 32
+_LAUNCH_BYTES = 16 << 20
+#: What is begun in one turn of the loop.
 _LAUNCH_SLICE = 8
 
 
@@ -191,7 +195,7 @@ class Promotion:
                 if not host.free_slots:  # what there is room for is read meanwhile
                     self._take_off(new)
                     new = []
-                    count = min(len(claimed), _LAUNCH_SLICE)
+                    count = min(len(claimed), _LAUNCH_BLOCKS)
                     await self._placement.make_room(host, count, worth)
                 block_hash, source, origin = claimed[-1]
                 existing = self.flight(host, lane, block_hash)
@@ -213,9 +217,10 @@ class Promotion:
                     self._flights[host, lane, block_hash] = flight
                     flights.append(self._join(flight, kind))
                     new.append(flight)
-                    if len(new) == _LAUNCH_SLICE:
-                        self._take_off(new)
-                        new = []
+                    if len(new) % _LAUNCH_SLICE == 0:
+                        if len(new) >= min(_LAUNCH_BLOCKS, _LAUNCH_BYTES // host.slot_bytes):
+                            self._take_off(new)
+                            new = []
                         await data_line().turn()
                     continue
                 claimed.pop()

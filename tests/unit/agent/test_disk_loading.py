@@ -72,6 +72,7 @@ async def test_what_is_on_its_way_is_pending(tmp_path: Path) -> None:
         await half_in_host(agent)
         io.shut("read")
         await agent.load_and_release(sequence("a", 2, start=4), wait=Wait.BEST_EFFORT)
+        await until(lambda: agent.volume.queue_depth)
         found = await lookup(agent, KEYS)
         assert runs(found) == [(0, 4, HOST, False), (4, 2, HOST, True), (6, 2, DISK, False)]
         after = [run.ready_after_seconds for run in found.runs]
