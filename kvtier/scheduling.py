@@ -38,6 +38,11 @@ def precede_other_threads(slice_seconds: float) -> bool:
     return _set(_HIGH, slice_seconds, _RESET_ON_FORK)
 
 
+def may_precede_other_threads() -> bool:
+    """Whether that is permitted; the calling thread stays as it is."""
+    return _in_a_thread(lambda: precede_other_threads(0.0))
+
+
 def _set(nice: int, slice_seconds: float, flags: int) -> bool:
     attributes = _SCHED_ATTR.pack(
         _SCHED_ATTR.size, 0, flags, nice, 0, int(slice_seconds * 1e9), 0, 0
@@ -64,20 +69,23 @@ def at_low_priority(call: Callable[[], T]) -> T:
 
 @cache
 def _is_reversible() -> bool:
-    """Tried by a thread that ends."""
-    answers: list[bool] = []
-
-    def attempt() -> None:
+    def attempt() -> bool:
         thread_id = threading.get_native_id()
         normal = os.getpriority(os.PRIO_PROCESS, thread_id)
         try:
             os.setpriority(os.PRIO_PROCESS, thread_id, normal + 1)
             os.setpriority(os.PRIO_PROCESS, thread_id, normal)
         except OSError:
-            return
-        answers.append(True)
+            return False
+        return True
 
-    thread = threading.Thread(target=attempt, name="kvtier-priority")
+    return _in_a_thread(attempt)
+
+
+def _in_a_thread(attempt: Callable[[], bool]) -> bool:
+    """The answer of a thread that ends: what it has done to itself is gone."""
+    answers: list[bool] = []
+    thread = threading.Thread(target=lambda: answers.append(attempt()), name="kvtier-priority")
     thread.start()
     thread.join()
-    return bool(answers)
+    return answers == [True]

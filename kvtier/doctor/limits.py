@@ -1,12 +1,13 @@
-"""Memory and descriptors: what there is, against what the configuration wants."""
+"""Memory, descriptors, priority: what there is, against what the configuration wants."""
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
 
-from kvtier import memory
+from kvtier import memory, scheduling
 from kvtier.config import AgentConfig, format_size
 from kvtier.daemon.process import DESCRIPTORS, FEWEST_DESCRIPTORS
 from kvtier.daemon.sizing import host_capacity_bytes
@@ -22,6 +23,7 @@ def limit_findings(
     """Of a running agent, of which HOST has so much already; else of whoever asks."""
     yield _descriptors(pid)
     yield _memlock(config, has_accelerator, pid)
+    yield _nice(pid)
     yield from _memory(config, allocated_bytes, pid)
 
 
@@ -64,6 +66,22 @@ def _memlock(config: AgentConfig, has_accelerator: bool, pid: int | None) -> Fin
             "LimitMEMLOCK=infinity of its unit, --ulimit memlock=-1 of its container",
         )
     return ok("RLIMIT_MEMLOCK", said if is_enough else f"{said}: enough without an accelerator")
+
+
+def _nice(pid: int | None) -> Finding:
+    """Of a running agent, what its event loop has; else what it would be permitted."""
+    if pid is None:
+        is_preferred = scheduling.may_precede_other_threads()
+    else:
+        is_preferred = os.getpriority(os.PRIO_PROCESS, pid) < 0
+    if is_preferred:
+        return ok("RLIMIT_NICE", "the event loop gets a processor before threads that move bytes")
+    return warning(
+        "RLIMIT_NICE",
+        "the event loop has no priority over threads that move bytes: lookups and hits wait "
+        "longer while much is moved",
+        "LimitNICE=-10 of its unit, --ulimit nice=30 of its container",
+    )
 
 
 def _memory(config: AgentConfig, allocated_bytes: int, pid: int | None) -> Iterator[Finding]:

@@ -32,7 +32,16 @@ def test_without_an_agent_it_looks_at_the_machine(tmp_path: Path) -> None:
     assert [each for each in found if each["verdict"] == "problem"] == []
     subjects = {each["subject"] for each in found}
     assert subjects >= {
-        *("agent", "kernel", "RLIMIT_NOFILE", "RLIMIT_MEMLOCK", "cgroup", "memory", "sockets"),
+        *(
+            "agent",
+            "kernel",
+            "RLIMIT_NOFILE",
+            "RLIMIT_MEMLOCK",
+            "RLIMIT_NICE",
+            "cgroup",
+            "memory",
+            "sockets",
+        ),
         *(f"DISK {tmp_path}/disk", "CLUSTER", "GPU", "vLLM", "clock"),
     }
     assert not (tmp_path / "run").exists()

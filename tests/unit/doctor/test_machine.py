@@ -162,6 +162,17 @@ def test_the_worst_comes_first() -> None:
     assert [each.subject for each in worst_first(found)] == ["c", "d", "a", "b"]
 
 
+def test_an_event_loop_without_priority_is_told_of() -> None:
+    config = config_of(tiers__host__capacity="1MiB")
+    with subprocess.Popen(["sh", "-c", "echo; read _"], stdin=-1, stdout=-1) as shell:
+        assert shell.stdout is not None
+        shell.stdout.readline()
+        lines = told(list(limit_findings(config, 0, False, shell.pid)), Verdict.WARNING)
+    assert any(line.startswith("RLIMIT_NICE: the event loop has no priority") for line in lines)
+    lines = told(list(limit_findings(config, 0, False)), Verdict.OK)
+    assert any(line.startswith("RLIMIT_NICE") for line in lines) or os.geteuid() != 0
+
+
 def test_the_limits_of_a_running_agent_are_its_own() -> None:
     config = config_of(tiers__host__capacity="1MiB")
     with subprocess.Popen(
