@@ -142,8 +142,8 @@ class Loading:
         is_prefix: bool,
     ) -> None:
         """All at once: each waits for other machines up to a time of its own."""
-        if not self._promotion.has_remote_sources:
-            return  # tasks take turns of the loop
+        if not self._promotion.has_remote_sources:  # tasks would take turns of the loop
+            return
         learn = self._promotion.learn
         await asyncio.gather(
             *(

@@ -32,6 +32,7 @@ ASIDE = "aside"
 SLAB_OVERHEAD_BYTES = 64 << 10
 #: Growing stops so far above `min_free`, so that small files do not bring the device below it.
 DEVICE_MARGIN_BYTES = 256 << 10
+#: Of one call: a kernel that is not preemptible keeps the processor for as long as it prepares it.
 _MAX_RUN_BYTES = 2 << 20
 _MOST_DAMAGED_SHARE = 16
 _FEWEST_DAMAGED = 8

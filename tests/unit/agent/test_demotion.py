@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from kvtier.agent.moving import demotion
 from kvtier.agent.moving.demotion import WritePolicy
+from kvtier.agent.moving.writer import Taken
 from kvtier.agent.placing.evicting import evict
 from kvtier.core.block import BlockKeys, Lane, Tier
 from kvtier.core.namespace import NamespaceSpec
 from kvtier.errors import AgentUnavailableError
+from kvtier.tiers.size_class import SizeClass
 from kvtier.tiers.slot_table import Extent
 from tests.unit.agent.disk_agent import (
     MIB,
@@ -132,6 +135,30 @@ async def test_stores_do_not_wait_for_disk(tmp_path: Path) -> None:
         io.let_pass()
         await agent.quiet()
         assert all(all(agent.on_disk(sequence(f"s {number}", 4))) for number in range(8))
+
+
+@on_loop
+async def test_a_turn_of_the_loop_begins_one_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many a store asks for: lookups would be behind all of them."""
+    monkeypatch.setattr(demotion, "_MOST_BLOCKS", 1)
+    async with DiskAgent(tmp_path) as agent:
+        turn, begun = 0, []
+        write = agent.disk.writer._write
+
+        async def count(host: SizeClass, blocks: list[Taken]) -> None:
+            begun.append(turn)
+            await write(host, blocks)
+
+        monkeypatch.setattr(agent.disk.writer, "_write", count)
+        storing = asyncio.ensure_future(agent.store_on_disk(KEYS))
+        while not storing.done():
+            turn += 1
+            await asyncio.sleep(0)
+        assert len(begun) == len(set(begun)) == len(KEYS.hashes)
+        await storing
+        agent.audit()
 
 
 @on_loop

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from itertools import pairwise
 
-from kvtier.agent.turns import data_line, data_slices
+from kvtier.agent.turns import Line, background_line, data_line, data_slices
 
 
 def _run_beside(calls: int) -> tuple[list[int], list[tuple[int, int]]]:
@@ -43,6 +43,26 @@ def test_calls_take_turns() -> None:
     assert [call for call, _ in done[1:10]] == [0, 1, 2] * 3
     for call in range(3):
         assert [part for each, part in done if each == call] == list(range(10))
+
+
+def test_what_nobody_waits_for_has_turns_beside_data() -> None:
+    async def run() -> list[str]:
+        done: list[str] = []
+
+        async def work(line: Line, name: str) -> None:
+            for _ in range(2):
+                await line.begin()
+                done.append(name)
+
+        kinds = (data_line(), "data"), (background_line(), "background")
+        await asyncio.gather(*(work(*kind) for _ in range(3) for kind in kinds))
+        return done
+
+    done = asyncio.run(run())
+    assert len(done) == 12
+    assert all(
+        set(pair) == {"data", "background"} for pair in zip(done[::2], done[1::2], strict=True)
+    )
 
 
 def test_who_gives_up_waiting_holds_nobody_up() -> None:
