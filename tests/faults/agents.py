@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kvtier.client.admin import AdminClient
@@ -39,6 +39,15 @@ def wait_until_free(admin: AdminClient, deadline_seconds: float) -> None:
 
 def descriptor_count(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def open_files(pid: int) -> list[str]:
+    """What its descriptors are of; ends with ` (deleted)` if that has no name any more."""
+    found = []
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.append(os.readlink(each))
+    return found
 
 
 def memfds(pid: int) -> dict[str, int]:
