@@ -139,4 +139,6 @@ def translated(error: grpc.RpcError) -> KvtierError:
             "(worker.sock and admin.sock, listen.address and listen.admin_address), or the agent "
             "is of another version"
         )
+    if code is grpc.StatusCode.CANCELLED:  # not by the caller, who does not ask what became of it
+        return AgentUnavailableError("the agent has ended the call: it is stopping")
     return ERRORS.get(code.value[0], KvtierError)(details or f"the call failed with {code.name}")
