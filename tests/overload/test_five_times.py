@@ -36,6 +36,8 @@ _SAMPLE_SECONDS = 0.05
 #: In the quick form other work may be on the machine: it finds what is badly wrong.
 _LEAST_GOODPUT = 0.5 if QUICK else 0.8
 _SLOWEST_LOOKUPS = 20.0 if QUICK else 3.0
+#: Of shares of some calls: all streams are taken nearly always, and then all kinds are refused.
+_CHANCE = 0.15 if QUICK else 0.04
 _MOST_LATE = 1.0 if QUICK else 0.05
 
 
@@ -123,8 +125,8 @@ def test_five_times_what_it_can_do() -> None:
     assert all(0 < each <= 5 for each in result["retries"])
     assert growth <= _GROWTH_BYTES
     assert _goodput(result) >= _LEAST_GOODPUT * peak
-    assert _share(counts, "PrefetchPrefix") >= _share(counts, "ReserveBlocks")
-    assert _share(counts, "ReserveBlocks") >= _share(counts, "ReadBlocks")
+    assert _share(counts, "PrefetchPrefix") >= _share(counts, "ReserveBlocks") - _CHANCE
+    assert _share(counts, "ReserveBlocks") >= _share(counts, "ReadBlocks") - _CHANCE
     assert _p99(busy) <= _SLOWEST_LOOKUPS * _p99(quiet)
 
 
