@@ -70,10 +70,12 @@ def _memlock(config: AgentConfig, has_accelerator: bool, pid: int | None) -> Fin
 
 def _nice(pid: int | None) -> Finding:
     """Of a running agent, what its event loop has; else what it would be permitted."""
+    try:
+        is_preferred = pid is not None and os.getpriority(os.PRIO_PROCESS, pid) < 0
+    except OSError:  # it ended meanwhile
+        pid = None
     if pid is None:
         is_preferred = scheduling.may_precede_other_threads()
-    else:
-        is_preferred = os.getpriority(os.PRIO_PROCESS, pid) < 0
     if is_preferred:
         return ok("RLIMIT_NICE", "the event loop gets a processor before threads that move bytes")
     return warning(

@@ -20,9 +20,9 @@ _ALLOWED = {"memory_bytes": 24 * MIB, "descriptors": 16, "threads": 6}
 
 @dataclass(frozen=True)
 class Sample:
-    """Of one process at one time; memory without what is shared, descriptors without extents and
-    slabs: capacities bound those, and the longer blocks of many classes come and go, the smaller
-    and the more they are."""
+    """Of one process at one time; memory without what is shared, descriptors without extents that
+    have memory and slabs that exist, each once: capacities bound those, and the longer blocks of
+    many classes come and go, the smaller and the more they are."""
 
     seconds: float
     memory_bytes: int
@@ -37,13 +37,14 @@ def sample(pid: int, seconds: float) -> Sample:
     [anonymous] = [int(line.split()[1]) for line in lines if line.startswith("RssAnon:")]
     extents = memfds(pid)
     others = [each for each in open_files(pid) if not each.startswith("/memfd:")]
-    slabs = [each for each in others if each.endswith((".data", ".table"))]
+    slabs = {each for each in others if each.endswith((".data", ".table"))}
+    live = [size_bytes for size_bytes in extents.values() if size_bytes]
     return Sample(
         seconds,
         memory_bytes=anonymous << 10,
         shared_bytes=sum(extents.values()),
-        descriptors=len(others) - len(slabs),
-        extents=len(extents) + len(slabs),
+        descriptors=len(others) + len(extents) - len(slabs) - len(live),
+        extents=len(live) + len(slabs),
         threads=thread_count(pid),
     )
 
