@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,6 +18,8 @@ import pytest
 from tests.faults.waiting import wait_until
 
 _GRACE_SECONDS = 5.0
+_MEMORY = Path("/dev/shm")
+_MEMORY_PREFIX = "kvtier-test-"
 
 #: gRPC's core keeps a pool of native pollers; these kinds of descriptors come and go with it. No
 #: code here opens an event or epoll descriptor but event loops, whose sockets are seen below.
@@ -81,9 +84,16 @@ def _shared_memory() -> frozenset[str]:
     directories of tests that run beside this one, which remove them themselves."""
     return frozenset(
         each
-        for each in os.listdir("/dev/shm")
-        if not each.startswith(("psm_", "sem.mp-", "kvtier-crash-"))
+        for each in os.listdir(_MEMORY)
+        if not each.startswith(("psm_", "sem.mp-", _MEMORY_PREFIX))
     )
+
+
+@pytest.fixture(scope="module")
+def memory_path() -> Iterator[Path]:
+    """A directory in memory, where nothing waits for a device that other tests write to."""
+    with tempfile.TemporaryDirectory(prefix=_MEMORY_PREFIX, dir=_MEMORY) as path:
+        yield Path(path)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -22,6 +22,14 @@ BLOCKS = 32
 SLOW = [{"bytes_per_second": 1e6}, {"latency_seconds": 1.0}]
 
 
+@pytest.fixture
+def tmp_path(memory_path: Path, request: pytest.FixtureRequest) -> Path:
+    """Nothing but what a test asks for slows its DISK."""
+    path = memory_path / request.node.name
+    path.mkdir()
+    return path
+
+
 @asynccontextmanager
 async def slow_disk(path: Path, sequences: int) -> AsyncIterator[tuple[DiskAgent, FaultyIO]]:
     """Sequences 0 to n - 1 are on DISK alone."""
@@ -110,9 +118,9 @@ async def test_a_long_latency_is_worth_it_for_many_blocks(tmp_path: Path) -> Non
         for _ in range(2):
             await agent.load_and_release(keys(0), spec=SPEC)  # it learns
             agent.leave_host(keys(0), SPEC)
-        statuses, seconds = await take(agent, 1, 0.1)
+        statuses, seconds = await take(agent, 1, 0.3)
         assert statuses == [OK] * BLOCKS
-        assert 0.3 < seconds < 0.6 * BLOCKS * 0.1
+        assert 0.3 < seconds < 0.6 * BLOCKS * 0.3
         statuses, seconds = await take(agent, 2, 0.005)
         assert statuses == [PENDING] * BLOCKS
         assert seconds < 0.05 * BLOCKS * 0.005 + 0.005
@@ -126,14 +134,14 @@ async def test_what_is_loaded_next_counts_in_what_is_worth_it(tmp_path: Path) ->
         for _ in range(2):
             await agent.load_and_release(keys(0), spec=SPEC)  # it learns
             agent.leave_host(keys(0), SPEC)
-        statuses, _ = await take(agent, 1, 0.05, lease_count=4)
-        assert statuses == [OK] * 4 + [PENDING] * (BLOCKS - 4)
+        statuses, _ = await take(agent, 1, 0.3, lease_count=1)
+        assert statuses == [OK] + [PENDING] * (BLOCKS - 1)
         await until(lambda: not agent.volume.queue_depth)
-        assert agent.in_host(keys(1), SPEC) == [True] * 4 + [False] * (BLOCKS - 4)
+        assert agent.in_host(keys(1), SPEC) == [True] + [False] * (BLOCKS - 1)
         statuses = await agent.load_and_release(
-            keys(2, 4), spec=SPEC, wait=Wait.BREAK_EVEN, compute_seconds_per_block=0.05
+            keys(2, 1), spec=SPEC, wait=Wait.BREAK_EVEN, compute_seconds_per_block=0.3
         )
-        assert statuses == [PENDING] * 4
+        assert statuses == [PENDING]
 
 
 @on_loop
@@ -217,12 +225,12 @@ async def test_a_tier_that_becomes_slow_while_it_is_waited_for(
             io.slow_down(**pace)
 
         watching = asyncio.create_task(slow_down_soon())
-        statuses, seconds = await take(agent, 0, 0.02)
+        statuses, seconds = await take(agent, 0, 0.04)
         await watching
         count = [*statuses, PENDING].index(PENDING)
         assert count < BLOCKS
         assert statuses[count:] == [PENDING] * (BLOCKS - count)
-        assert seconds + (BLOCKS - count) * 0.02 < 1.05 * BLOCKS * 0.02 + 0.01
+        assert seconds + (BLOCKS - count) * 0.04 < 1.05 * BLOCKS * 0.04 + 0.01
 
 
 @on_loop
