@@ -36,7 +36,6 @@ _SESSIONS: Final = 4
 _CALL_SECONDS: Final = 2.0
 _METADATA: Final = "kvtier-session-bin"
 _TICK_SECONDS: Final = 0.005
-_NICENESS: Final = 10
 #: Of a hundred calls: a stream of blocks without shared memory, slots for new blocks, a prefetch.
 _MIX: Final = {"ReadBlocks": 70, "ReserveBlocks": 15, "PrefetchPrefix": 15}
 
@@ -45,7 +44,8 @@ def offer(pipe: Pipe, directory: str, cpu: int) -> None:
     """Hears ["closed", calls at a time, seconds] or ["open", calls a second, seconds], and says
     what became of the calls; until it hears "stop"."""
     os.sched_setaffinity(0, {cpu})
-    os.nice(_NICENESS)
+    # It shares a processor with who looks up, and is not to be measured with the agent.
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     with ExitStack() as stack:
         worker = stack.enter_context(RawWorker(Path(directory)))
         streamer = stack.enter_context(RawStreamer(Path(directory)))
