@@ -40,7 +40,6 @@ def test_workers_share_a_prefix_and_find_it_after_a_restart(demo: Demo) -> None:
 
 @pytest.mark.faults
 @in_full
-@in_full
 def test_an_emulated_device_serves_the_third_worker(demo: Demo) -> None:
     done = demo.run("--tokens", "300", "--gpu", "cpu")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -74,7 +73,6 @@ sys.exit(run_demo(tokens=64))
 
 
 @pytest.mark.faults
-@in_full
 @in_full
 def test_a_restart_that_loses_disk_is_a_failure(demo: Demo) -> None:
     done = demo.run_python("-c", _RUN_WITH_A_DISK_THAT_GETS_LOST)

@@ -53,7 +53,6 @@ def test_nodes_share_a_prefix_and_go_on_when_their_server_is_gone(demo: Demo) ->
 
 @pytest.mark.cluster
 @in_full
-@in_full
 def test_a_server_that_is_there_already_is_left_as_it_was(demo: Demo, server: RedisServer) -> None:
     done = demo.run(*_NODES, "--tokens", "300", "--url", _url(server))
     assert done.returncode == 0, done.stdout + done.stderr

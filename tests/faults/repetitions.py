@@ -6,18 +6,18 @@ import os
 
 import pytest
 
-_QUICK = os.environ.get("QUICK", "0") not in ("", "0")
+QUICK = os.environ.get("QUICK", "0") not in ("", "0")
 
 
 #: Of tests that take long, and that their suite's own target runs.
-in_full = pytest.mark.skipif(_QUICK, reason="takes long: not in the quick form")
+in_full = pytest.mark.skipif(QUICK, reason="takes long: not in the quick form")
 
 
 def times(full: int) -> int:
     """This many; a tenth, but at least 3, in the quick form."""
-    return max(3, full // 10) if _QUICK else full
+    return max(3, full // 10) if QUICK else full
 
 
 def seconds(full: float) -> float:
     """How long a load goes on; a quarter in the quick form."""
-    return full / 4 if _QUICK else full
+    return full / 4 if QUICK else full

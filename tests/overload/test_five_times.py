@@ -19,7 +19,7 @@ from kvtier.testing import AgentProcess
 from kvtier.testing.worker_process import WorkerProcess
 from tests.faults.agents import resident_bytes
 from tests.faults.blocks import MIB, hashes_of
-from tests.faults.repetitions import _QUICK as QUICK
+from tests.faults.repetitions import QUICK
 from tests.overload import open_loop
 
 pytestmark = [pytest.mark.faults, pytest.mark.alone]
@@ -35,7 +35,7 @@ _GROWTH_BYTES = 64 * MIB
 _SAMPLE_SECONDS = 0.05
 #: In the quick form other work may be on the machine: it finds what is badly wrong.
 _LEAST_GOODPUT = 0.5 if QUICK else 0.8
-_SLOWEST_LOOKUPS = 20.0 if QUICK else 3.0
+_SLOWEST_LOOKUPS = 8.0 if QUICK else 3.0
 #: Of shares of some calls: all streams are taken nearly always, and then all kinds are refused.
 _CHANCE = 0.15 if QUICK else 0.04
 _MOST_LATE = 1.0 if QUICK else 0.05
