@@ -162,7 +162,10 @@ class _Connection:
     def _try_to_send(self, data: bytes, descriptors: Sequence[int]) -> bool:
         """False if the peer has to read first."""
         try:
-            socket.send_fds(self._peer, [data], descriptors)
+            if descriptors:
+                socket.send_fds(self._peer, [data], descriptors)
+            else:
+                self._peer.send(data)
         except BlockingIOError:
             return False
         except OSError:
