@@ -7,13 +7,14 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from google.protobuf.descriptor import ServiceDescriptor
 
 from kvtier.access.certificates import Certificates
-from kvtier.access.credential import Credential
 from kvtier.access.keyring import Keyring
-from kvtier.access.proof import Proof
 from kvtier.agent.serving.admission import Admission
 from kvtier.config.certificate_files import load_certificates
 from kvtier.config.credentials_file import load_credentials
@@ -26,6 +27,30 @@ from kvtier.rpc.server import MAX_CONNECTIONS, Server
 from kvtier.rpc.tls import ServerTls
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Source(Generic[T]):
+    """Files that are read together, and what is done with what they say."""
+
+    what: str
+    files: WatchedFiles
+    load: Callable[[], T]
+    use: Callable[[T], None]
+
+    async def reload(self) -> None:
+        """What cannot be used changes nothing: all goes on as before."""
+        if not await asyncio.to_thread(self.files.have_changed):
+            return
+        try:
+            loaded = await asyncio.to_thread(self.load)
+        except ConfigError as error:
+            log.error("%s; the %s that were read before still hold", error, self.what)
+            return
+        self.use(loaded)
+        log.info("read %s again", self.what)
 
 
 @dataclass(frozen=True)
@@ -43,16 +68,50 @@ class Offer:
 
 
 class Listening:
-    """Nothing without an address. Raises ConfigError for files that cannot be used."""
+    """Nothing without an address. Raises ConfigError for files that cannot be used.
+
+    Credentials and certificates are read again each for themselves: a broken key does not keep a
+    token that was taken back.
+    """
 
     def __init__(self, config: ListenConfig) -> None:
         self._config = config
-        self._is_on = config.address is not None or config.admin_address is not None
-        files = config.credentials_file, config.tls_cert, config.tls_key, config.tls_client_ca
-        self._files = WatchedFiles([file for file in files if file is not None])
-        credentials, certificates = self._load() if self._is_on else ({}, None)
-        self._keyring = Keyring(credentials, time.time)
-        self._tls = ServerTls(certificates) if certificates is not None else None
+        self._sources: list[_Source[Any]] = []
+        self._keyring = Keyring({}, time.time)
+        self._tls: ServerTls | None = None
+        if config.address is None and config.admin_address is None:
+            return
+        assert config.credentials_file is not None, "the configuration requires it"
+        self._keep(
+            "credentials",
+            [config.credentials_file],
+            partial(load_credentials, config.credentials_file),
+            self._keyring.replace,
+        )
+        self._keep(
+            "certificates",
+            [config.tls_cert, config.tls_key, config.tls_client_ca],
+            partial(load_certificates, config),
+            self._use_certificates,
+        )
+
+    def _keep(
+        self,
+        what: str,
+        files: Sequence[Path | None],
+        load: Callable[[], T],
+        use: Callable[[T], None],
+    ) -> None:
+        """Uses what the files say, now and whenever they change."""
+        watched = WatchedFiles([file for file in files if file is not None])
+        use(load())
+        self._sources.append(_Source(what, watched, load, use))
+
+    def _use_certificates(self, certificates: Certificates | None) -> None:
+        if self._tls is not None and certificates is not None:
+            self._tls.replace(certificates)
+        elif certificates is not None:
+            self._tls = ServerTls(certificates)
 
     async def open(self, workers: Offer, operators: Offer) -> list[Server]:
         """Servers that listen; not yet ready."""
@@ -87,23 +146,7 @@ class Listening:
 
     async def watch(self) -> None:
         """Reads files again when they have changed; without end."""
-        while self._is_on:
+        while self._sources:
             await asyncio.sleep(self._config.reload_interval)
-            if await asyncio.to_thread(self._files.have_changed):
-                await self._reload()
-
-    async def _reload(self) -> None:
-        """What cannot be used changes nothing: all goes on as before."""
-        try:
-            credentials, certificates = await asyncio.to_thread(self._load)
-        except ConfigError as error:
-            log.error("%s; what was read before still holds", error)
-            return
-        self._keyring.replace(credentials)
-        if self._tls is not None and certificates is not None:
-            self._tls.replace(certificates)
-        log.info("read credentials and certificates again: %d credentials", len(credentials))
-
-    def _load(self) -> tuple[dict[Proof, Credential], Certificates | None]:
-        assert self._config.credentials_file is not None, "the configuration requires it"
-        return load_credentials(self._config.credentials_file), load_certificates(self._config)
+            for source in self._sources:
+                await source.reload()

@@ -27,8 +27,10 @@ from tests.faults.blocks import hashes_of, payloads, spec_of
 from tests.faults.waiting import wait_until
 
 LOOKUP = "kvtier.v1.BlockCache.LookupPrefix"
-AGAIN = "read credentials and certificates again"
-KEPT = "what was read before still holds"
+AGAIN = "read credentials again"
+NEW_CERTIFICATES = "read certificates again"
+KEPT = "the credentials that were read before still hold"
+OLD_CERTIFICATES = "the certificates that were read before still hold"
 SPEC = spec_of("m", 4096, tenant="a")
 HASHES = hashes_of("reloading", 2)
 
@@ -144,15 +146,26 @@ def test_new_certificates_hold_for_new_connections(
     with AdminClient(Endpoint(address, "", old)) as admin:
         admin.get_stats()
         (certificates / "agent.pem").write_bytes((new / "agent.pem").read_bytes())
-        agent.wait_for_log(KEPT)  # its key is not there yet, nor the CA
+        agent.wait_for_log(OLD_CERTIFICATES)  # its key is not there yet, nor the CA
         assert ask(old) is None
         for name in ("agent.key", "ca.pem"):
             (new / name).rename(certificates / name)
-        agent.wait_for_log(AGAIN)
+        agent.wait_for_log(NEW_CERTIFICATES)
         after = Tls(certificates / "ca.pem", after.cert, after.key)
         wait_until(lambda: ask(after) is None, 20)
         assert ask(old) is Code.UNAVAILABLE
         admin.get_stats()  # a connection that was there goes on
+
+
+def test_a_broken_certificate_keeps_no_token_that_was_taken_back(
+    agent: RemoteAgent, callers: Callers, tmp_path: Path
+) -> None:
+    old = callers.tokens["operator"]
+    (tmp_path / "certificates" / "agent.key").write_text("no key")
+    agent.wait_for_log(OLD_CERTIFICATES)
+    callers.add("operator", Role.OPERATOR, "*")
+    rewrite(agent, callers, tmp_path)
+    assert stats_code(agent, old) is Code.UNAUTHENTICATED
 
 
 def test_clients_go_on_when_their_connection_breaks(agent: RemoteAgent) -> None:
@@ -166,7 +179,7 @@ def test_clients_show_the_certificates_of_now_when_they_connect_again(
         make_certificates(tmp_path / "new", "worker=DNS:worker.example")
         for file in (tmp_path / "new").iterdir():
             file.rename(tmp_path / "certificates" / file.name)
-        agent.wait_for_log(AGAIN)
+        agent.wait_for_log(NEW_CERTIFICATES)
 
     go_on_after_a_break(agent, replace_all)
 

@@ -157,7 +157,7 @@ def test_nothing_secret_is_in_any_output(
 
     # A credentials file with tokens where hashes belong, while the agent runs.
     (directory / "credentials").write_text(f"operator operator * {operator}\n")
-    agent.wait_for_log("what was read before still holds")
+    agent.wait_for_log("read before still hold")
 
     # The configuration.
     settings = [word for key, value in agent.process.settings.items()
