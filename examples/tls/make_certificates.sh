@@ -9,7 +9,11 @@
 # key stays there too.
 set -euo pipefail
 
-directory=${1:?usage: $0 DIRECTORY [--host SAN,...] [--days N] [NAME=SAN,... ...]}
+if (($# == 0)); then
+    echo "usage: $0 DIRECTORY [--host SAN,...] [--days N] [NAME=SAN,... ...]" >&2
+    exit 2
+fi
+directory=$1
 shift
 host=
 days=30
@@ -27,19 +31,33 @@ umask 077
 mkdir -p "$directory"
 cd "$directory"
 
-new_key() { openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes "$@" 2>/dev/null; }
+made=$(mktemp -d "$PWD/.made.XXXXXX")
+trap 'rm -rf "$made"' EXIT
+
+# What openssl says is of use where it fails.
+quietly() {
+    if ! "$@" 2>"$made/said"; then
+        cat "$made/said" >&2
+        exit 1
+    fi
+}
+new_key() {
+    quietly openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes "$@"
+}
 
 if [[ ! -e ca.key ]]; then
-    new_key -x509 -days "$days" -subj "/CN=kvtier test CA" -keyout ca.key -out ca.pem
+    new_key -x509 -days "$days" -subj "/CN=kvtier test CA" -keyout "$made/ca.key" -out "$made/ca.pem"
+    mv "$made/ca.key" "$made/ca.pem" .
 fi
 
 # name, subject alternative names, what it is used for
 certificate() {
-    new_key -subj "/CN=$1" -keyout "$1.key" -out "$1.request"
-    printf 'subjectAltName=%s\nextendedKeyUsage=%s\n' "$2" "$3" >"$1.extensions"
-    openssl x509 -req -days "$days" -in "$1.request" -CA ca.pem -CAkey ca.key -CAcreateserial \
-        -extfile "$1.extensions" -out "$1.pem" 2>/dev/null
-    rm "$1.request" "$1.extensions"
+    new_key -subj "/CN=$1" -keyout "$made/$1.key" -out "$made/request"
+    printf 'subjectAltName=%s\nextendedKeyUsage=%s\n' "$2" "$3" >"$made/extensions"
+    quietly openssl x509 -req -days "$days" -in "$made/request" -CA ca.pem -CAkey ca.key \
+        -CAcreateserial -extfile "$made/extensions" -out "$made/$1.pem"
+    chmod 644 "$made/$1.pem"
+    mv "$made/$1.key" "$made/$1.pem" .
 }
 
 if [[ -n $host || ! -e agent.pem ]]; then
@@ -48,5 +66,5 @@ fi
 for caller in ${callers[@]+"${callers[@]}"}; do
     certificate "${caller%%=*}" "${caller#*=}" clientAuth
 done
-chmod 644 ./*.pem
+chmod 644 ca.pem
 echo "certificates are in $PWD"

@@ -39,6 +39,7 @@ def check(
         raise typer.BadParameter("name the file once, as FILE or with --config")
     loaded = _load(file or path, overrides)
     _check_group(loaded)
+    _check_listen(loaded)
     if as_json:
         judged = None if loaded.file is None else str(loaded.file)
         keys = [key for key, origin in loaded.origin.items() if origin != "default"]
@@ -60,6 +61,17 @@ def _check_group(loaded: LoadedConfig) -> None:
         raise ConfigError(
             f"{loaded.origin['socket_group']}: socket_group: there is no group {group!r}"
         ) from error
+
+
+def _check_listen(loaded: LoadedConfig) -> None:
+    """Whether the files that it names can be used, by whoever runs this."""
+    from kvtier.config.certificate_files import load_certificates
+    from kvtier.config.credentials_file import load_credentials
+
+    listen = loaded.config.listen
+    load_certificates(listen)
+    if listen.credentials_file is not None:
+        load_credentials(listen.credentials_file)
 
 
 def _source(loaded: LoadedConfig) -> str:

@@ -41,10 +41,10 @@ def admin(address: str, timeout_seconds: float) -> Iterator[AdminClient]:
     An agent that answers that it is unable is told from one that does not answer: the former is
     a KvtierError with what it says.
     """
-    from kvtier.client.admin import AdminClient
-
     path = None if is_tcp(address) else socket_path(address)
     target = endpoint(address) if path is None else f"unix:{path}"
+    from kvtier.client.admin import AdminClient  # and gRPC, which `endpoint` keeps from talking
+
     try:
         with AdminClient(target, timeout_seconds=timeout_seconds) as client:
             yield client

@@ -75,6 +75,12 @@ def _of_agent(stats: Stats) -> Iterator[Trouble]:
             "the agent is drained: it takes no new work, and workers compute",
             "`kvtier resume`, unless it is to be stopped",
         )
+    for error in stats.listen_errors:
+        yield Trouble(
+            Weight.PROBLEM,
+            f"{error}; what was read before still holds",
+            "mend the file: the agent reads it again by itself",
+        )
     if stats.rejected_count:
         yield Trouble(
             Weight.WARNING,

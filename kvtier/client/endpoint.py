@@ -13,7 +13,8 @@ from kvtier.errors import ConfigError, InvalidRequestError
 if TYPE_CHECKING:
     import grpc
 
-_TCP: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
+_TCP: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
+_MOST_PORT: Final = 65535
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,19 @@ class Endpoint:
     tls: Tls | Literal["insecure"] | None = None
 
     def __post_init__(self) -> None:
+        # What is neither would mean no TLS, in the clear.
+        if self.tls not in (None, "insecure") and not isinstance(self.tls, Tls):
+            raise InvalidRequestError(
+                f"tls is a {type(self.tls).__name__}; it must be kvtier.Tls(ca, cert, key), or "
+                "'insecure'"
+            )
+        match = _TCP.fullmatch(self.target)
         if self.is_local:
             if self.token or self.tls:
                 raise InvalidRequestError(
                     f"address is {self.target}: a Unix socket takes neither token nor TLS"
                 )
-        elif not _TCP.fullmatch(self.target):
+        elif match is None or int(match[1]) > _MOST_PORT:
             raise InvalidRequestError(
                 f"address is {self.target!r}; it must be unix:PATH, the path of the agent's "
                 "socket, or HOST:PORT"

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Strict, model_validator
 
 from kvtier.config.section import File, Seconds, Section
-from kvtier.config.tcp_address import TcpAddress
+from kvtier.config.tcp_address import TcpAddress, host_and_port
 
 
 class ListenConfig(Section):
@@ -46,6 +46,9 @@ class ListenConfig(Section):
             raise ValueError(f"with {', '.join(given)} it needs {', '.join(missing)} too")
         if self.address is None and self.admin_address is None:
             return self
+        same = self.address if self.address == self.admin_address else None
+        if same is not None and host_and_port(same)[1]:
+            raise ValueError(f"address and admin_address are both {same}; give each its own")
         if not self.insecure and missing:
             raise ValueError(
                 f"address and admin_address need {', '.join(missing)}, for TLS on both sides; or, "

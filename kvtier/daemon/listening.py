@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Source(Generic[T]):
     """Files that are read together, and what is done with what they say."""
 
@@ -39,6 +39,8 @@ class _Source(Generic[T]):
     files: WatchedFiles
     load: Callable[[], T]
     use: Callable[[T], None]
+    #: Why they cannot be used as they are now.
+    error: str = ""
 
     async def reload(self) -> None:
         """What cannot be used changes nothing: all goes on as before."""
@@ -47,9 +49,11 @@ class _Source(Generic[T]):
         try:
             loaded = await asyncio.to_thread(self.load)
         except ConfigError as error:
+            self.error = str(error)
             log.error("%s; the %s that were read before still hold", error, self.what)
             return
         self.use(loaded)
+        self.error = ""
         log.info("read %s again", self.what)
 
 
@@ -95,6 +99,11 @@ class Listening:
             self._use_certificates,
         )
 
+    @property
+    def errors(self) -> list[str]:
+        """Of files that have changed and cannot be used."""
+        return [source.error for source in self._sources if source.error]
+
     def _keep(
         self,
         what: str,
@@ -132,8 +141,12 @@ class Listening:
             )
             server.add(offer.service, *offer.servicers)
             offer.also(server)
-            port = await server.listen_remotely(address, self._tls)
             servers.append(server)
+            try:
+                port = await server.listen_remotely(address, self._tls)
+            except ConfigError as error:
+                await asyncio.gather(*(each.stop(0) for each in servers))
+                raise ConfigError(f"{field}: {error}") from error
             host = address.rpartition(":")[0]
             how = "TLS 1.3" if self._tls is not None else "NO TLS"
             log.info("%s: serving %s on %s:%d, %s", field, offer.service.name, host, port, how)

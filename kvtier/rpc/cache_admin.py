@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -58,6 +58,7 @@ class CacheAdminService(PinCalls):
         *,
         warming: Warming | None = None,
         events: Events | None = None,
+        listen_errors: Callable[[], list[str]] = list,
     ) -> None:
         super().__init__(pins, namespaces, identity)
         self._identity = identity
@@ -69,6 +70,7 @@ class CacheAdminService(PinCalls):
         self._history = history
         self._warming = warming
         self._events = events
+        self._listen_errors = listen_errors
         self._started = time.monotonic()
 
     async def GetStats(self, request: pb.GetStatsRequest, call: Call) -> pb.Stats:
@@ -232,6 +234,7 @@ class CacheAdminService(PinCalls):
             **_refusals(self._admission),
             is_draining=self._upkeep.is_draining,
             events=_event_stats(self._events),
+            listen_errors=self._listen_errors(),
         )
         return stats if scope.is_all else own_stats(stats)
 

@@ -169,7 +169,9 @@ class Server:
             else:
                 port = self._server.add_secure_port(address, tls.credentials)
         except RuntimeError as error:
-            raise ConfigError(f"listen: cannot listen on {address}: {error}") from error
+            raise ConfigError(
+                f"cannot listen on {address}: it is in use, or no address of this machine"
+            ) from error
         await self._server.start()
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         return port

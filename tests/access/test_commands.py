@@ -186,6 +186,35 @@ def test_refusals_say_what_is_wrong(agent: RemoteAgent, tmp_path: Path) -> None:
         run(*where, *ca, *stranger)
 
 
+def test_a_check_of_the_configuration_looks_at_the_files(
+    agent: RemoteAgent, tmp_path: Path
+) -> None:
+    settings = [f"{name}={value}" for name, value in agent.process.settings.items()]
+    check = ("config", "check", *(word for each in settings for word in ("--set", each)))
+    assert kvtier(*check).returncode == ExitCode.OK
+    key = tmp_path / "other.key"
+    key.write_text("no key")
+    key.chmod(0o600)
+    for change, message in (
+        (f"listen.tls_key={key}", "are no certificate and its key"),
+        (f"listen.credentials_file={tmp_path / 'none'}", "listen.credentials_file: cannot read"),
+    ):
+        done = kvtier(*check, "--set", change)
+        assert (done.returncode, message in done.stderr) == (ExitCode.USAGE, True), done.stderr
+
+
+def test_an_address_in_use_ends_an_agent_with_its_name(agent: RemoteAgent, tmp_path: Path) -> None:
+    settings = {**agent.process.settings, "socket_dir": str(tmp_path / "other")}
+    settings |= {"listen.address": "127.0.0.1:0", "listen.admin_address": agent.admin_address}
+    words = [word for each in settings.items() for word in ("--set", "=".join(map(str, each)))]
+    done = kvtier("agent", *words)
+    assert done.returncode == ExitCode.USAGE
+    said = f"kvtier: listen.admin_address: cannot listen on {agent.admin_address}: it is in use"
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "never awaited" not in done.stderr
+
+
 def test_the_workers_address_is_told_from_the_operators(agent: RemoteAgent) -> None:
     with pytest.raises(KvtierError, match=r"served there.*listen\.admin_address"):
         run("stats", "--address", agent.address(), *tls_options(agent, "operator"))

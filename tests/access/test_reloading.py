@@ -166,6 +166,9 @@ def test_a_broken_certificate_keeps_no_token_that_was_taken_back(
     callers.add("operator", Role.OPERATOR, "*")
     rewrite(agent, callers, tmp_path)
     assert stats_code(agent, old) is Code.UNAUTHENTICATED
+    with AdminClient(agent.process.admin_address) as admin:
+        [error] = admin.get_stats().listen_errors
+    assert "listen.tls_key" in error
 
 
 def test_clients_go_on_when_their_connection_breaks(agent: RemoteAgent) -> None:

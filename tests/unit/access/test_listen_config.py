@@ -52,6 +52,7 @@ def test_a_listener_has_tls_or_says_that_it_has_none(settings: dict[str, object]
         ({"address": "h:70000"}, "write HOST:PORT"),
         ({"address": "'::1:7400'"}, "write HOST:PORT"),
         ({"address": "unix:/x"}, "write HOST:PORT"),
+        ({**ADDRESS, "admin_address": "127.0.0.1:7400"}, "are both 127.0.0.1:7400"),
         ({"tls_cert": "x"}, "write an absolute path"),
         ({"reload_interval": 0}, "greater than 0"),
     ],
@@ -113,11 +114,16 @@ def test_a_change_of_any_file_is_seen_once(tmp_path: Path) -> None:
         ("h", {}, "it must be unix:PATH"),
         ("unix:", {}, "it must be unix:PATH"),
         ("http://h:1", {"tls": "insecure"}, "it must be unix:PATH"),
+        ("h:65536", {"tls": "insecure"}, "it must be unix:PATH"),
+        ("h:1", {"tls": "ca.pem"}, "tls is a str; it must be kvtier.Tls"),
+        ("h:1", {"tls": True}, "tls is a bool; it must be kvtier.Tls"),
         ("h:1", {"tls": "insecure", "transport": "memory"}, "only an agent of this node"),
         ("h:1", {"tls": "insecure", "token": "a\nb"}, "characters that no token has"),
     ],
 )
-def test_a_client_says_what_does_not_fit(address: str, more: dict[str, str], message: str) -> None:
+def test_a_client_says_what_does_not_fit(
+    address: str, more: dict[str, object], message: str
+) -> None:
     with pytest.raises(InvalidRequestError, match=message):
         Client(address, **more)  # type: ignore[arg-type]
 

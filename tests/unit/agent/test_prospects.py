@@ -25,7 +25,7 @@ SLOW = [{"bytes_per_second": 1e6}, {"latency_seconds": 1.0}]
 @pytest.fixture
 def tmp_path(memory_path: Path, request: pytest.FixtureRequest) -> Path:
     """Nothing but what a test asks for slows its DISK."""
-    path = memory_path / request.node.name
+    path = memory_path / str(request.node.name)
     path.mkdir()
     return path
 

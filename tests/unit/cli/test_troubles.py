@@ -45,6 +45,7 @@ def test_an_agent_that_is_well_has_none() -> None:
     [
         (Stats(uptime=_DAY, is_draining=True), "drained"),
         (Stats(uptime=_DAY, rejected_count=2), "2 calls rejected"),
+        (Stats(uptime=_DAY, listen_errors=["listen.tls_key: gone"]), "gone; what was read before"),
         (Stats(uptime=Duration(seconds=30), tiers=[host()]), "30 s ago with an empty HOST; there"),
         (Stats(uptime=Duration(seconds=30), tiers=[disk()]), "what DISK had is still there"),
         (Stats(uptime=_DAY, tiers=[host(allocated_bytes=200)]), "HOST is shrinking: 100 B"),
