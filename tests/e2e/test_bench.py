@@ -82,8 +82,8 @@ def test_disk_is_near_plain_direct_io_and_leaves_host_alone(tmp_path: Path) -> N
         assert measured["metadata_bytes_per_block"] <= 300 / SLACK, measured
         assert list(tmp_path.iterdir()) == []
         if (
-            # Beside a device this much faster than one that gives 0.85, stores reach 0.75.
-            measured["store_ratio"] >= SLACK * 0.75
+            # On two processors, and a device of 6 GB/s; beside one of 2 GB/s it is 1.
+            measured["store_ratio"] >= SLACK * 0.65
             and measured["load_ratio"] >= SLACK * 0.85
             and measured["recovery_slots_per_second"] >= SLACK * 200_000
             and measured["cpu_seconds_per_gb"] <= 0.6 / SLACK
