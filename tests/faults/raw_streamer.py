@@ -21,11 +21,16 @@ _PIECE_BYTES = 900 << 10
 
 
 class RawStreamer:
-    """A context manager. Methods raise grpc.RpcError."""
+    """A context manager. Methods raise grpc.RpcError.
+
+    What is not read waits at the agent: gRPC would take whole streams ahead once it has found the
+    connection fast.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.channel = grpc.insecure_channel(
-            f"unix:{directory / 'worker.sock'}", options=[("grpc.use_local_subchannel_pool", 1)]
+            f"unix:{directory / 'worker.sock'}",
+            options=[("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0)],
         )
 
     def open(self, spec: NamespaceSpec) -> bytes:

@@ -31,6 +31,7 @@ def address() -> Iterator[tuple[str, str]]:
             running_agent(
                 "192MiB",
                 streams__max_streams=_STREAMS,
+                streams__stall_seconds=600,  # the readers stand still for as long as tests take
                 limits__max_session_share=1.0,
                 leases__max_share=1.0,
             )
