@@ -12,8 +12,10 @@ PROGRAM = (sys.executable, "-c", "from kvtier.cli import main; main()")
 
 
 def kvtier(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Without a terminal, and without the variables of whoever runs the tests."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("KVTIER_")}
+    """Without a terminal, and without the variables of whoever runs the tests, or that commands
+    have set in this process."""
+    own = ("KVTIER_", "GRPC_")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(own)}
     return subprocess.run(
         [*PROGRAM, *arguments],
         cwd=REPOSITORY,
