@@ -61,10 +61,9 @@ def record(
     if path.exists() and not yes:
         raise InvalidRequestError(f"{path} exists: pass --yes to replace it")
     with admin(address, DEFAULT_TIMEOUT_SECONDS) as client:
-        client.get_stats(namespace)  # an agent, and a namespace, before there is a file
+        requests = client.record_requests(namespace, seconds)  # before there is a file
         with Interrupts() as interrupts, _opened(path) as text:
             file = RecordingFile(text)
-            requests = client.record_requests(namespace, seconds)
             try:
                 _follow(requests, file, interrupts, is_quiet=as_json)
             except DeadlineExceededError:

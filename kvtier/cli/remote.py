@@ -111,6 +111,8 @@ def reaching(options: Mapping[str, Any]) -> Iterator[str]:
 
 def _choose(said: dict[str, Any], name: str | None) -> Context:
     """Options win; then the context that is named, and without one the environment."""
+    from kvtier.client.endpoint import is_insecure
+
     if name:
         kept = load_context(name, os.environ)
     else:
@@ -120,7 +122,7 @@ def _choose(said: dict[str, Any], name: str | None) -> Context:
             os.environ.get("KVTIER_TLS_CA", ""),
             os.environ.get("KVTIER_TLS_CERT", ""),
             os.environ.get("KVTIER_TLS_KEY", ""),
-            os.environ.get("KVTIER_INSECURE") == "1",
+            is_insecure(os.environ),
         )
     return replace(kept, **said)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import closing
 from typing import Any, Final, Literal
 
@@ -44,8 +44,10 @@ class AdminClient:
         answer: pb.Stats = self._call("GetStats", pb.GetStatsRequest(namespace=namespace))
         return answer
 
-    def watch_stats(self, namespace: str = "", interval_seconds: float = 1.0) -> Iterator[pb.Stats]:
-        """At an interval, until the iterator is closed."""
+    def watch_stats(
+        self, namespace: str = "", interval_seconds: float = 1.0
+    ) -> Generator[pb.Stats]:
+        """At an interval, until the generator is closed."""
         request = pb.WatchStatsRequest(namespace=namespace)
         request.interval.FromNanoseconds(int(interval_seconds * 1e9))
         return self._service.stream("WatchStats", request)
@@ -145,13 +147,16 @@ class AdminClient:
 
     def record_requests(
         self, namespace: str = "", duration_seconds: float | None = None
-    ) -> Iterator[pb.RecordedRequest]:
-        """What workers ask for from now on, until the iterator is closed.
+    ) -> Generator[pb.RecordedRequest]:
+        """What workers ask for from now on, until the generator is closed; returns when the agent
+        has begun.
 
         After the duration DeadlineExceededError is raised.
         """
         request = pb.RecordRequestsRequest(namespace=namespace)
-        return self._service.stream("RecordRequests", request, duration_seconds)
+        requests = self._service.stream("RecordRequests", request, duration_seconds)
+        next(requests)
+        return requests
 
     def watch_events(
         self, request: cache_events_pb2.WatchEventsRequest
@@ -225,18 +230,18 @@ class AdminClient:
         flushed_bytes: int = answer.flushed_bytes
         return flushed_bytes
 
-    def scrub(self, tier: Tier = Tier.DISK, rate_bytes: int = 0) -> Iterator[pb.ScrubProgress]:
+    def scrub(self, tier: Tier = Tier.DISK, rate_bytes: int = 0) -> Generator[pb.ScrubProgress]:
         """Verifies a tier, at most so many bytes a second (0: as configured).
 
-        The last progress has `done`. Closing the iterator ends the scrub.
+        The last progress has `done`. Closing the generator ends the scrub.
         """
         request = pb.ScrubTierRequest(tier=_name(tier), rate_limit_bytes=rate_bytes)
         return self._service.stream("ScrubTier", request)
 
-    def drain(self, grace_seconds: float) -> Iterator[pb.DrainProgress]:
+    def drain(self, grace_seconds: float) -> Generator[pb.DrainProgress]:
         """Has the agent end its work; leases are revoked after the grace period.
 
-        The last progress has `done`. Closing the iterator changes nothing: see `resume`.
+        The last progress has `done`. Closing the generator changes nothing: see `resume`.
         """
         request = pb.DrainAgentRequest()
         request.grace_period.FromNanoseconds(int(grace_seconds * 1e9))

@@ -98,7 +98,7 @@ class Client:
         self._connection: Connection | StreamConnection | None = None
         self._suspended: Connection | StreamConnection | None = None
         self._failure: type[Exception] = AgentUnavailableError
-        self._reason = "not connected yet"
+        self._trouble = f"no agent at {self.address}: not connected yet"
         try:
             self._connection = self._connect()
         except KvtierError as error:
@@ -147,7 +147,7 @@ class Client:
             if connection is not None:
                 connection.close()
         self._connection = self._suspended = None
-        self._failure, self._reason = AgentUnavailableError, "the client is closed"
+        self._failure, self._trouble = AgentUnavailableError, "the client is closed"
 
     @contextmanager
     def connected(
@@ -160,7 +160,7 @@ class Client:
         """
         connection = self._connection
         if connection is None or wanted not in (None, connection):
-            raise self._failure(f"no agent at {self.address}: {self._reason}")
+            raise self._failure(self._trouble)
         if os.getpid() != self._pid:
             raise AgentUnavailableError("this client was made before a fork: make one after it")
         try:
@@ -196,13 +196,14 @@ class Client:
                 target=self._restore, name="kvtier-client", daemon=True
             )
             self._restorer.start()
-        log.warning("kvtier: no agent at %s: %s", self.address, self._reason)
+        log.warning("kvtier: %s", self._trouble)
 
     def _note(self, error: Exception) -> None:
         """What calls raise from now on: what the agent objects to, or that it is away."""
         objects = isinstance(error, KvtierError) and not isinstance(error, _SUSPENDING)
         self._failure = type(error) if objects else AgentUnavailableError
-        self._reason = self._explain(error)
+        what = "refused by the agent" if objects else "no agent"
+        self._trouble = f"{what} at {self.address}: {self._explain(error)}"
 
     def _explain(self, error: Exception) -> str:
         if isinstance(error, DeadlineExceededError):

@@ -127,10 +127,16 @@ def endpoint_of(
 def tls_of(environ: Mapping[str, str]) -> Tls | Literal["insecure"] | None:
     """What the environment says. Raises ConfigError for half of it, or a contradiction."""
     names = "KVTIER_TLS_CA", "KVTIER_TLS_CERT", "KVTIER_TLS_KEY"
-    insecure = environ.get("KVTIER_INSECURE", "")
-    if insecure not in ("", "0", "1"):
-        raise ConfigError(f"KVTIER_INSECURE is {insecure!r}; it must be 1, 0 or empty")
-    return tls_from({name: environ.get(name) for name in names}, is_insecure=insecure == "1")
+    files = {name: environ.get(name) for name in names}
+    return tls_from(files, is_insecure=is_insecure(environ))
+
+
+def is_insecure(environ: Mapping[str, str]) -> bool:
+    """What `KVTIER_INSECURE` says. Raises ConfigError."""
+    said = environ.get("KVTIER_INSECURE", "")
+    if said not in ("", "0", "1"):
+        raise ConfigError(f"KVTIER_INSECURE is {said!r}; it must be 1, 0 or empty")
+    return said == "1"
 
 
 def tls_from(

@@ -71,8 +71,8 @@ class Service:
 
     def stream(
         self, method: str, request: Message, timeout_seconds: float | None = None
-    ) -> Iterator[Any]:
-        """Answers until the caller closes the iterator, or the time is over."""
+    ) -> Generator[Any]:
+        """Answers until the caller closes the generator, or the time is over."""
         answers = self._calls[method](request, timeout=timeout_seconds, metadata=self._metadata)
         try:
             yield from answers

@@ -46,11 +46,15 @@ class CacheInspectionService:
     async def RecordRequests(
         self, request: pb.RecordRequestsRequest, call: Call
     ) -> AsyncIterator[pb.RecordedRequest]:
-        async for asked in self._recorder.record(request.namespace, scope=call.caller.scope):
-            message = _recorded(asked)
-            async for part in slices(len(asked.keys.hashes), READ_SLICE):
-                message.hashes.extend(int.from_bytes(each[:8]) for each in asked.keys.hashes[part])
-            yield message
+        with self._recorder.recording(request.namespace, call.caller.scope) as recording:
+            yield pb.RecordedRequest()
+            while True:
+                asked = await recording.take()
+                message = _recorded(asked)
+                hashes = asked.keys.hashes
+                async for part in slices(len(hashes), READ_SLICE):
+                    message.hashes.extend(int.from_bytes(each[:8]) for each in hashes[part])
+                yield message
 
 
 def history_message(history: History | None) -> pb.HistoryStats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any, Final
@@ -92,7 +92,7 @@ class Person:
         return service.call(name, request, SECONDS, metadata)
 
     @staticmethod
-    def _first(stream: Iterator[Any], meanwhile: Callable[[], object]) -> Any:
+    def _first(stream: Generator[Any], meanwhile: Callable[[], object]) -> Any:
         with ThreadPoolExecutor(1) as pool:
             first = pool.submit(next, stream)
             while True:
@@ -101,7 +101,7 @@ class Person:
                     break
                 except TimeoutError:
                     meanwhile()
-        stream.close()  # type: ignore[attr-defined]
+        stream.close()
         return answer
 
     def open(self, label: str) -> bytes:

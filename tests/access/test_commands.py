@@ -18,7 +18,7 @@ from kvtier.access.tokens import make_token, token_digest
 from kvtier.cli.app import app
 from kvtier.cli.exit import ExitCode
 from kvtier.config.credentials_file import load_credentials
-from kvtier.errors import AgentUnavailableError, KvtierError
+from kvtier.errors import AccessDeniedError, AgentUnavailableError, KvtierError
 from tests.access.agents import Callers, RemoteAgent, make_certificates, remote_agent
 from tests.unit.cli.command import kvtier
 
@@ -93,6 +93,15 @@ def test_by_options(agent: RemoteAgent) -> None:
         assert json.loads(run("stats", "--json", *where, *how))["tiers"]
 
 
+def test_who_may_not_record_replaces_no_recording(agent: RemoteAgent, tmp_path: Path) -> None:
+    path = tmp_path / "day.jsonl"
+    path.write_text("precious")
+    reader = [*tls_options(agent, "any"), "--token-file", token_file(agent, "reader")]
+    with pytest.raises(AccessDeniedError):
+        run("record", path, "--yes", "--address", agent.admin_address, *reader)
+    assert path.read_text() == "precious"
+
+
 def test_by_the_environment(agent: RemoteAgent) -> None:
     told = run(
         "tiers",
@@ -156,6 +165,11 @@ def test_half_of_tls_and_none_are_refused_by_name(agent: RemoteAgent, tmp_path: 
     ):
         with pytest.raises(KvtierError, match=message):
             run(*where, *arguments)
+
+
+def test_what_the_environment_says_wrongly_is_named(agent: RemoteAgent) -> None:
+    with pytest.raises(KvtierError, match="KVTIER_INSECURE is 'true'; it must be 1, 0 or empty"):
+        run("stats", "--address", agent.admin_address, KVTIER_INSECURE="true")
 
 
 def test_refusals_say_what_is_wrong(agent: RemoteAgent, tmp_path: Path) -> None:

@@ -231,5 +231,7 @@ def test_an_unknown_client_is_told_why_at_each_call(agent: RemoteAgent) -> None:
     tls = agent.tls("operator")
     with Client(agent.address(), tls=tls, token=make_token(), timeout_seconds=10) as client:
         assert not client.is_connected
-        with pytest.raises(UnauthenticatedError, match="the token is unknown"):
+        with pytest.raises(
+            UnauthenticatedError, match=r"refused by the agent at .*: the token is unknown"
+        ):
             client.namespace(SPEC).lookup(HASHES)

@@ -169,9 +169,6 @@ def test_a_slow_recorder_is_told_what_it_lost_and_slows_nobody(
     many, count = hashes_of("many", 8192), 400
     with AdminClient(agent.admin_address) as admin, ThreadPoolExecutor(1) as reader:
         requests = admin.record_requests(SPEC.label)
-        first = reader.submit(next, requests)
-        while not first.done():
-            namespace.lookup(HASHES)
         for _ in range(count):
             namespace.lookup(many)
         received: list[RecordedRequest] = []

@@ -97,7 +97,7 @@ def test_a_worker_that_hangs_up_during_its_reservation_and_then_dies(
     idle = admin.watch_stats(interval_seconds=0.5)
     for _ in range(3):
         next(idle)
-    idle.close()  # type: ignore[attr-defined]
+    idle.close()
     assert cpu_seconds(agent.pid) - before < 0.3
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -77,10 +78,11 @@ class Recorder:
         self._wall_clock = wall_clock
         self._recordings: dict[Recording, tuple[str, Scope]] = {}
 
-    async def record(
-        self, selector: str, recording: Recording | None = None, scope: Scope = ALL
-    ) -> AsyncGenerator[Asked, None]:
-        """What is asked for from now on in the scope's namespaces, until the iterator is closed.
+    @contextmanager
+    def recording(
+        self, selector: str, scope: Scope = ALL, recording: Recording | None = None
+    ) -> Iterator[Recording]:
+        """What is asked for from now on in the scope's namespaces.
 
         Raises NotFoundError if the selector names nothing, OverloadedError if too many record.
         """
@@ -92,8 +94,7 @@ class Recorder:
             self._namespaces.on_asked.append(self._asked)
         self._recordings[recording] = selector, scope
         try:
-            while True:
-                yield await recording.take()
+            yield recording
         finally:
             del self._recordings[recording]
             if not self._recordings:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -30,28 +30,19 @@ def register(namespaces: Namespaces, name: str) -> Namespace:
     return namespace
 
 
-async def begun(recording: AsyncGenerator[Asked, None]) -> asyncio.Future[Asked]:
-    """The first request of a recording that has begun."""
-    first = asyncio.ensure_future(anext(recording))
-    await asyncio.sleep(0)
-    return first
-
-
 @on_loop
 async def test_what_is_asked_for_arrives_in_order(namespaces: Namespaces) -> None:
     clock = ManualClock()
     recorder = Recorder(namespaces, clock)
     ours, other = register(namespaces, "ours"), register(namespaces, "other")
-    everything, some = recorder.record(""), recorder.record("default/ours")
-    first, first_of_ours = await begun(everything), await begun(some)
-    other.ask(KEYS)
-    clock.advance(2.0)
-    ours.ask(sequence("prompt", 3, start=2))
-    assert await in_time(first) == Asked(other, KEYS, 1000.0)
-    assert await in_time(first_of_ours) == Asked(ours, sequence("prompt", 3, start=2), 1002.0)
-    assert (await in_time(anext(everything))).namespace is ours
-    await everything.aclose()
-    await some.aclose()
+    with recorder.recording("") as everything, recorder.recording("default/ours") as some:
+        other.ask(KEYS)
+        clock.advance(2.0)
+        ours.ask(sequence("prompt", 3, start=2))
+        assert await in_time(everything.take()) == Asked(other, KEYS, 1000.0)
+        asked = Asked(ours, sequence("prompt", 3, start=2), 1002.0)
+        assert await in_time(some.take()) == asked
+        assert await in_time(everything.take()) == asked
 
 
 @on_loop
@@ -59,41 +50,30 @@ async def test_nobody_is_told_when_nobody_records(namespaces: Namespaces) -> Non
     recorder = Recorder(namespaces, ManualClock())
     namespace = register(namespaces, "ours")
     assert not namespaces.on_asked
-    recordings = [recorder.record("") for _ in range(2)]
-    waiting = [await begun(each) for each in recordings]
-    assert len(namespaces.on_asked) == 1
-    namespace.ask(KEYS)
-    for each, first in zip(recordings, waiting, strict=True):
-        await in_time(first)
-        await each.aclose()
+    with recorder.recording("") as first:
+        with recorder.recording("") as second:
+            assert len(namespaces.on_asked) == 1
+            namespace.ask(KEYS)
+        namespace.ask(KEYS)
+        for _ in range(2):
+            await in_time(first.take())
+        await in_time(second.take())
     assert not namespaces.on_asked
     namespace.ask(KEYS)
-
-
-@on_loop
-async def test_a_recording_that_is_given_up_while_it_waits_ends(namespaces: Namespaces) -> None:
-    recorder = Recorder(namespaces, ManualClock())
-    first = await begun(recorder.record(""))
-    assert namespaces.on_asked
-    first.cancel()
-    await asyncio.wait([first])
-    assert not namespaces.on_asked
 
 
 @on_loop
 async def test_what_does_not_fit_is_lost_and_counted(namespaces: Namespaces) -> None:
     recorder = Recorder(namespaces, ManualClock())
     namespace = register(namespaces, "ours")
-    slow = recorder.record("", Recording(most_hashes=20))
-    first = await begun(slow)
-    for _ in range(5):
-        namespace.ask(KEYS)
-    assert (await in_time(first)).lost_count == 0
-    namespace.ask(sequence("later", 4))
-    found = [await in_time(anext(slow)) for _ in range(2)]
+    with recorder.recording("", recording=Recording(most_hashes=20)) as slow:
+        for _ in range(5):
+            namespace.ask(KEYS)
+        assert (await in_time(slow.take())).lost_count == 0
+        namespace.ask(sequence("later", 4))
+        found = [await in_time(slow.take()) for _ in range(2)]
     assert [len(each.keys.hashes) for each in found] == [8, 4]
     assert [each.lost_count for each in found] == [0, 3]
-    await slow.aclose()
 
 
 @on_loop
@@ -119,12 +99,10 @@ async def test_a_name_that_names_nothing_and_too_many_recordings_are_refused(
 ) -> None:
     recorder = Recorder(namespaces, ManualClock())
     with pytest.raises(NotFoundError, match="default/nobody"):
-        await anext(recorder.record("default/nobody"))
-    recordings = [recorder.record("") for _ in range(8)]
-    waiting = [await begun(each) for each in recordings]
-    with pytest.raises(OverloadedError, match="8 recordings"):
-        await anext(recorder.record(""))
-    for each in waiting:
-        each.cancel()
-    await asyncio.wait(waiting)
+        recorder.recording("default/nobody").__enter__()
+    with ExitStack() as recordings:
+        for _ in range(8):
+            recordings.enter_context(recorder.recording(""))
+        with pytest.raises(OverloadedError, match="8 recordings"):
+            recorder.recording("").__enter__()
     assert not namespaces.on_asked
