@@ -11,6 +11,7 @@ from google.protobuf.message_factory import GetMessageClass
 from kvtier.agent.serving.admission import Admission
 from kvtier.core.attach import DirectCall
 from kvtier.core.retry_info import overloaded_status
+from kvtier.core.status import CODES
 from kvtier.errors import InvalidRequestError, OverloadedError
 from kvtier.rpc.call_counts import CallCounts
 from kvtier.rpc.server import Call, parsed, status_of, work_of
@@ -44,11 +45,11 @@ class DirectCalls:
 
     async def answer(self, direct: DirectCall) -> tuple[int, bytes]:
         """A status code (0: OK), and the body of `core.attach.encode_answer`."""
-        method = next(iter(self._service.methods))
+        if direct.method not in self._methods:
+            message = f"{self._service.full_name} has no {direct.method!r}"
+            return CODES[InvalidRequestError], message.encode()
+        method, request_class, behaviour = self._methods[direct.method]
         try:
-            if direct.method not in self._methods:
-                raise InvalidRequestError(f"{self._service.full_name} has no {direct.method!r}")
-            method, request_class, behaviour = self._methods[direct.method]
             call = Call(direct.session_token, direct.timeout_ms / 1000)
             with self._admission.call(work_of(method), direct.session_token):
                 response: Message = await behaviour(parsed(request_class, direct.request), call)
@@ -56,7 +57,6 @@ class DirectCalls:
                 return 0, response.SerializeToString()
         except Exception as error:
             code, message = status_of(method, error)
-            self._calls.failed(method, code)
             self._calls.failed(method, code)
             if isinstance(error, OverloadedError):
                 return code, overloaded_status(error)

@@ -13,6 +13,7 @@ from kvtier.core.attach import DirectCall
 from kvtier.core.retry_info import overloaded_error
 from kvtier.core.status import CODES, Code
 from kvtier.errors import InvalidRequestError, KvtierError, OverloadedError
+from kvtier.rpc.call_counts import CallCounts
 from kvtier.rpc.direct import DirectCalls
 from kvtier.rpc.server import Call, parsed, status_of
 from kvtier.v1 import block_cache_pb2 as pb
@@ -62,8 +63,13 @@ class Servicer:
         return fail
 
 
-def answer(method: str, request: bytes, admission: Admission | None = None) -> tuple[int, bytes]:
-    calls = DirectCalls(SERVICE, Servicer(), admission or Admission(AdmissionLimits()))
+def answer(
+    method: str,
+    request: bytes,
+    admission: Admission | None = None,
+    counts: CallCounts | None = None,
+) -> tuple[int, bytes]:
+    calls = DirectCalls(SERVICE, Servicer(), admission or Admission(AdmissionLimits()), counts)
     direct = DirectCall(method, b"token", 1000, request)
     return asyncio.run(calls.answer(direct))
 
@@ -87,9 +93,12 @@ def test_a_direct_call_is_answered_as_one_of_grpc() -> None:
 def test_a_direct_call_fails_as_one_of_grpc(
     method: str, request_data: bytes, code: Code, word: bytes
 ) -> None:
-    answered, message = answer(method, request_data)
+    counts = CallCounts()
+    answered, message = answer(method, request_data, counts=counts)
     assert answered == code
     assert word in message
+    known = {method} & set(SERVICE.methods_by_name)
+    assert counts == {(each, code.name): 1 for each in known}
 
 
 def test_direct_calls_pass_the_same_admission() -> None:
