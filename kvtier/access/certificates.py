@@ -19,6 +19,8 @@ class Certificates:
     chain: bytes
     key: bytes = field(repr=False)
     client_ca: bytes
+    #: Of the agent's own, in Unix seconds; None if that cannot be seen.
+    expires_at: float | None = None
 
 
 def certified_names(properties: Mapping[str, Iterable[bytes]]) -> Iterator[Proof]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _YOUNG_SECONDS: Final = 600.0
+#: Of a certificate; who renews them by hand wants days, and a machine does it before.
+_SOON_SECONDS: Final = 7 * 24 * 3600
 _SHORT_STAY_SECONDS: Final = 60.0
 _SLOW_SECONDS_PER_MIB: Final = 0.05
 #: Of what was meant for a tier; less is the noise of a busy agent.
@@ -81,6 +83,9 @@ def _of_agent(stats: Stats) -> Iterator[Trouble]:
             f"{error}; what was read before still holds",
             "mend the file: the agent reads it again by itself",
         )
+    if stats.HasField("certificate_expire_time"):
+        expires_at = stats.certificate_expire_time.ToSeconds()
+        yield from _of_certificate(expires_at - stats.sample_time.ToSeconds())
     if stats.rejected_count:
         yield Trouble(
             Weight.WARNING,
@@ -235,6 +240,16 @@ _OF_TIER: Final[tuple[Callable[[TierStats, Stats], Iterator[Trouble]], ...]] = (
     _room,
     _speed,
 )
+
+
+def _of_certificate(seconds_left: int) -> Iterator[Trouble]:
+    advice = "put a new one in its place, with its key: the agent reads both by itself"
+    if seconds_left <= 0:
+        text = "listen.tls_cert has expired: over TCP nobody trusts the agent any more"
+        yield Trouble(Weight.PROBLEM, text, advice)
+    elif seconds_left < _SOON_SECONDS:
+        text = f"listen.tls_cert expires in {human_seconds(seconds_left)}"
+        yield Trouble(Weight.WARNING, text, advice)
 
 
 def of_sessions(sessions: Iterable[Session]) -> Iterator[Trouble]:

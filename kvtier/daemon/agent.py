@@ -273,7 +273,7 @@ class Agent:
             self.history,
             warming=self.warming,
             events=self.events,
-            listen_errors=lambda: self.listening.errors,
+            listeners=self.listening,
         )
         inspection = CacheInspectionService(
             self.identity, self.namespaces, self.explaining, self.recorder

@@ -83,6 +83,7 @@ class Listening:
         self._sources: list[_Source[Any]] = []
         self._keyring = Keyring({}, time.time)
         self._tls: ServerTls | None = None
+        self.certificate_expires_at: float | None = None
         if config.address is None and config.admin_address is None:
             return
         assert config.credentials_file is not None, "the configuration requires it"
@@ -117,10 +118,13 @@ class Listening:
         self._sources.append(_Source(what, watched, load, use))
 
     def _use_certificates(self, certificates: Certificates | None) -> None:
-        if self._tls is not None and certificates is not None:
-            self._tls.replace(certificates)
-        elif certificates is not None:
+        if certificates is None:
+            return
+        self.certificate_expires_at = certificates.expires_at
+        if self._tls is None:
             self._tls = ServerTls(certificates)
+        else:
+            self._tls.replace(certificates)
 
     async def open(self, workers: Offer, operators: Offer) -> list[Server]:
         """Servers that listen; not yet ready."""

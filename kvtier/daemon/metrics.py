@@ -30,6 +30,7 @@ def metrics_endpoint(agent: Agent) -> MetricsEndpoint | None:
         promotion=agent.promotion,
         admission=agent.admission,
         calls=agent.calls,
+        listeners=agent.listening,
         memory_reserve_bytes=agent.config.tiers.host.memory_reserve,
         why_not_ready=lambda: _why_not_ready(agent),
     )

@@ -20,6 +20,9 @@ def add_agent(samples: Samples, sources: Sources) -> None:
     add("kvtier_pins", sum(1 for _ in sources.pins))
     add("kvtier_rejected_calls_total", sources.admission.refused_calls)
     add("kvtier_memory_reserve_bytes", sources.memory_reserve_bytes)
+    add("kvtier_listen_errors", len(sources.listeners.errors))
+    if sources.listeners.certificate_expires_at is not None:
+        add("kvtier_certificate_expiry_timestamp_seconds", sources.listeners.certificate_expires_at)
     for (method, status), count in sources.calls.items():
         add("kvtier_calls_total", count, method, status)
         for each in (OK, Code.INTERNAL.name):  # so that the first one is seen to be one more

@@ -150,6 +150,17 @@ SECTIONS: Final[dict[str, tuple[Metric, ...]]] = {
             "Memory that can still be allocated: the system's, or what cgroups leave of it",
         ),
         _gauge("memory_reserve_bytes", (), "HOST grows only while more than this is available"),
+        _gauge(
+            "certificate_expiry_timestamp_seconds",
+            (),
+            "When listen.tls_cert expires, in Unix seconds; nothing without TLS",
+        ),
+        _gauge(
+            "listen_errors",
+            (),
+            "Kinds of files of listen that have changed and cannot be used: credentials, "
+            "certificates",
+        ),
         _counter(
             "memory_pressure_seconds",
             ("kind",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kvtier.access.listeners import Listeners
 from kvtier.agent.moving.mover import Mover
 from kvtier.agent.moving.promotion import Promotion
 from kvtier.agent.serving.admission import Admission
@@ -34,5 +35,6 @@ class Sources:
     promotion: Promotion
     admission: Admission
     calls: CallCounts
+    listeners: Listeners
     memory_reserve_bytes: int
     why_not_ready: Callable[[], str]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from kvtier.access.listeners import Listeners
 from kvtier.agent.serving.admission import Work
 from kvtier.core.block import BlockKeys, Tier
 from kvtier.core.lease import LeaseKind, LeaseTable
@@ -58,7 +59,7 @@ class CacheAdminService(PinCalls):
         *,
         warming: Warming | None = None,
         events: Events | None = None,
-        listen_errors: Callable[[], list[str]] = list,
+        listeners: Listeners | None = None,
     ) -> None:
         super().__init__(pins, namespaces, identity)
         self._identity = identity
@@ -70,7 +71,7 @@ class CacheAdminService(PinCalls):
         self._history = history
         self._warming = warming
         self._events = events
-        self._listen_errors = listen_errors
+        self._listeners = listeners
         self._started = time.monotonic()
 
     async def GetStats(self, request: pb.GetStatsRequest, call: Call) -> pb.Stats:
@@ -216,6 +217,8 @@ class CacheAdminService(PinCalls):
     def _stats(self, selector: str, scope: Scope) -> pb.Stats:
         namespaces = self._namespaces.select(selector, scope)
         chosen = {each.namespace_id for each in namespaces}
+        listeners = self._listeners
+        expires_at = None if listeners is None else listeners.certificate_expires_at
         stats = pb.Stats(
             epoch=self._identity.epoch,
             sample_time=convert.timestamp(time.time()),
@@ -234,7 +237,8 @@ class CacheAdminService(PinCalls):
             **_refusals(self._admission),
             is_draining=self._upkeep.is_draining,
             events=_event_stats(self._events),
-            listen_errors=self._listen_errors(),
+            listen_errors=[] if listeners is None else listeners.errors,
+            certificate_expire_time=None if expires_at is None else convert.timestamp(expires_at),
         )
         return stats if scope.is_all else own_stats(stats)
 

@@ -437,7 +437,7 @@ class EventStats(_message.Message):
     def __init__(self, watcher_count: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., lost_count: _Optional[int] = ...) -> None: ...
 
 class Stats(_message.Message):
-    __slots__ = ("epoch", "sample_time", "tiers", "session_count", "lease_count", "rejected_count", "version", "uptime", "namespace_count", "history", "compute_seconds_saved", "refused_ask_count", "refused_load_count", "refused_store_count", "refused_prefetch_count", "delayed_demotion_count", "is_draining", "events", "listen_errors")
+    __slots__ = ("epoch", "sample_time", "tiers", "session_count", "lease_count", "rejected_count", "version", "uptime", "namespace_count", "history", "compute_seconds_saved", "refused_ask_count", "refused_load_count", "refused_store_count", "refused_prefetch_count", "delayed_demotion_count", "is_draining", "events", "listen_errors", "certificate_expire_time")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_TIME_FIELD_NUMBER: _ClassVar[int]
     TIERS_FIELD_NUMBER: _ClassVar[int]
@@ -457,6 +457,7 @@ class Stats(_message.Message):
     IS_DRAINING_FIELD_NUMBER: _ClassVar[int]
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     LISTEN_ERRORS_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     sample_time: _timestamp_pb2.Timestamp
     tiers: _containers.RepeatedCompositeFieldContainer[TierStats]
@@ -476,7 +477,8 @@ class Stats(_message.Message):
     is_draining: bool
     events: EventStats
     listen_errors: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, epoch: _Optional[int] = ..., sample_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[TierStats, _Mapping]]] = ..., session_count: _Optional[int] = ..., lease_count: _Optional[int] = ..., rejected_count: _Optional[int] = ..., version: _Optional[str] = ..., uptime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., namespace_count: _Optional[int] = ..., history: _Optional[_Union[HistoryStats, _Mapping]] = ..., compute_seconds_saved: _Optional[float] = ..., refused_ask_count: _Optional[int] = ..., refused_load_count: _Optional[int] = ..., refused_store_count: _Optional[int] = ..., refused_prefetch_count: _Optional[int] = ..., delayed_demotion_count: _Optional[int] = ..., is_draining: bool = ..., events: _Optional[_Union[EventStats, _Mapping]] = ..., listen_errors: _Optional[_Iterable[str]] = ...) -> None: ...
+    certificate_expire_time: _timestamp_pb2.Timestamp
+    def __init__(self, epoch: _Optional[int] = ..., sample_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[TierStats, _Mapping]]] = ..., session_count: _Optional[int] = ..., lease_count: _Optional[int] = ..., rejected_count: _Optional[int] = ..., version: _Optional[str] = ..., uptime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., namespace_count: _Optional[int] = ..., history: _Optional[_Union[HistoryStats, _Mapping]] = ..., compute_seconds_saved: _Optional[float] = ..., refused_ask_count: _Optional[int] = ..., refused_load_count: _Optional[int] = ..., refused_store_count: _Optional[int] = ..., refused_prefetch_count: _Optional[int] = ..., delayed_demotion_count: _Optional[int] = ..., is_draining: bool = ..., events: _Optional[_Union[EventStats, _Mapping]] = ..., listen_errors: _Optional[_Iterable[str]] = ..., certificate_expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class GetStatsRequest(_message.Message):
     __slots__ = ("namespace",)

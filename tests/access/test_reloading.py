@@ -16,6 +16,7 @@ from kvtier.access.credential import Credential
 from kvtier.access.role import Role
 from kvtier.access.scope import Scope
 from kvtier.access.tokens import make_token
+from kvtier.cli.troubles import of_stats
 from kvtier.client.admin import AdminClient
 from kvtier.client.endpoint import Endpoint
 from kvtier.core.status import Code
@@ -169,6 +170,25 @@ def test_a_broken_certificate_keeps_no_token_that_was_taken_back(
     with AdminClient(agent.process.admin_address) as admin:
         [error] = admin.get_stats().listen_errors
     assert "listen.tls_key" in error
+
+
+def test_a_certificate_that_expires_soon_is_a_trouble_until_it_is_replaced(
+    agent: RemoteAgent, tmp_path: Path
+) -> None:
+    def replace(days: int) -> list[str]:
+        made = tmp_path / f"{days} days"
+        make_certificates(made, "--days", str(days))
+        for file in made.glob("agent.*"):
+            file.rename(tmp_path / "certificates" / file.name)
+        agent.wait_for_log(NEW_CERTIFICATES, replaced)
+        with AdminClient(agent.process.admin_address) as admin:
+            return [each.text for each in of_stats(admin.get_stats()) if "cert" in each.text]
+
+    replaced = 1
+    [text] = replace(3)
+    assert text.startswith("listen.tls_cert expires in ")
+    replaced = 2
+    assert replace(30) == []
 
 
 def test_clients_go_on_when_their_connection_breaks(agent: RemoteAgent) -> None:

@@ -11,13 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from kvtier import Client, Namespace, NamespaceSpec
-from kvtier.client.admin import AdminClient
+from kvtier.client.service import call_of
 from kvtier.hashing import ALGORITHM, block_hashes
 from kvtier.testing.agent_process import AgentProcess
-from kvtier.v1.cache_admin_pb2 import RecordedRequest
+from kvtier.v1 import cache_admin_pb2 as pb
 from tests.faults.blocks import hashes_of
 from tests.faults.waiting import wait_until
 from tests.unit.cli.command import PROGRAM, REPOSITORY, kvtier
@@ -167,11 +168,19 @@ def test_a_slow_recorder_is_told_what_it_lost_and_slows_nobody(
     agent: AgentProcess, namespace: Namespace
 ) -> None:
     many, count = hashes_of("many", 8192), 400
-    with AdminClient(agent.admin_address) as admin, ThreadPoolExecutor(1) as reader:
-        requests = admin.record_requests(SPEC.label)
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0)]
+    with (
+        # It takes no more ahead than it has to, however fast the connection is.
+        grpc.insecure_channel(agent.admin_address, options) as channel,
+        ThreadPoolExecutor(1) as reader,
+    ):
+        service = pb.DESCRIPTOR.services_by_name["CacheAdmin"]
+        record = call_of(channel, service.methods_by_name["RecordRequests"])
+        requests = record(pb.RecordRequestsRequest(namespace=SPEC.label))
+        next(requests)
         for _ in range(count):
             namespace.lookup(many)
-        received: list[RecordedRequest] = []
+        received: list[pb.RecordedRequest] = []
 
         def read_on() -> None:
             for request in requests:
@@ -184,6 +193,7 @@ def test_a_slow_recorder_is_told_what_it_lost_and_slows_nobody(
             namespace.lookup(HASHES[:1])
             marks += 1
         reading.result()
+        requests.cancel()
     came = sum(len(each.hashes) == len(many) for each in received)
     lost = sum(each.lost_count for each in received)
     assert lost > 0

@@ -46,6 +46,14 @@ SCENARIOS = [
         14,
         8,
     ),
+    Scenario(
+        # Series begin at the Unix time 0.
+        "KvtierCertificateExpires",
+        {_of("kvtier_certificate_expiry_timestamp_seconds"): f"{7 * 86400 + 300}x20"},
+        10,
+        2,
+    ),
+    Scenario("KvtierListenFilesBroken", {_of("kvtier_listen_errors"): "0x4 1x20"}, 14, 8),
     Scenario("KvtierCallsRejected", {_of("kvtier_rejected_calls_total"): "0x9 0+60x30"}, 25, 15),
     Scenario(
         "KvtierLookupsSlow",

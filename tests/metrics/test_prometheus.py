@@ -20,6 +20,7 @@ from kvtier.memory import pressure_seconds
 from kvtier.metrics.catalogue import METRICS, Kind
 from kvtier.testing import AgentProcess
 from kvtier.testing.redis_servers import RedisServer
+from tests.access.agents import Callers, make_certificates, remote_agent
 from tests.crash.agents import Key, disk_settings, read, store
 from tests.faults.blocks import hashes_of
 from tests.faults.waiting import wait_until
@@ -52,7 +53,10 @@ def scene_in(directory: Path) -> Iterator[Scene]:
             "tiers.cluster.url": server.url,
             "tiers.cluster.timeout": 10.0,
         }
-        with AgentProcess(directory / "agent", settings) as agent:
+        certificates = directory / "certificates"
+        make_certificates(certificates, "someone=DNS:someone.example")
+        with remote_agent(directory, Callers(), certificates, settings) as remote:
+            agent = remote.process
             target = metrics_target(agent)
             with PrometheusServer(directory, target, RULES) as prometheus:
                 wait_until(lambda: prometheus.query('up{job="kvtier"} == 1'), _SECONDS)

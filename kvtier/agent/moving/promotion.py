@@ -11,6 +11,7 @@ from typing import Any
 from kvtier.agent.moving.arrivals import Arrivals
 from kvtier.agent.moving.flight import Fetch, Flight
 from kvtier.agent.moving.job_queue import Kind
+from kvtier.agent.moving.late_arrivals import LateArrivals
 from kvtier.agent.moving.source import Source
 from kvtier.agent.placing.placement import Placement
 from kvtier.agent.sessions.namespaces import Namespace
@@ -39,6 +40,7 @@ class Promotion:
         self._placement = placement
         self._flights: dict[tuple[SizeClass, Lane, bytes], Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self.late = LateArrivals()
         #: Of HOST, in use for prefetches that have not landed.
         self.prefetch_bytes = 0
         #: Likewise, with those that a load has joined.
@@ -254,6 +256,8 @@ class Promotion:
             usage.promotions.observe(time.monotonic() - flight.begun_at)
             if flight.is_ahead:
                 flight.host.unused.bring(flight.host.table.owner[flight.slot])
+            elif not flight.users:
+                self.late.note(flight)
         self._count_prefetch(flight, -1)
         self.ahead_bytes -= flight.host.slot_bytes * flight.is_ahead
         self.in_flight_bytes[flight.source.tier] -= flight.host.slot_bytes

@@ -254,6 +254,24 @@ async def test_best_effort_answers_pending_and_a_later_load_finds_it(tmp_path: P
 
 
 @on_loop
+async def test_what_comes_when_nobody_waits_counts_for_its_tier_once(tmp_path: Path) -> None:
+    io = GatedIO()
+    async with DiskAgent(tmp_path, io=io) as agent:
+        await half_in_host(agent)
+        io.shut("read")
+        assert PENDING in await agent.load_and_release(KEYS, wait=Wait.BEST_EFFORT)
+        io.let_pass()
+        await until(lambda: all(agent.in_host(KEYS)))
+        host, disk = agent.host_class().counters, agent.disk_class().counters
+        from_host, from_disk = host.hits, disk.hits
+        for hits in (4, 12):
+            granted = await agent.load(KEYS, wait=Wait.ALL)
+            assert granted.sources[:4] == [HOST] * 4
+            assert granted.sources[4:] == [DISK if hits == 4 else HOST] * 4
+            assert (host.hits - from_host, disk.hits - from_disk) == (hits, 4)
+
+
+@on_loop
 async def test_all_waits_for_as_long_as_it_may(tmp_path: Path) -> None:
     io = GatedIO()
     async with DiskAgent(tmp_path, io=io) as agent:

@@ -6,6 +6,7 @@ import os
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from kvtier.cli.troubles import Weight, all_troubles, of_namespaces, of_sessions, of_stats
 from kvtier.testing.worker_process import Pipe, WorkerProcess
@@ -30,6 +31,12 @@ def gpu(**fields: object) -> TierStats:
     return TierStats(tier=block_pb2.TIER_GPU, **{**_GOOD, **device, **fields})  # type: ignore[arg-type]
 
 
+def with_certificate(seconds: int) -> Stats:
+    """One that expires in so many seconds."""
+    now, then = Timestamp(seconds=10**9), Timestamp(seconds=10**9 + seconds)
+    return Stats(uptime=_DAY, sample_time=now, certificate_expire_time=then)
+
+
 def texts(stats: Stats) -> list[str]:
     return [each.text for each in of_stats(stats)]
 
@@ -38,6 +45,7 @@ def test_an_agent_that_is_well_has_none() -> None:
     busy = host(block_count=1000, stored_count=90_000, crowded_out_count=80_000, refused_count=10)
     tiers = [busy, disk(read_seconds_per_mib=0.001, unwritten_count=3, demoted_count=1000)]
     assert texts(Stats(uptime=_DAY, tiers=tiers)) == []
+    assert texts(with_certificate(8 * 86400)) == []
 
 
 @pytest.mark.parametrize(
@@ -46,6 +54,8 @@ def test_an_agent_that_is_well_has_none() -> None:
         (Stats(uptime=_DAY, is_draining=True), "drained"),
         (Stats(uptime=_DAY, rejected_count=2), "2 calls rejected"),
         (Stats(uptime=_DAY, listen_errors=["listen.tls_key: gone"]), "gone; what was read before"),
+        (with_certificate(0), "listen.tls_cert has expired"),
+        (with_certificate(90_000), "listen.tls_cert expires in 1 d 1 h"),
         (Stats(uptime=Duration(seconds=30), tiers=[host()]), "30 s ago with an empty HOST; there"),
         (Stats(uptime=Duration(seconds=30), tiers=[disk()]), "what DISK had is still there"),
         (Stats(uptime=_DAY, tiers=[host(allocated_bytes=200)]), "HOST is shrinking: 100 B"),
