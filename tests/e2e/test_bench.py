@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,9 +14,29 @@ from typing import Any
 import pytest
 
 from kvtier.testing.redis_servers import RedisServer
+from tests.e2e.limited_device import limited_device
 from tests.faults.waiting import wait_until
 
 SLACK = 0.8
+#: What issues say of speed is meant for disks like this.
+DEVICE_BYTES_PER_SECOND = 2_000_000_000
+#: A machine that those figures are meant for puts as many entries into a dictionary in this time.
+_ENTRIES = 200_000
+_ENTRIES_SECONDS = 0.08
+_KEY_BYTES = 32
+
+
+def machine_speed() -> float:
+    """Of this machine's Python now: 1, or less where it is slower than figures are meant for."""
+    keys = os.urandom(_ENTRIES * _KEY_BYTES)
+    table: dict[bytes, tuple[int, bytes, int]] = {}
+    start = time.perf_counter()
+    for place in range(0, len(keys), _KEY_BYTES):
+        key = keys[place : place + _KEY_BYTES]
+        table[key] = place, key[:8], len(table)
+    found = sum(len(table[keys[place : place + _KEY_BYTES]]) for place in range(0, len(keys), 64))
+    assert found == 3 * _ENTRIES // 2
+    return min(1.0, _ENTRIES_SECONDS / (time.perf_counter() - start))
 
 
 def bench(*arguments: str) -> dict[str, Any]:
@@ -64,34 +85,38 @@ def test_lookups_cost_little_more_than_a_call_that_does_nothing() -> None:
 @pytest.mark.alone
 def test_a_million_blocks_are_small_and_do_not_stop_the_loop() -> None:
     for _ in range(3):
+        speed = SLACK * machine_speed()
         measured = bench("metadata", "--seconds", "2")
         assert measured["blocks"] >= 1_000_000
         assert measured["bytes_per_block"] <= 600, measured
         if (
-            measured["inserts_per_second"] >= SLACK * 50_000
-            and measured["loop_lag_p999_ms"] <= 5 / SLACK
+            measured["inserts_per_second"] >= speed * 50_000
+            and measured["loop_lag_p999_ms"] <= 5 / speed
         ):
             return
-    raise AssertionError(measured)
+    raise AssertionError((speed, measured))
 
 
 @pytest.mark.alone
 def test_disk_is_near_plain_direct_io_and_leaves_host_alone(tmp_path: Path) -> None:
-    for _ in range(3):
-        measured = bench("disk", "--path", str(tmp_path), "--seconds", "1.5")
-        assert measured["metadata_bytes_per_block"] <= 300 / SLACK, measured
-        assert list(tmp_path.iterdir()) == []
-        if (
-            # On two processors, and a device of 6 GB/s; beside one of 2 GB/s it is 1.
-            measured["store_ratio"] >= SLACK * 0.65
-            and measured["load_ratio"] >= SLACK * 0.85
-            and measured["recovery_slots_per_second"] >= SLACK * 200_000
-            and measured["cpu_seconds_per_gb"] <= 0.6 / SLACK
-            # Of two processors: what waits for one is in it too, and differs from run to run.
-            and measured["host_hit_p99_ratio_under_disk_load"] <= 10
-        ):
-            return
-    raise AssertionError(measured)
+    with limited_device(tmp_path, DEVICE_BYTES_PER_SECOND) as is_limited:
+        # Where it may be faster than two processors can feed it, they are what is measured.
+        store_ratio = 0.85 if is_limited else 0.6
+        for _ in range(3):
+            speed = SLACK * machine_speed()
+            measured = bench("disk", "--path", str(tmp_path), "--seconds", "1.5")
+            assert measured["metadata_bytes_per_block"] <= 300 / SLACK, measured
+            assert list(tmp_path.iterdir()) == []
+            if (
+                measured["store_ratio"] >= SLACK * store_ratio
+                and measured["load_ratio"] >= SLACK * 0.85
+                and measured["recovery_slots_per_second"] >= speed * 200_000
+                and measured["cpu_seconds_per_gb"] <= 0.6 / speed
+                # Of two processors: what waits for one is in it too, and differs from run to run.
+                and measured["host_hit_p99_ratio_under_disk_load"] <= 10
+            ):
+                return
+    raise AssertionError((is_limited, speed, measured))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
