@@ -272,6 +272,20 @@ async def test_what_comes_when_nobody_waits_counts_for_its_tier_once(tmp_path: P
 
 
 @on_loop
+async def test_what_came_and_went_before_it_was_leased_counts_for_nobody(tmp_path: Path) -> None:
+    io = GatedIO()
+    async with DiskAgent(tmp_path, io=io) as agent:
+        await half_in_host(agent)
+        io.shut("read")
+        assert PENDING in await agent.load_and_release(KEYS, wait=Wait.BEST_EFFORT)
+        io.let_pass()
+        await until(lambda: all(agent.in_host(KEYS)))
+        agent.leave_host(KEYS)
+        await agent.store(KEYS)
+        assert (await agent.load(KEYS)).sources == [HOST] * 8
+
+
+@on_loop
 async def test_all_waits_for_as_long_as_it_may(tmp_path: Path) -> None:
     io = GatedIO()
     async with DiskAgent(tmp_path, io=io) as agent:
