@@ -20,7 +20,7 @@ from kvtier.cli.options import (
 from kvtier.cli.prefix import Prefix, takes_a_prefix
 from kvtier.cli.text import console, human_bytes, plural, table
 from kvtier.v1.block_pb2 import Tier
-from kvtier.v1.cache_admin_pb2 import Explanation, HistoryStats
+from kvtier.v1.cache_admin_pb2 import ExplainBlocksResponse, Explanation, Stats
 
 _BATCH: Final = 4096
 
@@ -63,7 +63,7 @@ def explain(
     out.print(summary(found, step))
     columns = ("blocks", *(("tokens",) if step else ()), "fate", "where", "when", "why")
     out.print(table(columns, rows(found, step, named.first), left=len(columns)))
-    out.print(reach(answer.history))
+    out.print(reach(answer))
 
 
 def summary(found: Sequence[Explanation], block_tokens: int) -> str:
@@ -130,8 +130,11 @@ def _times(run: Sequence[Explanation]) -> str:
     return text if first == last else f"{text} to {last:%H:%M:%S}"
 
 
-def reach(history: HistoryStats) -> str:
+def reach(answer: ExplainBlocksResponse | Stats) -> str:
     """What the answers that are not `cached` rest on."""
+    history = answer.history
+    if not answer.HasField("history"):
+        return "history: shown to those who see all namespaces"
     if not history.capacity:
         return "history: off"
     return (

@@ -161,7 +161,7 @@ def overview(sample: Stats) -> Group:
     longest = max(tiers, key=len, default={})
     rows = [(row, *(tier.get(row, "-") for tier in tiers)) for row in longest]
     drawn = table(("", *map(name_of, sample.tiers)), rows)
-    return Group(heading, *troubles, drawn, reach(sample.history))
+    return Group(heading, *troubles, drawn, reach(sample))
 
 
 def _refusals(sample: Stats) -> str:

@@ -16,7 +16,7 @@ from kvtier.cli.vllm_hashes import cbor
 from kvtier.errors import InvalidRequestError
 from kvtier.hashing import ALGORITHM, block_hashes
 from kvtier.v1.block_pb2 import TIER_DISK, TIER_HOST, NamespaceSpec
-from kvtier.v1.cache_admin_pb2 import Explanation, HistoryStats
+from kvtier.v1.cache_admin_pb2 import ExplainBlocksResponse, Explanation, HistoryStats, Stats
 
 HERE = Explanation(fate=Explanation.CACHED, tiers=[TIER_HOST, TIER_DISK])
 NEVER = Explanation(fate=Explanation.UNKNOWN, reason="never stored")
@@ -93,8 +93,12 @@ def test_the_summary_counts_what_a_lookup_would_find() -> None:
 
 def test_the_reach_of_the_history_is_told() -> None:
     history = HistoryStats(entry_count=5000, capacity=1 << 20, memory_bytes=1 << 24)
-    assert explain.reach(history) == "history: 5,000 of 1,048,576 blocks, 16.0 MiB"
-    assert explain.reach(HistoryStats()) == "history: off"
+    told = ((history, "5,000 of 1,048,576 blocks, 16.0 MiB"), (HistoryStats(), "off"))
+    for each, words in told:
+        assert explain.reach(Stats(history=each)) == f"history: {words}"
+        assert explain.reach(ExplainBlocksResponse(history=each)) == f"history: {words}"
+    withheld = "history: shown to those who see all namespaces"
+    assert explain.reach(Stats()) == explain.reach(ExplainBlocksResponse()) == withheld
 
 
 # Tokens.

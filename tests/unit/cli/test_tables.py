@@ -33,6 +33,7 @@ def test_stats_show_a_column_for_each_tier() -> None:
         lookup_hit_count=9,
     )
     sample = Stats(epoch=0xAB, version="1.2", uptime=Duration(seconds=61), tiers=[host])
+    sample.history.SetInParent()
     lines = printed(overview(sample))
     assert lines[0] == "kvtier 1.2, epoch 00000000000000ab, up 1 min 1 s"
     assert lines[-1] == "history: off"
