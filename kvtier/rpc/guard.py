@@ -11,10 +11,10 @@ import grpc.aio
 from google.protobuf.descriptor import MethodDescriptor
 
 from kvtier.access.certificates import certified_names
-from kvtier.access.credential import Caller
+from kvtier.access.credential import Caller, Credential
 from kvtier.access.keyring import Keyring
 from kvtier.access.policy import is_steering, require_reach, require_role
-from kvtier.errors import UnauthenticatedError
+from kvtier.errors import AccessDeniedError, UnauthenticatedError
 
 log = logging.getLogger(__name__)
 
@@ -32,15 +32,20 @@ class Guard:
 
     def caller(self, context: grpc.aio.ServicerContext[Any, Any]) -> Caller:
         """Raises UnauthenticatedError."""
+        try:
+            return Caller(self._credential(context), context.peer())
+        except UnauthenticatedError as error:
+            log.warning("a call from %s is refused: %s", context.peer(), error)
+            raise
+
+    def _credential(self, context: grpc.aio.ServicerContext[Any, Any]) -> Credential:
         properties = context.auth_context()
         if any(version != _TLS for version in properties.get("ssl_tls_version", ())):
             raise UnauthenticatedError("TLS 1.3 is required")
         token = _token(context)
         if token is not None:
-            credential = self._keyring.by_token(token)
-        else:
-            credential = self._keyring.by_certificate(certified_names(properties))
-        return Caller(credential, context.peer())
+            return self._keyring.by_token(token)
+        return self._keyring.by_certificate(certified_names(properties))
 
     def guarded(
         self, method: MethodDescriptor, behaviour: Callable[[Any, Any], Any]
@@ -49,11 +54,15 @@ class Guard:
         name, is_noted = method.full_name, is_steering(method.full_name)
 
         def admit(request: Any, caller: Caller) -> None:
-            require_role(caller.credential, name)
-            if not method.client_streaming:
-                require_reach(caller.credential, name, request)
+            whose = caller.credential.name
+            try:
+                require_role(caller.credential, name)
+                if not method.client_streaming:
+                    require_reach(caller.credential, name, request)
+            except AccessDeniedError:
+                log.warning("%s by %s, from %s, is refused", method.name, whose, caller.connection)
+                raise
             if is_noted:
-                whose = caller.credential.name
                 log.info("%s by %s, from %s", method.name, whose, caller.connection)
 
         async def answer(request: Any, call: Any) -> Any:

@@ -184,6 +184,7 @@ def test_refusals_say_what_is_wrong(agent: RemoteAgent, tmp_path: Path) -> None:
     reader = ["--token-file", token_file(agent, "reader")]
     with pytest.raises(KvtierError, match="FlushTier is for role operator"):
         run("flush", *where[1:], *tls_options(agent, "any"), *reader)
+    agent.wait_for_log("FlushTier by reader, from ipv4:127.0.0.1:")
     make_certificates(tmp_path / "stranger", "any=DNS:x.y")
     done = kvtier(*where, "--tls-ca", str(tmp_path / "stranger" / "ca.pem"),
                   *map(str, tls_options(agent, "any")[2:]))  # fmt: skip

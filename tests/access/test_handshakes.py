@@ -166,6 +166,8 @@ def test_a_wrong_token_is_refused_and_not_repeated(
         stats(agent, tls_of(certificates, "operator"), token)
     assert token not in str(caught.value)
     assert token not in agent.process.log
+    agent.wait_for_log("a call from ipv4:127.0.0.1:")
+    agent.wait_for_log("is refused: the token is unknown")
 
 
 @pytest.mark.parametrize(
