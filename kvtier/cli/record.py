@@ -61,6 +61,7 @@ def record(
     if path.exists() and not yes:
         raise InvalidRequestError(f"{path} exists: pass --yes to replace it")
     with admin(address, DEFAULT_TIMEOUT_SECONDS) as client:
+        client.get_stats(namespace)  # an agent that answers; a recording has no deadline
         requests = client.record_requests(namespace, seconds)  # before there is a file
         with Interrupts() as interrupts, _opened(path) as text:
             file = RecordingFile(text)

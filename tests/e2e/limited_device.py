@@ -18,6 +18,7 @@ def limited_device(path: Path, bytes_per_second: int) -> Iterator[bool]:
     device = os.stat(path).st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     group, limits = _group(number, bytes_per_second)
+    before = group.parent / _own_path(group.parent.name)
     try:
         group.mkdir()
     except OSError:
@@ -33,7 +34,7 @@ def limited_device(path: Path, bytes_per_second: int) -> Iterator[bool]:
         else:
             yield True
     finally:
-        _move(group.parent)
+        _move(before)
         group.rmdir()
 
 
@@ -45,6 +46,13 @@ def _group(number: str, bytes_per_second: int) -> tuple[Path, dict[str, str]]:
         return first / _OURS, dict.fromkeys(names, f"{number} {bytes_per_second}")
     limit = f"{number} rbps={bytes_per_second} wbps={bytes_per_second}"
     return _ROOT / _OURS, {"io.max": limit}
+
+
+def _own_path(controller: str) -> str:
+    """Of this process now, below the root of a controller's groups."""
+    lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    paths = {name: path for _, names, path in lines for name in names.split(",")}
+    return paths.get(controller, paths.get("", "/")).lstrip("/")
 
 
 def _move(group: Path) -> None:

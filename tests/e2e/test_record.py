@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -151,6 +152,19 @@ def test_no_file_is_made_without_an_agent_or_a_namespace(
     nowhere = kvtier("record", f"{tmp_path}/no/day", "--address", agent.admin_address)
     assert nowhere.returncode == 2
     assert f"{tmp_path}/no/day: No such file or directory" in nowhere.stderr
+    assert not path.exists()
+
+
+def test_an_agent_that_hangs_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "day.jsonl"
+    with AgentProcess(settings={"tiers.host.capacity": "4MiB"}) as agent:
+        os.kill(agent.pid, signal.SIGSTOP)
+        try:
+            answer = kvtier("record", str(path), "--address", agent.admin_address)
+        finally:
+            os.kill(agent.pid, signal.SIGCONT)
+    assert answer.returncode != 0
+    assert "did not answer" in answer.stderr or "deadline" in answer.stderr.lower(), answer.stderr
     assert not path.exists()
 
 

@@ -40,7 +40,7 @@ class Promotion:
         self._placement = placement
         self._flights: dict[tuple[SizeClass, Lane, bytes], Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self.late = LateArrivals()
+        self._late = LateArrivals()
         #: Of HOST, in use for prefetches that have not landed.
         self.prefetch_bytes = 0
         #: Likewise, with those that a load has joined.
@@ -257,7 +257,7 @@ class Promotion:
             if flight.is_ahead:
                 flight.host.unused.bring(flight.host.table.owner[flight.slot])
             elif not flight.users:
-                self.late.note(flight)
+                self._late.note(flight)
         self._count_prefetch(flight, -1)
         self.ahead_bytes -= flight.host.slot_bytes * flight.is_ahead
         self.in_flight_bytes[flight.source.tier] -= flight.host.slot_bytes
@@ -267,6 +267,17 @@ class Promotion:
         if not flight.users:
             flight.host.release([flight.slot])
         self.on_landed(flight)
+
+    async def claim_late(
+        self, namespace: Namespace, keys: BlockKeys
+    ) -> dict[tuple[Lane, bytes], Source]:
+        """Who supplied those of the keys that landed when nobody waited, and were not leased."""
+        found: dict[tuple[Lane, bytes], Source] = {}
+        if self._late:
+            host = namespace.groups[keys.lane.group]
+            async for part in data_slices(len(keys.hashes), READ_SLICE):
+                found |= self._late.claim(host, keys.lane, keys.hashes[part])
+        return found
 
     def give_up(self, flight: Flight) -> None:
         """Nobody waits longer; the slot stays in use until the read has ended."""

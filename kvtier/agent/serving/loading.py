@@ -300,8 +300,7 @@ class Loading:
                 }
                 for keys in entries:
                     part = keys if worth is None else worth.leading(keys)
-                    host = session.namespace.groups[part.lane.group]
-                    arrived |= self._promotion.late.claim(host, part.lane, part.hashes)
+                    arrived |= await self._promotion.claim_late(session.namespace, part)
                     stops = stop_at_gap or is_limited
                     await self._leasing.lease(session, part, granted, arrived, device, stops)
                     await self._leasing.leave_out(

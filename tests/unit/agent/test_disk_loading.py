@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kvtier.agent.moving import late_arrivals
 from kvtier.agent.serving.loading import Found
 from kvtier.core.block import BlockKeys, Lane, Match, Tier, Wait
 from kvtier.core.namespace import NamespaceSpec
@@ -49,6 +50,15 @@ async def half_in_host(agent: DiskAgent) -> None:
     """The first four are in both tiers, the others on DISK alone."""
     await agent.store_on_disk(KEYS)
     await agent.load_and_release(sequence("a", 4))
+
+
+async def let_half_come_late(agent: DiskAgent, io: GatedIO) -> None:
+    """All are in HOST; the others came when nobody waited."""
+    await half_in_host(agent)
+    io.shut("read")
+    assert PENDING in await agent.load_and_release(KEYS, wait=Wait.BEST_EFFORT)
+    io.let_pass()
+    await until(lambda: all(agent.in_host(KEYS)))
 
 
 # Lookups.
@@ -257,11 +267,7 @@ async def test_best_effort_answers_pending_and_a_later_load_finds_it(tmp_path: P
 async def test_what_comes_when_nobody_waits_counts_for_its_tier_once(tmp_path: Path) -> None:
     io = GatedIO()
     async with DiskAgent(tmp_path, io=io) as agent:
-        await half_in_host(agent)
-        io.shut("read")
-        assert PENDING in await agent.load_and_release(KEYS, wait=Wait.BEST_EFFORT)
-        io.let_pass()
-        await until(lambda: all(agent.in_host(KEYS)))
+        await let_half_come_late(agent, io)
         host, disk = agent.host_class().counters, agent.disk_class().counters
         from_host, from_disk = host.hits, disk.hits
         for hits in (4, 12):
@@ -275,13 +281,20 @@ async def test_what_comes_when_nobody_waits_counts_for_its_tier_once(tmp_path: P
 async def test_what_came_and_went_before_it_was_leased_counts_for_nobody(tmp_path: Path) -> None:
     io = GatedIO()
     async with DiskAgent(tmp_path, io=io) as agent:
-        await half_in_host(agent)
-        io.shut("read")
-        assert PENDING in await agent.load_and_release(KEYS, wait=Wait.BEST_EFFORT)
-        io.let_pass()
-        await until(lambda: all(agent.in_host(KEYS)))
+        await let_half_come_late(agent, io)
         agent.leave_host(KEYS)
         await agent.store(KEYS)
+        assert (await agent.load(KEYS)).sources == [HOST] * 8
+
+
+@on_loop
+async def test_what_came_long_ago_is_host_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(late_arrivals, "_KEPT_SECONDS", -1.0)
+    io = GatedIO()
+    async with DiskAgent(tmp_path, io=io) as agent:
+        await let_half_come_late(agent, io)
         assert (await agent.load(KEYS)).sources == [HOST] * 8
 
 
