@@ -73,7 +73,9 @@ class Recording:
 @pytest.fixture(scope="module")
 def namespace(agent: AgentProcess) -> Iterator[Namespace]:
     with Client(agent.address, timeout_seconds=10.0) as client:
-        yield client.namespace(SPEC)
+        namespace = client.namespace(SPEC)
+        namespace.lookup(HASHES[:1])  # registers it: a recording may ask for it by name
+        yield namespace
 
 
 def asked_until_recorded(namespace: Namespace, recording: Recording) -> None:
