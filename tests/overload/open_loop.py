@@ -33,7 +33,7 @@ SPEC: Final[NamespaceSpec] = spec_of("overload", 2 * MIB)
 _STREAM_BYTES: Final = BLOCKS * 2 * MIB
 _SEQUENCES: Final = 4
 _SESSIONS: Final = 4
-_CALL_SECONDS: Final = 2.0
+_CALL_SECONDS: Final = 5.0
 _METADATA: Final = "kvtier-session-bin"
 _TICK_SECONDS: Final = 0.005
 #: Of a hundred calls: a stream of blocks without shared memory, slots for new blocks, a prefetch.
