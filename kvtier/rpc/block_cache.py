@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from kvtier.access.credential import LOCAL
@@ -229,12 +229,10 @@ class BlockCacheService:
         self._release(self._session(call), request.lease_ids)
         return pb.ReleaseLeasesResponse()
 
-    async def ReadBlocks(self, request: pb.ReadBlocksRequest, call: Call) -> AsyncIterator[bytes]:
+    def ReadBlocks(self, request: pb.ReadBlocksRequest, call: Call) -> AsyncGenerator[bytes]:
         session = self._working_session(call)
         [keys] = self._entries(session, [request.keys])
-        async with aclosing(self._streams.read(session, keys, request, call)) as messages:
-            async for message in messages:
-                yield message
+        return self._streams.read(session, keys, request, call)
 
     async def WriteBlocks(
         self, messages: AsyncIterator[bytes], call: Call

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -33,7 +32,7 @@ class BlockStreams:
     reading: Reading
     writing: Writing
 
-    async def read(
+    def read(
         self, session: Session, keys: BlockKeys, request: pb.ReadBlocksRequest, call: Call
     ) -> AsyncGenerator[bytes]:
         count = len(keys.hashes)
@@ -56,10 +55,7 @@ class BlockStreams:
             request.stop_at_gap,
             request.hold_id,
         )
-        messages = self.reading.read(session, wanted, self._deadline(call))
-        async with aclosing(messages):
-            async for message in messages:
-                yield message
+        return self.reading.read(session, wanted, self._deadline(call))
 
     async def write(
         self, session: Session, messages: AsyncIterator[bytes], call: Call, keys_of: KeysOf

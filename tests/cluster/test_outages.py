@@ -7,7 +7,6 @@ whose blocks are in HOST.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -84,11 +83,17 @@ def _out(both: list[Peer], states: tuple[int, ...], seconds: float = _OUT_SECOND
 
 
 def _back(load: Load, both: list[Peer], seconds: float = _BACK_SECONDS) -> None:
-    """Until each node says that it is good again, and a block comes from it."""
-    deadline = time.monotonic() + seconds
-    for peer in both:
-        wait_until(lambda peer=peer: peer.state == ACTIVE, seconds)  # type: ignore[misc]
-    _hits(load, deadline - time.monotonic(), 1)
+    """Until each node says that it is good again, and then a block comes from it."""
+    hits_when_good: list[int] = []
+
+    def is_back() -> bool:
+        if hits_when_good:
+            return load.cluster_hits > hits_when_good[0]
+        if all(peer.state == ACTIVE for peer in both):
+            hits_when_good.append(load.cluster_hits)
+        return False
+
+    wait_until(is_back, seconds)
 
 
 def _outage(

@@ -107,10 +107,7 @@ class Loading:
                 for _ in session.namespace.asking(sought):
                     await asyncio.sleep(0)
         is_prefix, speed = match is Match.PREFIX, session.compute_seconds_per_block
-        patience_seconds = self._patience_to_learn(entries, speed)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(patience_seconds):
-                await self._learn(session.namespace, asked, tiers, is_prefix=is_prefix)
+        await self._learn(session.namespace, asked, tiers, speed, is_prefix=is_prefix)
         for keys in entries:
             lanes = [Lane(keys.lane.group, shard) for shard in shards] or [keys.lane]
             places = await self._places(session, keys, lanes, match, tiers, hold)
@@ -123,34 +120,38 @@ class Loading:
             answers.append(Found(matched, runs, [place > 0 for place in places]))
         return answers
 
-    def _patience_to_learn(
-        self, entries: Sequence[BlockKeys], compute_seconds: float
-    ) -> float | None:
-        """How long to ask other machines for what they have; None for as long as they like."""
-        if not compute_seconds:
-            return None
-        slowest = max((each.seconds_until_learned() for each in self._promotion.sources), default=0)
-        blocks = max(len(keys.hashes) for keys in entries)
-        return allowance(blocks, compute_seconds, slowest, _LEARNING_SHARE)
-
     async def _learn(
         self,
         namespace: Namespace,
         asked: Sequence[tuple[Lane, BlockKeys]],
         tiers: frozenset[Tier],
+        compute_seconds_per_block: float = 0.0,
         *,
         is_prefix: bool,
     ) -> None:
-        """All at once: each waits for other machines up to a time of its own."""
+        """Asks other machines for what they have: all at once, each up to a time of its own, and
+        no longer than a share of what computing would take, if that is known."""
         if not self._promotion.has_remote_sources:  # tasks would take turns of the loop
             return
         learn = self._promotion.learn
-        await asyncio.gather(
-            *(
-                learn(namespace, lane, keys.hashes, tiers, is_prefix=is_prefix)
-                for lane, keys in asked
-            )
-        )
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._patience_to_learn(asked, compute_seconds_per_block)):
+                await asyncio.gather(
+                    *(
+                        learn(namespace, lane, keys.hashes, tiers, is_prefix=is_prefix)
+                        for lane, keys in asked
+                    )
+                )
+
+    def _patience_to_learn(
+        self, asked: Sequence[tuple[Lane, BlockKeys]], compute_seconds_per_block: float
+    ) -> float | None:
+        """None for as long as they like."""
+        if not compute_seconds_per_block:
+            return None
+        slowest = max((each.seconds_until_learned() for each in self._promotion.sources), default=0)
+        blocks = max(len(keys.hashes) for _, keys in asked)
+        return allowance(blocks, compute_seconds_per_block, slowest, _LEARNING_SHARE)
 
     async def _places(
         self,
@@ -329,10 +330,8 @@ class Loading:
     ) -> None:
         """Brings what saves time, and says in `worth` how much of it has come."""
         namespace, entries = session.namespace, worth.entries
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._patience_to_learn(entries, worth.compute_seconds)):
-                asked = [(keys.lane, keys) for keys in entries]
-                await self._learn(namespace, asked, _EVERYTHING, is_prefix=False)
+        asked = [(keys.lane, keys) for keys in entries]
+        await self._learn(namespace, asked, _EVERYTHING, worth.compute_seconds, is_prefix=False)
         await self._prospects.judge(namespace, worth)
         began, has_room = time.monotonic(), False
         with suppress(TimeoutError):  # making room may take too long as well
