@@ -135,9 +135,9 @@ def endpoint(address: str) -> Endpoint:
 
     chosen = _CHOSEN.get(Context())
     files = {
-        "--tls-ca": chosen.tls_ca,
-        "--tls-cert": chosen.tls_cert,
-        "--tls-key": chosen.tls_key,
+        "--tls-ca (KVTIER_TLS_CA)": chosen.tls_ca,
+        "--tls-cert (KVTIER_TLS_CERT)": chosen.tls_cert,
+        "--tls-key (KVTIER_TLS_KEY)": chosen.tls_key,
     }
     tls = tls_from(files, is_insecure=chosen.insecure)
     token = read_token(Path(chosen.token_file)) if chosen.token_file else ""

@@ -158,13 +158,15 @@ def test_half_of_tls_and_none_are_refused_by_name(agent: RemoteAgent, tmp_path: 
     ca = files(agent, "any")["ca"]
     for arguments, message in (
         ([], "give the files for TLS"),
-        (["--tls-ca", ca], "with --tls-ca it needs --tls-cert, --tls-key too"),
-        (["--tls-ca", ca, "--insecure"], "insecure and --tls-ca contradict each other"),
+        (["--tls-ca", ca], r"with --tls-ca .* needs --tls-cert .*, --tls-key .* too"),
+        (["--tls-ca", ca, "--insecure"], "insecure and --tls-ca .* contradict each other"),
         (["--insecure", "--token-file", tmp_path / "none"], "cannot read .*none: No such file"),
         (["--insecure", "--token-file", ca], "it must have one line, a token"),
     ):
         with pytest.raises(KvtierError, match=message):
             run(*where, *arguments)
+    with pytest.raises(KvtierError, match=r"\(KVTIER_TLS_CA\) it needs .*\(KVTIER_TLS_KEY\) too"):
+        run(*where, KVTIER_TLS_CA=ca)
 
 
 def test_what_the_environment_says_wrongly_is_named(agent: RemoteAgent) -> None:

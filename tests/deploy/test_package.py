@@ -9,9 +9,8 @@ import sys
 import tarfile
 import venv
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-
-import pytest
 
 from tests.deploy.command_lines import DEPLOY
 from tests.faults.waiting import wait_until
@@ -20,10 +19,27 @@ TOP = DEPLOY.parent
 PROTOS = sorted(path.name for path in (TOP / "proto" / "kvtier" / "v1").glob("*.proto"))
 
 
-@pytest.fixture(scope="module")
-def archives(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def test_what_is_built_is_whole_and_runs(tmp_path: Path) -> None:
+    """In one test: building and installing take long."""
+    wheel, source = _built(tmp_path / "dist")
+    _has_everything(source)
+    environment = _installed(wheel, tmp_path / "environment")
+    _brings_its_files(environment)
+    with _agent(environment, tmp_path) as variables:
+        done = subprocess.run(
+            ["kvtier", "stats", "--json"],
+            env=variables,
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert json.loads(done.stdout)["version"] == "0.1.0"
+
+
+def _built(directory: Path) -> tuple[Path, Path]:
     """The wheel, built from the source archive, and that one."""
-    directory = tmp_path_factory.mktemp("dist")
     subprocess.run(
         [sys.executable, "-m", "build", "--outdir", directory, TOP],
         check=True,
@@ -34,44 +50,8 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return wheel, source
 
 
-@pytest.fixture(scope="module")
-def installed(archives: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with kvtier and what it requires."""
-    directory = tmp_path_factory.mktemp("environment")
-    venv.create(directory, with_pip=True)
-    subprocess.run(
-        [directory / "bin/pip", "install", "-q", "-c", TOP / "constraints.txt", archives[0]],
-        check=True,
-        capture_output=True,
-        timeout=300,
-    )
-    return directory
-
-
-@pytest.fixture
-def agent(installed: Path, tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The environment of commands that find a running one."""
-    environment = {
-        "PATH": f"{installed / 'bin'}:{os.environ['PATH']}",
-        "KVTIER_SOCKET_DIR": str(tmp_path / "sockets"),
-        "KVTIER_TIERS__HOST__CAPACITY": "16MiB",
-    }
-    process = subprocess.Popen(
-        [installed / "bin/kvtier", "agent"], env=environment, cwd=tmp_path, stderr=subprocess.PIPE
-    )
-    try:
-        wait_until((tmp_path / "sockets" / "admin.sock").is_socket, 30.0)
-        yield environment
-        process.terminate()
-        _, log = process.communicate(timeout=30)
-        assert process.returncode == 0, log
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def test_the_source_archive_has_everything(archives: tuple[Path, Path]) -> None:
-    with tarfile.open(archives[1]) as archive:
+def _has_everything(source: Path) -> None:
+    with tarfile.open(source) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     for name in PROTOS:
         assert f"proto/kvtier/v1/{name}" in names
@@ -80,20 +60,41 @@ def test_the_source_archive_has_everything(archives: tuple[Path, Path]) -> None:
     assert not any(name.endswith(".pyc") for name in names)
 
 
-def test_the_wheel_brings_the_protos(installed: Path) -> None:
-    shared = installed / "share" / "kvtier"
+def _installed(wheel: Path, directory: Path) -> Path:
+    """An environment with kvtier and what it requires."""
+    venv.create(directory, with_pip=True)
+    subprocess.run(
+        [directory / "bin/pip", "install", "-q", "-c", TOP / "constraints.txt", wheel],
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+    return directory
+
+
+def _brings_its_files(environment: Path) -> None:
+    shared = environment / "share" / "kvtier"
     assert sorted(path.name for path in (shared / "proto/kvtier/v1").iterdir()) == PROTOS
     assert (shared / "agent.yaml").read_text() == (TOP / "configs/agent.yaml").read_text()
 
 
-def test_an_agent_and_its_commands_run_from_it(agent: dict[str, str], tmp_path: Path) -> None:
-    done = subprocess.run(
-        ["kvtier", "stats", "--json"],
-        env=agent,
-        cwd=tmp_path,
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=60,
+@contextmanager
+def _agent(environment: Path, directory: Path) -> Iterator[dict[str, str]]:
+    """The variables of commands that find a running one."""
+    variables = {
+        "PATH": f"{environment / 'bin'}:{os.environ['PATH']}",
+        "KVTIER_SOCKET_DIR": str(directory / "sockets"),
+        "KVTIER_TIERS__HOST__CAPACITY": "16MiB",
+    }
+    process = subprocess.Popen(
+        [environment / "bin/kvtier", "agent"], env=variables, cwd=directory, stderr=subprocess.PIPE
     )
-    assert json.loads(done.stdout)["version"] == "0.1.0"
+    try:
+        wait_until((directory / "sockets" / "admin.sock").is_socket, 30.0)
+        yield variables
+        process.terminate()
+        _, log = process.communicate(timeout=30)
+        assert process.returncode == 0, log
+    finally:
+        process.kill()
+        process.communicate()

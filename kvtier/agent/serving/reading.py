@@ -70,6 +70,7 @@ class Reading:
             if wanted.wait is not Wait.BREAK_EVEN:
                 await self._start_promotion(session, wanted)
             while reader.index < len(wanted.keys.hashes):
+                await data_line().turn()  # leasing takes as long as copying a message
                 self._lifecycle.require_serving()
                 require_connected(session)
                 speed = session.compute_seconds_per_block
