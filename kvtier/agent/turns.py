@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from weakref import WeakKeyDictionary
 
 #: Sizes of slices that take a fraction of 1 ms.
@@ -23,8 +23,8 @@ async def slices(count: int, size: int) -> AsyncIterator[slice]:
 async def data_slices(count: int, size: int) -> AsyncIterator[slice]:
     """As `slices`, for loads and stores: in each turn of the loop one slice of all of theirs.
 
-    A lookup comes within one turn of the loop, and so behind one slice of data, however many calls
-    move data.
+    A call comes within one turn of the loop, and so behind one slice of data, however many others
+    move data; the slice after that gives way to it.
     """
     line = data_line()
     for start in range(0, count, size):
@@ -49,18 +49,29 @@ class Line:
     def __init__(self) -> None:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._is_taken = False
+        self._gives_way = False
 
     async def begin(self) -> None:
         """Returns when a turn is the caller's: at once if nobody has this one."""
         if self._is_taken:
-            await self._wait()
+            await self._wait(self._waiting.append)
         else:
             self._take()
 
     async def turn(self) -> None:
         """Gives the turn up for another one; others get theirs meanwhile."""
+        await self._another(self._waiting.append)
+        if self._gives_way:  # once: each turn is put off by one at most
+            self._gives_way = False
+            await self._another(self._waiting.appendleft)
+
+    def give_way(self) -> None:
+        """What has just come has the next turn to itself: whose turn it is takes the one after."""
+        self._gives_way = True
+
+    async def _another(self, queue: _Queue) -> None:
         if self._is_taken:
-            await self._wait()
+            await self._wait(queue)
         else:
             self._take()
             await asyncio.sleep(0)
@@ -69,9 +80,9 @@ class Line:
         self._is_taken = True
         asyncio.get_running_loop().call_soon(self._next)
 
-    async def _wait(self) -> None:
+    async def _wait(self, queue: _Queue) -> None:
         turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        queue(turn)
         await turn
 
     def _next(self) -> None:
@@ -84,6 +95,7 @@ class Line:
                 self._take()
 
 
+_Queue = Callable[[asyncio.Future[None]], None]
 _Lines = WeakKeyDictionary[asyncio.AbstractEventLoop, Line]
 _data_lines: _Lines = WeakKeyDictionary()
 _background_lines: _Lines = WeakKeyDictionary()

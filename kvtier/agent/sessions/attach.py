@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from kvtier.agent.sessions.sessions import AccessRule, Attachment, Sessions, access_of
+from kvtier.agent.turns import data_line
 from kvtier.core import attach as protocol
 from kvtier.core.block import Tier
 from kvtier.errors import AccessDeniedError, InvalidRequestError, KvtierError
@@ -254,6 +255,7 @@ class _Connection:
             raise InvalidRequestError("attach message: the first op must be attach")
         if self._call is not None:
             raise InvalidRequestError("a direct call was sent before the last one was answered")
+        data_line().give_way()
         self._call = self._loop.create_task(self._run_call(call))
 
     async def _run_call(self, call: protocol.DirectCall) -> None:

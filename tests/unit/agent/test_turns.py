@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from itertools import pairwise
+
+import pytest
 
 from kvtier.agent.turns import Line, background_line, data_line, data_slices
 
@@ -80,3 +83,42 @@ def test_who_gives_up_waiting_holds_nobody_up() -> None:
         return ended
 
     assert asyncio.run(run()) == ["cancelled", "had it", "cancelled"]
+
+
+def _turns_of_data(calls: int, give_way: Callable[[int], bool]) -> list[int]:
+    """In which turns of the loop a slice of data had its turn, of `calls` that have five each;
+    where `give_way` says so, something has come in that turn."""
+    had: list[int] = []
+
+    async def run() -> None:
+        turn = 0
+
+        async def work() -> None:
+            for _ in range(5):
+                await data_line().turn()
+                had.append(turn)
+
+        working = asyncio.gather(*(work() for _ in range(calls)))
+        while not working.done():
+            turn += 1
+            if give_way(turn):
+                data_line().give_way()
+            await asyncio.sleep(0)
+        await working
+
+    asyncio.run(asyncio.wait_for(run(), 10))
+    return had
+
+
+@pytest.mark.parametrize("calls", [1, 2, 8])
+def test_what_has_just_come_has_a_turn_to_itself(calls: int) -> None:
+    before = _turns_of_data(calls, lambda turn: False)
+    assert before == list(range(2, 2 + 5 * calls))
+    assert _turns_of_data(calls, lambda turn: turn == 4) == [*range(2, 4), *range(5, 3 + 5 * calls)]
+
+
+@pytest.mark.parametrize("calls", [1, 2, 8])
+def test_data_has_every_other_turn_whatever_comes(calls: int) -> None:
+    had = _turns_of_data(calls, lambda turn: True)
+    assert len(had) == len(set(had)) == 5 * calls
+    assert max(b - a for a, b in pairwise(had)) <= 3
