@@ -20,6 +20,8 @@ from tests.faults.waiting import wait_until
 SLACK = 0.8
 #: What issues say of speed is meant for disks like this.
 DEVICE_BYTES_PER_SECOND = 2_000_000_000
+#: A neighbour on the machine makes figures worse, never better: one good run of these is enough.
+RUNS = 6
 #: A machine that those figures are meant for puts as many entries into a dictionary in this time.
 _ENTRIES = 200_000
 _ENTRIES_SECONDS = 0.08
@@ -49,8 +51,8 @@ def bench(*arguments: str) -> dict[str, Any]:
 
 
 def reach(figures: dict[str, float], *arguments: str) -> None:
-    """Up to eight runs: a neighbour on the machine makes figures worse, never better."""
-    for _ in range(8):
+    """In one of RUNS runs."""
+    for _ in range(RUNS):
         measured = bench(*arguments)
         if all(measured[name] >= SLACK * figure for name, figure in figures.items()):
             return
@@ -84,7 +86,7 @@ def test_lookups_cost_little_more_than_a_call_that_does_nothing() -> None:
 
 @pytest.mark.alone
 def test_a_million_blocks_are_small_and_do_not_stop_the_loop() -> None:
-    for _ in range(3):
+    for _ in range(RUNS):
         speed = SLACK * machine_speed()
         measured = bench("metadata", "--seconds", "2")
         assert measured["blocks"] >= 1_000_000
@@ -102,7 +104,7 @@ def test_disk_is_near_plain_direct_io_and_leaves_host_alone(tmp_path: Path) -> N
     with limited_device(tmp_path, DEVICE_BYTES_PER_SECOND) as is_limited:
         # Where it may be faster than two processors can feed it, they are what is measured.
         store_ratio = 0.85 if is_limited else 0.6
-        for _ in range(3):
+        for _ in range(RUNS):
             speed = SLACK * machine_speed()
             measured = bench("disk", "--path", str(tmp_path), "--seconds", "1.5")
             assert measured["metadata_bytes_per_block"] <= 300 / SLACK, measured
@@ -153,7 +155,7 @@ def test_a_directory_that_cannot_be_measured_in_is_an_error(tmp_path: Path) -> N
 
 @pytest.mark.alone
 def test_blocks_to_and_from_a_server_are_near_a_bare_socket() -> None:
-    for _ in range(3):
+    for _ in range(RUNS):
         measured = bench("cluster", "--seconds", "1.5")
         if (
             measured["get_ratio"] >= SLACK * 0.70
