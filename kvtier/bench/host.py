@@ -24,7 +24,7 @@ from kvtier.testing.agent_process import AgentProcess
 _HASH_BYTES = 32
 _LOOKUP_KEYS = 8192
 _CALLS = 300
-_BATCHES_IN_ARENA = 3
+_BATCHES_IN_ARENA = 8
 _MIN_ARENA_BYTES = 1 << 30
 _FILL_BYTES = 16 << 20
 _MAX_CALL_BLOCKS = 8192
