@@ -4,7 +4,7 @@ PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
-# Tests start thousands of processes: none compiles all modules again.
+# Tests start hundreds of processes: none compiles all modules again.
 unexport PYTHONDONTWRITEBYTECODE
 PROTOC = $(BIN)/python -m grpc_tools.protoc -I proto proto/kvtier/v1/*.proto
 

@@ -31,14 +31,14 @@ from tests.cluster.agents import (
 from tests.cluster.agents import load as cached
 from tests.cluster.load import SPEC, Load
 from tests.faults.blocks import KIB, MIB, hashes_of
-from tests.faults.repetitions import in_full, times
+from tests.faults.repetitions import PATIENCE, in_full, times
 from tests.faults.waiting import wait_until
 
 pytestmark = pytest.mark.cluster
 
 _ROUNDS = max(1, times(30) // 10)
-_OUT_SECONDS = 2.0
-_BACK_SECONDS = 5.0
+_OUT_SECONDS = PATIENCE * 2.0
+_BACK_SECONDS = PATIENCE * 5.0
 _STEADY_SECONDS = 10.0
 #: Of a lookup, over lookup_timeout: two processors for two agents, servers and this.
 _MARGIN_SECONDS = 0.4

@@ -8,6 +8,8 @@ import pytest
 
 QUICK = os.environ.get("QUICK", "0") not in ("", "0")
 
+#: Of deadlines for the whole machine's work: in the quick form several tests share it.
+PATIENCE = 3.0 if QUICK else 1.0
 
 #: Of tests that take long, and that their suite's own target runs.
 in_full = pytest.mark.skipif(QUICK, reason="takes long: not in the quick form")

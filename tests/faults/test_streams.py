@@ -52,8 +52,8 @@ LARGE = spec_of("large", 2 * MIB)
 
 @pytest.fixture(scope="module")
 def agent() -> Iterator[AgentProcess]:
-    settings = {"leases__default_seconds": 0.5, "leases__max_share": 1.0}
-    with running_agent("192MiB", **settings, streams__stall_seconds=5) as running:
+    """Leases end long after what tests wait for: what is given back, a stream has given back."""
+    with running_agent("192MiB", leases__max_share=1.0, streams__stall_seconds=5) as running:
         yield running
         assert "Traceback" not in running.log, running.log[-3000:]
 
@@ -92,28 +92,32 @@ def refusal(call: Any) -> tuple[grpc.StatusCode, str]:
 # Slow readers and writers.
 
 
-def test_slow_readers_keep_neither_slots_nor_memory(
-    agent: AgentProcess, admin: AdminClient, client: Client, raw: RawStreamer
-) -> None:
+def test_slow_readers_keep_neither_slots_nor_memory() -> None:
     hashes = hashes_of("slow", 32)
-    assert store(client.namespace(LARGE), "slow", 32) == 32
-    session = raw.open(LARGE)
     keys = keys_message(hashes)
-    list(raw.read(session, keys=keys))
-    before = resident_bytes(agent.pid)
-    streams = [raw.read(session, timeout=None, keys=keys) for _ in range(8)]
-    for each in streams:
-        next(each)
-    wait_until(lambda: promised_bytes(admin) > 0, 5)
-    wait_until_free(admin, 5)  # they are not read: leases end by their TTL
-    assert resident_bytes(agent.pid) - before < 8 * 8 * MIB
+    settings = {"leases__default_seconds": 0.5, "leases__max_share": 1.0}
+    with (
+        running_agent("192MiB", **settings, streams__stall_seconds=10) as agent,
+        AdminClient(agent.admin_address) as admin,
+        RawStreamer(agent.directory) as raw,
+    ):
+        session = raw.open(LARGE)
+        assert raw.write(session, written(LARGE, hashes)) == [OK] * 32
+        list(raw.read(session, keys=keys))
+        before = resident_bytes(agent.pid)
+        streams = [raw.read(session, timeout=None, keys=keys) for _ in range(8)]
+        for each in streams:
+            next(each)
+        wait_until(lambda: promised_bytes(admin) > 0, 5)
+        wait_until_free(admin, 5)  # they are not read: leases end by their TTL
+        assert resident_bytes(agent.pid) - before < 8 * 8 * MIB
 
-    def rest(stream: Any) -> int:
-        return sum(list(message.status).count(OK) for message in stream)
+        def rest(stream: Any) -> int:
+            return sum(list(message.status).count(OK) for message in stream)
 
-    with ThreadPoolExecutor(len(streams)) as readers:  # who reads on gets the rest
-        assert list(readers.map(rest, streams)) == [32] * len(streams)
-    wait_until_free(admin, 5)
+        with ThreadPoolExecutor(len(streams)) as readers:  # who reads on gets the rest
+            assert list(readers.map(rest, streams)) == [32] * len(streams)
+        wait_until_free(admin, 5)
 
 
 def test_a_reader_that_takes_nothing_is_ended() -> None:
@@ -158,7 +162,7 @@ def test_a_cancelled_stream_gives_everything_back(admin: AdminClient, raw: RawSt
         stream = raw.read(session, keys=keys_message(hashes))
         next(stream)
         stream.cancel()
-        wait_until_free(admin, 0.9)  # before any TTL
+        wait_until_free(admin, 0.9)
 
 
 def test_cancelled_tasks_give_everything_back(agent: AgentProcess, admin: AdminClient) -> None:
