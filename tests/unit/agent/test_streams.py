@@ -375,3 +375,32 @@ def test_keys_may_be_jumped_over(node: Node, worker: StreamWorker) -> None:
         [statuses] = node.run(worker.write(keys, chunks))
         assert statuses == expected
     assert_nothing_is_kept(node, worker)
+
+
+def test_streams_lease_and_send_one_at_a_time(
+    node: Node, worker: StreamWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A turn of the loop is as long as one of these, however many streams there are."""
+    keys = sequence("turns", BLOCKS)
+    node.run(worker.write(keys))
+    lease, done = worker.reading._lease, 0
+
+    async def counted(*arguments: Any) -> Any:
+        nonlocal done
+        done += 1
+        return await lease(*arguments)
+
+    async def read() -> None:
+        nonlocal done
+        async for _ in worker.messages(keys):
+            done += 1
+
+    monkeypatch.setattr(worker.reading, "_lease", counted)
+    tasks = [node.loop.create_task(read()) for _ in range(4)]
+    in_turns = []
+    while not all(task.done() for task in tasks):
+        done = 0
+        node.loop.turn()
+        in_turns.append(done)
+    assert sum(in_turns) > 4 * BLOCKS
+    assert max(in_turns) == 1
