@@ -9,6 +9,9 @@ from itertools import pairwise
 import pytest
 
 from kvtier.agent.turns import Line, background_line, data_line, data_slices
+from kvtier.testing.late_accelerator import LateAccelerator
+from tests.faults.blocks import hashes_of
+from tests.gpu.node import running_node, worker
 
 
 def _run_beside(calls: int) -> tuple[list[int], list[tuple[int, int]]]:
@@ -122,3 +125,14 @@ def test_data_has_every_other_turn_whatever_comes(calls: int) -> None:
     had = _turns_of_data(calls, lambda turn: True)
     assert len(had) == len(set(had)) == 5 * calls
     assert max(b - a for a, b in pairwise(had)) <= 3
+
+
+def test_data_gives_way_to_each_call_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Line] = []
+    with running_node({"cpu": LateAccelerator()}) as node, worker(node) as namespace:
+        namespace.lookup(hashes_of("a", 2))  # it attaches
+        monkeypatch.setattr(Line, "give_way", lambda line: given.append(line))
+        for count in (1, 2, 3):
+            namespace.lookup(hashes_of("a", 2))
+            assert len(given) == count
+    assert len(set(map(id, given))) == 1
